@@ -1,0 +1,47 @@
+# What a developer and the continuous integration run. Every target sets up what it needs.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.culpa-installed
+BPF_SOURCES := $(wildcard src/culpa/collect/trace/bpf/*.[ch])
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+# The first Python on the PATH that is new enough; empty where there is none.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+
+.PHONY: setup demo test lint bench docs nightly clean
+
+setup: $(INSTALLED)  ## .venv with culpa in it, the kernel programs compiled
+
+$(INSTALLED): pyproject.toml hatch_build.py $(BPF_SOURCES)
+	@test -n "$(PYTHON)" || { echo "culpa needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "cannot make $(VENV): apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) install -e '.[lab,dev]'
+	@touch $@
+
+demo: setup  ## the case of redis-slow from trouble to repair
+	@$(BIN)/python -m culpa.labs.demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python bench/run.py
+
+docs: setup  ## docs/reference anew from the code
+	$(BIN)/python docs/generate.py
+
+nightly: test bench
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(INSTALLED)
+	find src tests bench docs -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -f src/culpa/collect/trace/bpf/*.bpf.o

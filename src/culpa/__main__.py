@@ -1,0 +1,26 @@
+"""`python -m culpa`, and the `culpa` command: an interrupt during start-up ends as quietly as a later one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+from culpa.errors import Interrupted
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os._exit(Interrupted.exit_code)
+
+
+def main() -> None:
+    """Load the command line and run it; never returns."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    from culpa import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

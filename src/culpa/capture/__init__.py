@@ -1,0 +1,1 @@
+"""The contract between collecting and judging: tables, manifest, and the file that holds them."""

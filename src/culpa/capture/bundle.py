@@ -1,0 +1,283 @@
+"""One capture: in memory, and as a file that is written atomically and read as hostile input.
+
+The file is a ZIP, stored and not deflated, of `manifest.json` and one `TABLE.parquet` per table. Everything it claims
+is compared with a bound before it is believed: member sizes here, Parquet's own claims in `parquet.py`, the values in
+`checks.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+import polars as pl
+
+from culpa.capture.archive import MANIFEST_NAME, Refused, begins_as_capture, open_archive, open_regular
+from culpa.capture.archive import members as archive_members
+from culpa.capture.checks import CheckError, check_manifest, shortened, sound
+from culpa.capture.encoding import encode_json
+from culpa.capture.manifest import Manifest
+from culpa.capture.parquet import ParquetError, measure
+from culpa.capture.schema import BY_NAME, SCHEMA, Table
+from culpa.errors import CaptureError
+from culpa.units import format_count, printable
+
+MAX_ROWS: Final = 8_000_000
+"""Rows of one table; the tracer stops at 3 million events by default."""
+MAX_DECODED_BYTES: Final = 2 << 30
+FREE_DECODED_BYTES: Final = 48 << 20
+MAX_EXPANSION: Final = 100
+"""A capture may decode to 48 MiB and 100 times its size: real ones reach 20 to 50 times, bombs thousands."""
+
+_FIXED_TIME: Final = (1980, 1, 1, 0, 0, 0)
+_SCHEMA_NUMBER: Final = re.compile(r"culpa\.capture/(\d{1,6})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """A manifest and its tables. A table that was not collected is absent from `tables`."""
+
+    manifest: Manifest
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+    def has(self, table: Table) -> bool:
+        """Whether the table was collected at all, even without rows."""
+        return table.name in self.tables
+
+    def frame(self, table: Table) -> pl.DataFrame:
+        """The table's rows; no rows where it was not collected."""
+        found = self.tables.get(table.name)
+        return table.empty() if found is None else found
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: str
+
+
+def save(capture: Capture, path: Path) -> None:
+    """Write the capture beside `path` and rename it there: a file with the final name is whole. Mode 0600.
+
+    Raises:
+        CaptureError: it cannot be written there, or is too large to be opened again; nothing is left behind.
+    """
+    final = _writable(path)
+    temporary = final.with_name(f".{final.name[:100]}.{secrets.token_hex(6)}.part")
+    try:
+        with _removed_unless_renamed(temporary):
+            with _new_file(temporary) as file:
+                _write(capture, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        _sync_folder(final.parent)
+    except CheckError as error:
+        raise CaptureError(f"cannot save the capture: {error}", way_out="report this as an error of culpa") from error
+    except (OSError, zipfile.LargeZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CaptureError(
+            f"cannot save the capture to {printable(str(path))}: {reason}",
+            way_out="name another file with -o, on a disk with space that you may write to",
+        ) from error
+
+
+def open_capture(path: Path) -> Capture:
+    """Read a capture that may be damaged or made to do harm.
+
+    Columns that an older culpa did not write become null; columns and tables that this one does not know are ignored.
+    Rows that cannot be true are left out and become a blind spot.
+
+    Raises:
+        CaptureError: it is not a capture, or not a sound one; one sentence.
+    """
+    shown = printable(str(path))
+    try:
+        with open_regular(path) as file, open_archive(file) as archive:
+            return _read(archive, os.fstat(file.fileno()).st_size)
+    except Refused as error:
+        raise CaptureError(f"cannot read the capture {shown}: {error}", way_out=error.way_out) from error
+    except (ParquetError, CheckError) as error:
+        raise _damaged(shown, str(error)) from error
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
+        raise _damaged(shown, "its contents do not fit together") from error
+    except pl.exceptions.PanicException as error:
+        raise _damaged(shown, "its tables cannot be decoded") from error
+    except MemoryError as error:
+        raise CaptureError(f"cannot read the capture {shown}: not enough memory") from error
+    except OSError as error:
+        raise CaptureError(f"cannot read {shown}: {error.strerror or error}") from error
+
+
+def looks_like_capture(path: Path) -> bool:
+    """Whether a regular file begins as captures do; says nothing about the rest of it."""
+    try:
+        with open_regular(path) as file:
+            return begins_as_capture(file)
+    except (OSError, Refused):
+        return False
+
+
+def _damaged(shown: str, what: str) -> CaptureError:
+    return CaptureError(f"the capture {shown} is damaged: {what}", way_out="record it again, or copy it again")
+
+
+# --- writing
+
+
+def _writable(path: Path) -> Path:
+    """The real file behind `path`; a device, folder or pipe is never replaced by a capture."""
+    final = Path(os.path.realpath(path))
+    if os.path.lexists(final) and not final.is_file():
+        raise CaptureError(
+            f"cannot save the capture to {printable(str(path))}: it is not an ordinary file",
+            way_out="name a file with -o",
+        )
+    return final
+
+
+@contextlib.contextmanager
+def _removed_unless_renamed(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(capture: Capture, file: BinaryIO) -> None:
+    tables = _saveable(capture)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+        archive.writestr(_member(MANIFEST_NAME), encode_json(capture.manifest, indent=1))
+        decoded = 0
+        for name, frame in sorted(tables.items()):
+            content = _parquet(frame)
+            claim = measure(content)
+            decoded += claim.decoded_bytes
+            if claim.rows > MAX_ROWS or decoded > MAX_DECODED_BYTES:
+                raise CaptureError(
+                    f"the capture is too large to save ({format_count(claim.rows)} rows of {name})",
+                    way_out="watch for a shorter time with --for",
+                )
+            archive.writestr(_member(f"{name}.parquet"), content)
+
+
+def _saveable(capture: Capture) -> dict[str, pl.DataFrame]:
+    """The declared columns, overlong texts cut, and nothing that opening would refuse."""
+    tables = {name: shortened(_declared(BY_NAME[name], frame)) for name, frame in capture.tables.items()}
+    check_manifest(capture.manifest)
+    sound(tables, MAX_DECODED_BYTES)
+    return tables
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _FIXED_TIME)
+    info.external_attr = 0o600 << 16
+    return info
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=False)
+    return buffer.getvalue()
+
+
+# --- reading
+
+
+def _read(archive: zipfile.ZipFile, file_bytes: int) -> Capture:
+    members = archive_members(archive, file_bytes)
+    manifest = _manifest(archive.read(members.pop(MANIFEST_NAME)))
+    budget = min(MAX_DECODED_BYTES, FREE_DECODED_BYTES + MAX_EXPANSION * file_bytes)
+    tables: dict[str, pl.DataFrame] = {}
+    for name, info in sorted(members.items()):
+        table = BY_NAME.get(name)
+        if table is None:
+            continue
+        content = archive.read(info)
+        claim = measure(content)
+        budget -= claim.decoded_bytes
+        if claim.rows > MAX_ROWS or budget < 0:
+            raise ParquetError(f"the table {name} would take far more memory than a capture of this size does")
+        tables[name] = _table(table, content)
+    checked, dropped = sound(tables, budget)
+    return Capture(
+        manifest=msgspec.structs.replace(manifest, blind_spots=manifest.blind_spots + dropped), tables=checked
+    )
+
+
+def _manifest(content: bytes) -> Manifest:
+    try:
+        schema = msgspec.json.decode(content, type=_SchemaOnly).schema
+        match = _SCHEMA_NUMBER.fullmatch(schema)
+        if match is None:
+            raise CheckError("its schema is not one of culpa's")
+        if int(match[1]) > int(SCHEMA.rpartition("/")[2]):
+            raise Refused(f"it was made by a newer culpa ({schema}, this one reads {SCHEMA})", "upgrade culpa")
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CheckError("its manifest does not hold what it must") from error
+    check_manifest(manifest)
+    return manifest
+
+
+def _table(table: Table, content: bytes) -> pl.DataFrame:
+    """The table with the declared columns in the declared order."""
+    with _native_messages_muted():
+        frame = _decode(table, content)
+    return _declared(table, frame)
+
+
+def _decode(table: Table, content: bytes) -> pl.DataFrame:
+    found = pl.read_parquet_schema(io.BytesIO(content))
+    for column in table.columns:
+        if column.name in found and found[column.name] != column.dtype:
+            raise CheckError(f"the column {table.name}.{column.name} has another type than it must have")
+    known = [column.name for column in table.columns if column.name in found]
+    return pl.read_parquet(io.BytesIO(content), columns=known, use_statistics=False, glob=False)
+
+
+@contextlib.contextmanager
+def _native_messages_muted() -> Iterator[None]:
+    """Keep stderr still: where a page was forged, polars' threads print a backtrace of their own before they fail."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _declared(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
+    """Exactly the declared columns, in order; missing ones null."""
+    return frame.select(
+        pl.col(column.name).cast(column.dtype)
+        if column.name in frame.columns
+        else pl.lit(None, dtype=column.dtype).alias(column.name)
+        for column in table.columns
+    )

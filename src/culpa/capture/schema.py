@@ -1,0 +1,312 @@
+"""Every table of a capture: columns with type, unit and meaning; the schema number.
+
+This module is the contract between the half that collects and the half that judges. All times are nanoseconds of
+CLOCK_MONOTONIC. A null says "not known", with the reason in the column's meaning; 0 is never used for it.
+`docs/reference/capture.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+SCHEMA: Final = "culpa.capture/1"
+
+PolarsType = pl.DataType | type[pl.DataType]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column: its polars type, its unit (empty where it has none) and what it means."""
+
+    name: str
+    dtype: PolarsType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table of the capture."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> dict[str, PolarsType]:
+        """Column name to polars type, in order."""
+        return {column.name: column.dtype for column in self.columns}
+
+    def empty(self) -> pl.DataFrame:
+        """The table without rows."""
+        return pl.DataFrame(schema=self.schema)
+
+    def frame(self, columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic] | pl.Series]) -> pl.DataFrame:
+        """Rows from column values, cast to the declared types; columns left out become null."""
+        height = max((len(values) for values in columns.values()), default=0)
+        known = {
+            column.name: pl.Series(column.name, columns[column.name], dtype=column.dtype, strict=False)
+            if column.name in columns
+            else pl.Series(column.name, [None] * height, dtype=column.dtype)
+            for column in self.columns
+        }
+        return pl.DataFrame(known)
+
+
+def _table(name: str, meaning: str, *columns: tuple[str, PolarsType, str, str]) -> Table:
+    return Table(
+        name=name,
+        meaning=meaning,
+        columns=tuple(Column(name=n, dtype=t, unit=u, meaning=m) for n, t, u, m in columns),
+    )
+
+
+I64, I32, U64, U32, STR, BOOL, F64 = pl.Int64, pl.Int32, pl.UInt64, pl.UInt32, pl.String, pl.Boolean, pl.Float64
+
+OFFCPU = _table(
+    "offcpu",
+    "One stretch a watched thread was off its CPU, written when it runs again or when the window ends.",
+    ("off_ns", I64, "ns", "when it was switched out; null: before the window or before it was watched"),
+    ("wake_ns", I64, "ns", "when it became runnable again; null: preempted (it never slept) or not yet woken"),
+    ("on_ns", I64, "ns", "when it ran again; null: still off its CPU at the end"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    (
+        "state",
+        I32,
+        "",
+        "prev_state of sched_switch: 0 preempted, 1 interruptible, 2 uninterruptible, 4 stopped, 8 traced",
+    ),
+    ("cpu", I32, "", "the CPU it ran on again"),
+    ("waker_tid", I32, "", "the thread in whose context it was woken; null: the idle task, or preempted"),
+    ("waker_pid", I32, "", "the process of that thread"),
+    ("stack_id", I32, "", "its kernel stack at the switch, in `stacks`; only for uninterruptible waits"),
+    ("prev_tid", I32, "", "who ran on that CPU just before it ran again"),
+)
+
+SYSCALLS = _table(
+    "syscalls",
+    "One system call of a watched thread.",
+    ("enter_ns", I64, "ns", "null: it began before the window or before the thread was watched"),
+    ("exit_ns", I64, "ns", "null: still open at the end of the window"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("nr", I32, "", "system call number of the manifest's machine"),
+    ("ret", I64, "", "return value; null: still open"),
+    ("arg0", U64, "", "first argument; the fd for fd calls"),
+    ("arg1", U64, "", "second argument"),
+    ("arg2", U64, "", "third argument"),
+    ("dev", U32, "dev_t", "device of the file system of the fd's inode; null: no fd, or not resolved"),
+    ("ino", U64, "", "inode of the fd (for a socket its socket inode); for accept: of the new connection"),
+    ("file_type", STR, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
+)
+
+MESSAGES = _table(
+    "messages",
+    "One successful read or write on a socket, parsed; the bytes themselves are never stored.",
+    ("enter_ns", I64, "ns", "start of the system call that moved it; null: before the window"),
+    ("exit_ns", I64, "ns", "end of that system call"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("ino", U64, "", "socket inode, in `sockets`"),
+    ("direction", STR, "", "in (read by this process) or out (written by it)"),
+    ("protocol", STR, "", "http, resp, unknown"),
+    ("kind", STR, "", "request, response; data: a later part, or an unknown protocol"),
+    ("verb", STR, "", "HTTP method or Redis command in upper case; null for responses and data"),
+    (
+        "detail",
+        STR,
+        "",
+        "HTTP path without query, or the pattern of the first key (`uuid:*`); null where there is none",
+    ),
+    ("status", I32, "", "HTTP status of a response; for RESP 1 if it is an error, else 0; null otherwise"),
+    ("commands", I32, "", "whole RESP commands recognised in the first bytes (pipelining); 1 for HTTP; null for data"),
+    ("bytes", I64, "B", "bytes moved"),
+)
+
+SOCKETS = _table(
+    "sockets",
+    "One socket that a watched process used, or that is the peer of one.",
+    ("ino", U64, "", "socket inode"),
+    ("netns", U64, "", "inode of the network namespace; null: not known"),
+    ("family", STR, "", "tcp, tcp6, udp, udp6, unix, other"),
+    ("local_addr", STR, "", "textual address; IPv4-mapped addresses as IPv4; the path for unix"),
+    ("local_port", I32, "", "null for unix"),
+    ("peer_addr", STR, "", "null: not connected"),
+    ("peer_port", I32, "", "null: not connected"),
+    ("peer_ino", U64, "", "the other end's socket inode where it is on this host; null: remote or not known"),
+    ("pid", I32, "", "a process that held it when first seen; null: not known"),
+    ("listening", BOOL, "", "a listening socket"),
+)
+
+BLOCKS = _table(
+    "blocks",
+    "One request to a block device.",
+    ("queued_ns", I64, "ns", "when the request was made (struct request.start_time_ns); null: not known"),
+    ("issue_ns", I64, "ns", "when it was handed to the device; null: issued before the window"),
+    ("complete_ns", I64, "ns", "when the device finished it; null: still in flight at the end"),
+    ("dev", U32, "dev_t", "the device"),
+    ("sector", U64, "512 B", "first sector; null for a flush"),
+    ("bytes", I64, "B", "0 for a flush"),
+    ("op", STR, "", "read, write, flush, discard, other"),
+    ("sync", BOOL, "", "somebody waits for it (REQ_SYNC or a read)"),
+    ("tid", I32, "", "the thread that submitted it"),
+    ("pid", I32, "", "its process"),
+    ("ino_dev", U32, "dev_t", "file system device of the inode whose page it carries; null: no page or no inode"),
+    ("ino", U64, "", "that inode; null as above"),
+)
+
+TASKS = _table(
+    "tasks",
+    "Every thread that appears anywhere in the capture.",
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("comm", STR, "", "its name, as the kernel keeps it (15 bytes)"),
+    ("kernel", BOOL, "", "a kernel thread"),
+    ("watched_ns", I64, "ns", "since when it was watched; null: never (a waker or a peer)"),
+    ("exit_ns", I64, "ns", "when it ended; null: it did not"),
+)
+
+PROCESSES = _table(
+    "processes",
+    "Every process that appears anywhere in the capture.",
+    ("pid", I32, "", "the process"),
+    ("ppid", I32, "", "its parent"),
+    ("starttime", U64, "ticks", "field 22 of /proc/PID/stat: with the pid an identity; null: gone before it was read"),
+    ("comm", STR, "", "its name"),
+    ("cmdline", STR, "", "command line, passwords masked, bounded"),
+    ("exe", STR, "", "path of the program"),
+    ("cgroup", STR, "", "path of its control group"),
+    ("unit", STR, "", "systemd unit, from the cgroup path"),
+    ("container", STR, "", "container id, from the cgroup path"),
+    ("netns", U64, "", "inode of its network namespace"),
+    ("pidns", U64, "", "inode of its pid namespace"),
+    ("role", STR, "", "target, peer, waker, child, kernel"),
+)
+
+FILES = _table(
+    "files",
+    "Every file that a watched thread read, wrote, synced or waited for.",
+    ("dev", U32, "dev_t", "device of the file system, as in `syscalls`"),
+    ("ino", U64, "", "inode"),
+    ("path", STR, "", "path as the host sees it; null: not resolved in time"),
+    ("inner_path", STR, "", "path as the process sees it, where that differs"),
+    ("fs_type", STR, "", "file system type"),
+)
+
+STACKS = _table(
+    "stacks",
+    "Kernel stacks of uninterruptible waits.",
+    ("stack_id", I32, "", "as in `offcpu`"),
+    ("frames", pl.List(STR), "", "symbols, innermost first"),
+)
+
+CODE = _table(
+    "code",
+    "Sampled source lines of a thread (Python, through py-spy); one row per frame.",
+    ("ts_ns", I64, "ns", "when the sample was taken"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("depth", I32, "", "0 is the innermost frame"),
+    ("function", STR, "", "function name"),
+    ("path", STR, "", "source file"),
+    ("line", I32, "", "line number, from 1; null: not known"),
+    ("library", BOOL, "", "the frame is in the standard library or in site-packages"),
+)
+
+THREAD_STATES = _table(
+    "thread_states",
+    "What /proc said of a thread at the start and at the end of the window.",
+    ("ts_ns", I64, "ns", "when it was read"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("state", STR, "", "R, S, D, T, t, Z, I of /proc/PID/stat"),
+    ("nr", I32, "", "system call it is in; null: running, or not readable"),
+    ("arg0", U64, "", "first argument of that call"),
+    ("wchan", STR, "", "kernel symbol it sleeps in; null: running or not readable"),
+    ("cpu_ns", U64, "ns", "time on CPU so far (schedstat field 1)"),
+    ("run_delay_ns", U64, "ns", "time runnable but not running so far (schedstat field 2)"),
+)
+
+SAMPLES = _table(
+    "samples",
+    "The sampler's view of one thread that was not idle, at one moment (used where tracing is impossible).",
+    ("ts_ns", I64, "ns", "moment of the sweep; the same for all rows of one sweep"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("state", STR, "", "R, S, D, T, t of /proc/PID/stat"),
+    ("nr", I32, "", "system call it is in; null: running, or not readable"),
+    ("arg0", U64, "", "first argument of that call; the fd for fd calls"),
+    ("wchan", STR, "", "kernel symbol it sleeps in; null: running or not readable"),
+    ("dev", U32, "dev_t", "device of the fd's file, in the kernel's encoding; null: no fd or not readable"),
+    ("ino", U64, "", "inode of the fd"),
+    ("file_type", STR, "", "as in `syscalls`"),
+)
+
+SWEEPS = _table(
+    "sweeps",
+    "One pass of the sampler over the watched threads.",
+    ("ts_ns", I64, "ns", "moment of the sweep"),
+    ("threads", I32, "", "threads looked at"),
+    ("active", I32, "", "threads that were not idle"),
+)
+
+REQUESTS = _table(
+    "probe_requests",
+    "One request that culpa itself sent, on the probe's own clock.",
+    ("start_ns", I64, "ns", "just before the request's bytes were sent"),
+    ("end_ns", I64, "ns", "last byte of the answer read; null: no answer yet"),
+    ("local_port", I32, "", "the probe's end of the connection; null for unix sockets and commands"),
+    ("status", I32, "", "HTTP status, or exit status of a command; null: no answer"),
+    ("bytes", I64, "B", "length of the answer"),
+    ("error", STR, "", "what went wrong; null: nothing"),
+)
+
+REDIS = _table(
+    "redis",
+    "What a Redis server said about itself.",
+    ("ts_ns", I64, "ns", "when it was asked"),
+    ("server", STR, "", "address asked, without credentials"),
+    (
+        "pid",
+        I32,
+        "",
+        "its process on this host (INFO process_id, checked against the listener); null: not on this host",
+    ),
+    ("source", STR, "", "the command, e.g. `CONFIG GET`, `INFO persistence`, `LATENCY LATEST`"),
+    ("field", STR, "", "name"),
+    ("value", STR, "", "value as text; secrets are never asked for nor stored"),
+)
+
+DEVICES = _table(
+    "devices",
+    "Block devices of the host.",
+    ("dev", U32, "dev_t", "the device"),
+    ("name", STR, "", "kernel name, e.g. sda, loop5"),
+    ("parent", U32, "dev_t", "whole disk of a partition, or backing device of a loop device; null: none"),
+    ("rotational", BOOL, "", "queue/rotational"),
+    ("scheduler", STR, "", "active I/O scheduler"),
+    ("queue_depth", I32, "", "queue/nr_requests"),
+)
+
+COUNTERS = _table(
+    "counters",
+    "Counters and gauges of the host, the target's cgroup and the devices, at start, about once a second, and at the end.",
+    ("ts_ns", I64, "ns", "when it was read"),
+    ("source", STR, "", "file it was read from, e.g. /proc/stat, /proc/diskstats, /proc/pressure/io"),
+    ("object", STR, "", "device, CPU, interface or cgroup; empty for the host"),
+    ("field", STR, "", "name, as the file or its documentation has it"),
+    ("value", F64, "as the file has it", "the value"),
+)
+
+TABLES: Final[tuple[Table, ...]] = (
+    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
+    SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
+)  # fmt: skip
+BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

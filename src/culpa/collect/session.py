@@ -1,0 +1,424 @@
+"""One recording: resolve the target, attach, ask, decide when enough was seen, and hand over a capture.
+
+The only room that knows the order of things: attach before the probe's first request or the command's exec, detach
+before the probe is cut off. Whatever happens, an interrupt included, everything that was started is stopped.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Final
+
+import msgspec
+import polars as pl
+
+from culpa.capture import bundle, manifest, schema
+from culpa.capture.bundle import Capture
+from culpa.capture.manifest import BlindSpot, EndedBy
+from culpa.collect.command import CommandProbe, user_for
+from culpa.collect.commandline import masked_arguments
+from culpa.collect.exchange import HttpPlan, Sent, make_plan
+from culpa.collect.probe import HttpProbe
+from culpa.collect.procfs import PROC
+from culpa.collect.ranking import busiest
+from culpa.collect.redis_answers import Credentials
+from culpa.collect.resolve import process_stat, resolve
+from culpa.collect.watch import Limits, Watch
+from culpa.collect.window import Kind, Share, Window
+from culpa.errors import CulpaError, Interrupted, TargetVanished, UsageError
+from culpa.target import CaptureTarget, CommandTarget, HostTarget, RedisTarget, Target, UrlTarget
+from culpa.units import NS_PER_SECOND, format_ns, printable
+
+TICK_SECONDS: Final = 0.1
+SOMETHING_NS: Final = NS_PER_SECOND // 10
+"""A window shorter than this saw nothing worth a verdict."""
+SLOWER_THAN_NS: Final = NS_PER_SECOND // 5
+"""Default of `--slower-than` (CONTRACT.md)."""
+GRACE_SECONDS: Final = 1.0
+"""A request that is nearly done is not cut off: servers complain about that."""
+TELL_AFTER_NS: Final = 15 * NS_PER_SECOND
+_DEAD: Final = frozenset("ZXx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """What the user said about the requests to a URL."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str | None = None
+    method: str | None = None
+    verify_tls: bool = True
+    max_requests: int | None = None
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to record. None means: not said. `budget_percent` is of one core."""
+
+    for_ns: int | None = None
+    passive: bool = False
+    trace: bool = True
+    budget_percent: float = 20.0
+    slower_than_ns: int | None = None
+    http: HttpSettings | None = None
+    user: str | None = None
+    output_to_stderr: bool = False
+
+
+def check(target: Target, options: Options) -> None:
+    """Refuse what makes no sense together, before anything is started.
+
+    Raises:
+        UsageError: an option does not go with the target.
+    """
+    if options.http is not None and (not isinstance(target, UrlTarget) or options.passive):
+        way_out = "name an http:// URL, without --passive" if options.passive else "name an http:// URL"
+        raise UsageError(
+            "-H, -d, -X, -k, --max-requests and --repeat are about a request that culpa sends", way_out=way_out
+        )
+    if options.user is not None and not isinstance(target, CommandTarget):
+        raise UsageError("--user is about a command that culpa runs", way_out="write it before -- COMMAND")
+    if isinstance(target, CommandTarget) and options.passive:
+        raise UsageError("--passive and a command exclude each other", way_out="watch a running process by its PID")
+    if isinstance(target, CaptureTarget) and (options.for_ns or options.passive or not options.trace):
+        raise UsageError(
+            "--for, --passive and --no-trace are about recording, and this is a saved capture",
+            way_out="leave them out",
+        )
+
+
+def opened(target: CaptureTarget, options: Options) -> Capture:
+    """A saved capture, with `--slower-than` put in where it was said.
+
+    Raises:
+        CaptureError: it cannot be read.
+    """
+    capture = bundle.open_capture(target.path)
+    if options.slower_than_ns is None:
+        return capture
+    watched = msgspec.structs.replace(capture.manifest.target, slower_than_ns=options.slower_than_ns)
+    return replace(capture, manifest=msgspec.structs.replace(capture.manifest, target=watched))
+
+
+def record(
+    target: Target,
+    options: Options,
+    *,
+    progress: Callable[[str], None],
+    enough: Callable[[Capture], Share | None],
+    live: Callable[[str], None] = lambda _: None,
+) -> Capture:
+    """Watch the target until enough was seen.
+
+    Args:
+        target: anything but a saved capture.
+        options: already checked by `check`.
+        progress: takes sentences that stay.
+        enough: judges a capture of what was seen so far.
+        live: takes the line that changes.
+
+    Raises:
+        UsageError: the target means several things, or an option is wrong.
+        CulpaError: there is no such target, or it cannot be asked.
+        TargetVanished: it ended before anything was seen.
+        Interrupted: so did culpa.
+    """
+    with _interrupts() as stopping, ExitStack() as stack:
+        recording = _Recording(target, options, progress, enough, live, stopping)
+        recording.open(stack)
+        return recording.run()
+
+
+class _Recording:
+    """One run of `record`."""
+
+    def __init__(
+        self,
+        target: Target,
+        options: Options,
+        progress: Callable[[str], None],
+        enough: Callable[[Capture], Share | None],
+        live: Callable[[str], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._say = progress
+        self._enough = enough
+        self._live = live
+        self._stopping = stopping
+        self._spots: list[BlindSpot] = []
+        self._identity: dict[int, int] = {}
+        self._probe: HttpProbe | CommandProbe | None = None
+        self._told = False
+        self._watch: Watch
+        self._window: Window
+
+    def open(self, stack: ExitStack) -> None:
+        """Find the processes and attach to them; nothing is asked yet."""
+        target, options = self._target, self._options
+        plan = _plan(target, options) if isinstance(target, UrlTarget) and not options.passive else None
+        if isinstance(target, CommandTarget):
+            self._probe = CommandProbe(
+                target.argv, user=user_for(options.user), output_to_stderr=options.output_to_stderr
+            )
+            stack.callback(self._probe.stop)
+            pids: tuple[int, ...] = (self._probe.prepare(),)
+        else:
+            pids = self._resolved(asks=plan is not None)
+        self._stop_if_interrupted()
+        self._remember(pids)
+        credentials = _credentials(target)
+        self._watch = stack.enter_context(
+            Watch(pids, Limits(trace=options.trace, budget_percent=options.budget_percent, credentials=credentials))
+        )
+        self._watch.start()
+        self._window = Window(start_ns=self._watch.start_ns, for_ns=options.for_ns, kind=self._kind())
+        if plan is not None:
+            self._probe = HttpProbe(plan, proceed=self._proceed, say=self._say)
+            stack.callback(self._probe.stop)
+
+    def run(self) -> Capture:
+        """Ask, wait until enough was seen, and put the capture together."""
+        self._begin()
+        ended_by = self._wait()
+        if isinstance(self._probe, HttpProbe):
+            self._probe.halt()
+        capture = self._watch.stop(self._named(), self._requests, ended_by)
+        if isinstance(self._probe, HttpProbe):
+            self._probe.stop(grace_seconds=0.0 if ended_by == "interrupt" else GRACE_SECONDS)
+            self._spots.extend(self._probe.blind_spots())
+            if self._probe.failure is not None:
+                raise self._probe.failure
+        if isinstance(self._probe, CommandProbe):
+            capture = self._close_command(self._probe, capture)
+        self._refuse_empty(capture, ended_by)
+        spots = (*capture.manifest.blind_spots, *self._spots)
+        return replace(capture, manifest=msgspec.structs.replace(capture.manifest, blind_spots=spots))
+
+    def _kind(self) -> Kind:
+        if isinstance(self._target, CommandTarget):
+            return "command"
+        return "url" if isinstance(self._target, UrlTarget) and not self._options.passive else "watch"
+
+    def _resolved(self, *, asks: bool) -> tuple[int, ...]:
+        if isinstance(self._target, HostTarget):
+            return self._busiest()
+        try:
+            resolution = resolve(self._target)
+        except UsageError:
+            raise
+        except CulpaError as error:
+            if not asks:
+                raise
+            self._blind("the server's processes", error.what, error.way_out)
+            return ()
+        if not resolution.pids:
+            if not asks:
+                reason = resolution.reason or "no process of this host belongs to it"
+                raise CulpaError(f"cannot watch {self._target.display}: {reason}", way_out="run culpa on that host")
+            self._blind("the server's processes", resolution.reason or "they are not on this host", "run culpa there")
+        return resolution.pids
+
+    def _busiest(self) -> tuple[int, ...]:
+        self._say("looks for one second at which processes do not idle")
+        found = busiest(exclude={os.getpid()}, stopping=self._stopping)
+        if not found:
+            self._blind("idle processes", "no process did more than idle", "watch one by its PID while it is slow")
+        return tuple(one.pid for one in found)
+
+    def _remember(self, pids: tuple[int, ...]) -> None:
+        """A pid may be used again: with its start time it is the process that was meant."""
+        for pid in pids:
+            stat = process_stat(PROC, pid)
+            if stat is not None:
+                self._identity[pid] = stat.starttime
+        if pids and not self._identity:
+            raise TargetVanished(f"{self._target.display} ended before anything was seen", way_out="start it again")
+
+    def _begin(self) -> None:
+        if isinstance(self._probe, CommandProbe):
+            self._probe.release()
+        elif isinstance(self._probe, HttpProbe):
+            plan = self._probe.plan
+            again = "again and again, one at a time, at most 20 a second" if plan.repeats else "once"
+            self._say(f"asks {plan.method} {plan.shown} {again}")
+            self._probe.start()
+        else:
+            self._say(f"watches {self._target.display}, sends nothing")
+
+    def _wait(self) -> EndedBy:
+        while True:
+            if self._stopping.wait(TICK_SECONDS):
+                return "interrupt"
+            now = time.monotonic_ns()
+            self._hear_probe()
+            ended_by = self._exited() or self._window.ends(now)
+            if ended_by is not None:
+                return ended_by
+            self._watch.tick()
+            self._tell(now)
+            if self._window.wants_judgement(now):
+                capture = self._watch.snapshot(self._named(), self._requests())
+                self._window.judged(now, self._enough(capture), time.monotonic_ns())
+
+    def _hear_probe(self) -> None:
+        if self._probe is None:
+            return
+        for sent in self._probe.sent()[:1]:
+            if sent.end_ns is not None:
+                self._window.request_ended(sent.start_ns, sent.end_ns)
+        if self._probe.finished.is_set():
+            self._window.requests_over()
+
+    def _exited(self) -> EndedBy | None:
+        """Whether there is nothing left to watch: the command or the target is gone, or cannot be asked."""
+        if isinstance(self._probe, CommandProbe):
+            return "exit" if self._probe.finished.is_set() else None
+        if isinstance(self._probe, HttpProbe) and self._probe.failure is not None:
+            return "exit"
+        if not self._identity or isinstance(self._target, HostTarget):
+            return None
+        return None if any(self._alive(pid) for pid in self._identity) else "exit"
+
+    def _alive(self, pid: int) -> bool:
+        stat = process_stat(PROC, pid)
+        return stat is not None and stat.state not in _DEAD and stat.starttime == self._identity[pid]
+
+    def _tell(self, now: int) -> None:
+        elapsed = now - self._watch.start_ns
+        pending = self._probe.in_flight() if self._probe is not None else None
+        waiting = f", a request open for {format_ns(now - pending.start_ns)}" if pending is not None else ""
+        self._live(f"watching {self._target.display} for {format_ns(elapsed)}{waiting} (Ctrl-C: verdict now)")
+        if elapsed > TELL_AFTER_NS and pending is not None and not self._told and self._options.for_ns is None:
+            self._told = True
+            self._say(f"waits for the end of the request, at most {self._window.longest_ns // NS_PER_SECOND} s in all")
+
+    def _proceed(self, sent: Sent) -> bool:
+        return sent.end_ns is None or not self._window.is_whole_picture(sent.start_ns, sent.end_ns)
+
+    def _requests(self) -> pl.DataFrame:
+        return schema.REQUESTS.empty() if self._probe is None else self._probe.rows()
+
+    def _named(self) -> manifest.Target:
+        slower_than_ns = self._options.slower_than_ns
+        return manifest.Target(
+            kind=_kind_of(self._target),
+            name=self._target.display,
+            pids=tuple(sorted(self._identity)),
+            method=self._probe.plan.method if isinstance(self._probe, HttpProbe) else "GET",
+            slower_than_ns=SLOWER_THAN_NS if slower_than_ns is None else slower_than_ns,
+        )
+
+    def _close_command(self, probe: CommandProbe, capture: Capture) -> Capture:
+        if self._stopping.is_set():
+            probe.interrupt()
+        running = probe.stop()
+        if running is not None:
+            self._say(f"the command still runs as process {running}; culpa leaves it running")
+        for sent in probe.sent():
+            self._say(f"the command ended with status {sent.status}")
+        assert isinstance(self._target, CommandTarget)
+        return _with_command(capture, self._target.argv)
+
+    def _refuse_empty(self, capture: Capture, ended_by: EndedBy) -> None:
+        window = capture.manifest.window
+        seen = capture.frame(schema.REQUESTS).height or (
+            window.end_ns - window.start_ns >= SOMETHING_NS
+            and (capture.manifest.cost.events or capture.frame(schema.SWEEPS).height)
+        )
+        if seen:
+            return
+        if ended_by == "interrupt":
+            raise Interrupted("interrupted before anything was seen")
+        if ended_by == "exit":
+            raise TargetVanished(f"{self._target.display} ended before anything was seen", way_out="start it again")
+
+    def _stop_if_interrupted(self) -> None:
+        if self._stopping.is_set():
+            raise Interrupted("interrupted before anything was seen")
+
+    def _blind(self, what: str, why: str, way_out: str) -> None:
+        self._spots.append(BlindSpot(what=what, why=why, way_out=way_out))
+
+
+def _plan(target: UrlTarget, options: Options) -> HttpPlan:
+    said = options.http or HttpSettings()
+    headers = said.headers
+    given = {name.lower() for name, _ in headers}
+    if (target.user is not None or target.password is not None) and "authorization" not in given:
+        pair = f"{target.user or ''}:{target.password or ''}".encode()
+        headers = (*headers, ("Authorization", f"Basic {base64.b64encode(pair).decode('ascii')}"))
+    return make_plan(
+        target.url,
+        method=said.method,
+        headers=headers,
+        body=said.body,
+        verify_tls=said.verify_tls,
+        max_requests=said.max_requests,
+        repeat=said.repeat,
+    )
+
+
+def _credentials(target: Target) -> Credentials | None:
+    if isinstance(target, RedisTarget) and target.password is not None:
+        return Credentials(username=target.user, password=target.password)
+    return None
+
+
+def _kind_of(target: Target) -> manifest.TargetKind:
+    if isinstance(target, HostTarget):
+        return "host"
+    if isinstance(target, UrlTarget):
+        return "url"
+    if isinstance(target, RedisTarget):
+        return "redis"
+    return "command" if isinstance(target, CommandTarget) else "process"
+
+
+def _with_command(capture: Capture, argv: tuple[str, ...]) -> Capture:
+    """Give a command that ended before anyone looked its own name in place of the launcher's."""
+    (pid,) = capture.manifest.target.pids or (0,)
+    processes = capture.frame(schema.PROCESSES)
+    launcher = (pl.col("pid") == pid) & pl.col("cmdline").str.contains("launcher.py", literal=True)
+    own = {
+        "cmdline": printable(" ".join(masked_arguments(argv)), 500),
+        "comm": printable(argv[0].rpartition("/")[2], 15),
+        "exe": None,
+    }
+    renamed = processes.with_columns(
+        pl.when(launcher).then(pl.lit(text, dtype=pl.String)).otherwise(pl.col(name)).alias(name)
+        for name, text in own.items()
+    )
+    return replace(capture, tables=dict(capture.tables) | {schema.PROCESSES.name: renamed})
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C (or SIGTERM) sets; a second Ctrl-C raises KeyboardInterrupt as ever."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    watched = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in watched}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

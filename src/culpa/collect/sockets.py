@@ -1,0 +1,221 @@
+"""Sockets of the host from /proc/net: who listens, who is at the other end, who holds them.
+
+Parsers mirror net/ipv4/tcp_ipv4.c and net/unix/af_unix.c. TCP ends are paired by mirrored addresses, also across
+network namespaces; the ends of a unix socket by `sockdiag`, since /proc/net/unix does not say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from culpa.collect.procfs import bracketed_number, decoded, namespace_inode, numbers_in, read_bounded, read_link
+from culpa.collect.sockdiag import unix_peers
+from culpa.units import printable
+
+MAX_TABLE_BYTES = 64 << 20
+"""About 400,000 connections of 150 bytes."""
+MAX_NAMESPACES = 256
+MAX_FDS = 1_000_000
+MAX_DUMP_BYTES = 64 << 20
+
+_LISTEN, _TIME_WAIT = 0x0A, 0x06
+"""include/net/tcp_states.h"""
+_UNIX_LISTENING = 1 << 16
+"""__SO_ACCEPTCON of include/uapi/linux/net.h, in the flags of /proc/net/unix."""
+_WORD_ORDER = "<" if sys.byteorder == "little" else ">"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Socket:
+    """One socket. `ino` 0: a connection that nobody has accepted yet."""
+
+    ino: int
+    netns: int | None
+    family: str
+    local_addr: str | None
+    local_port: int | None
+    peer_addr: str | None = None
+    peer_port: int | None = None
+    listening: bool = False
+    peer_ino: int | None = None
+
+
+def parse_net_tcp(raw: bytes, *, family: str, netns: int | None) -> Iterator[Socket]:
+    """Sockets of /proc/net/tcp or tcp6; those in TIME_WAIT have no owner and are left out."""
+    for line in raw.split(b"\n")[1:]:
+        fields = line.split()
+        if len(fields) < 10 or int(fields[3], 16) == _TIME_WAIT:
+            continue
+        local_addr, local_port = _address(fields[1])
+        peer_addr, peer_port = _address(fields[2])
+        yield Socket(
+            ino=int(fields[9]),
+            netns=netns,
+            family=family,
+            local_addr=local_addr,
+            local_port=local_port,
+            peer_addr=peer_addr if peer_port else None,
+            peer_port=peer_port or None,
+            listening=int(fields[3], 16) == _LISTEN,
+        )
+
+
+def _address(field: bytes) -> tuple[str, int]:
+    """`0100007F:1F90` or the 32 digits of IPv6: words of 32 bits in the host's own byte order."""
+    digits, _, port = field.partition(b":")
+    words = struct.unpack(f">{len(digits) // 8}I", bytes.fromhex(digits.decode("ascii")))
+    packed = struct.pack(f"{_WORD_ORDER}{len(words)}I", *words)
+    return plain_address(str(ipaddress.ip_address(packed))), int(port, 16)
+
+
+def plain_address(text: str) -> str:
+    """An address in its shortest form; IPv4 mapped into IPv6 becomes IPv4, a zone (`%eth0`) is dropped."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def parse_net_unix(raw: bytes, *, netns: int | None) -> Iterator[Socket]:
+    """Sockets of /proc/net/unix. An abstract name starts with @; a name may hold blanks, even newlines."""
+    for line in raw.split(b"\n")[1:]:
+        fields = line.split(None, 7)
+        if len(fields) < 7 or not fields[6].isdigit() or not fields[0].endswith(b":"):
+            continue
+        yield Socket(
+            ino=int(fields[6]),
+            netns=netns,
+            family="unix",
+            local_addr=printable(decoded(fields[7])) if len(fields) > 7 else None,
+            local_port=None,
+            listening=bool(int(fields[3], 16) & _UNIX_LISTENING),
+        )
+
+
+def distinct_namespaces(proc_root: Path) -> dict[int | None, int]:
+    """One process for each network namespace of the host, by the namespace's inode; culpa's own first.
+
+    A kernel that refuses to say (not root) leaves culpa's own namespace alone, under its inode or None.
+    """
+    found: dict[int | None, int] = {}
+    own = read_link(proc_root / "self")
+    own_pid = int(own) if own is not None and own.isdecimal() else 0
+    found[namespace_inode(proc_root, own_pid, "net")] = own_pid
+    for pid in numbers_in(proc_root):
+        inode = namespace_inode(proc_root, pid, "net")
+        if inode is not None and inode not in found and len(found) < MAX_NAMESPACES:
+            found[inode] = pid
+    return found
+
+
+def sockets_of_namespace(proc_root: Path, pid: int, netns: int | None) -> Iterator[Socket]:
+    """TCP and unix sockets of the network namespace of one process."""
+    net = proc_root / (str(pid) if pid else "self") / "net"
+    for family in ("tcp", "tcp6"):
+        yield from parse_net_tcp(read_bounded(net / family, MAX_TABLE_BYTES) or b"", family=family, netns=netns)
+    yield from parse_net_unix(read_bounded(net / "unix", MAX_TABLE_BYTES) or b"", netns=netns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketTable:
+    """Every TCP and unix socket of the host at one moment. `own_netns` is culpa's network namespace."""
+
+    sockets: tuple[Socket, ...]
+    own_netns: int | None
+    namespaces: Mapping[int | None, int]
+
+    @classmethod
+    def read(cls, proc_root: Path, *, diagnose: bool = True) -> SocketTable:
+        """Read every network namespace once and pair the ends.
+
+        Args:
+            proc_root: where /proc is.
+            diagnose: ask the kernel for the peers of unix sockets; False on a recorded /proc.
+        """
+        namespaces = distinct_namespaces(proc_root)
+        sockets = [s for netns, pid in namespaces.items() for s in sockets_of_namespace(proc_root, pid, netns)]
+        peers = _tcp_peers(sockets)
+        if diagnose:
+            peers.update(unix_peers())
+        paired = tuple(replace(s, peer_ino=peers.get(s.ino)) if s.ino in peers else s for s in sockets)
+        return cls(sockets=paired, own_netns=next(iter(namespaces)), namespaces=namespaces)
+
+    def listeners(self, port: int) -> list[Socket]:
+        """The listening TCP sockets of a port, in all namespaces."""
+        return [s for s in self.sockets if s.listening and s.local_port == port]
+
+    def by_ino(self) -> dict[int, Socket]:
+        """Sockets by inode, without those that have none yet."""
+        return {s.ino: s for s in self.sockets if s.ino}
+
+    def listener_of_unaccepted(self, client: Socket) -> list[Socket]:
+        """Who would accept a connection whose other end nobody holds yet."""
+        if client.peer_port is None or client.peer_addr is None:
+            return []
+        wanted = {client.peer_addr, "0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+        waiting = {
+            s.netns
+            for s in self.sockets
+            if s.ino == 0 and s.local_port == client.peer_port and s.peer_port == client.local_port
+        }
+        return [s for s in self.listeners(client.peer_port) if s.netns in waiting and s.local_addr in wanted]
+
+
+def _tcp_peers(sockets: Iterable[Socket]) -> dict[int, int]:
+    """Inode of the other end by inode.
+
+    Loopback addresses pair within one namespace only. Of several namespaces with the same addresses the own one wins;
+    between several foreign ones nothing is guessed.
+    """
+    ends: dict[tuple[str | None, int | None, str | None, int | None], list[Socket]] = defaultdict(list)
+    connected = [s for s in sockets if s.ino and s.peer_port is not None]
+    for s in connected:
+        ends[s.local_addr, s.local_port, s.peer_addr, s.peer_port].append(s)
+    found: dict[int, int] = {}
+    for s in connected:
+        others = [o for o in ends.get((s.peer_addr, s.peer_port, s.local_addr, s.local_port), ()) if o.ino != s.ino]
+        near = [o for o in others if o.netns == s.netns]
+        far = [] if is_loopback(s.peer_addr) else others
+        for candidates in (near, far):
+            if len(candidates) == 1:
+                found[s.ino] = candidates[0].ino
+                break
+    return found
+
+
+def is_loopback(address: str | None) -> bool:
+    """127.0.0.0/8 or ::1."""
+    return address is not None and ipaddress.ip_address(address).is_loopback
+
+
+def holders(proc_root: Path, inodes: set[int], pids: Iterable[int] | None = None) -> dict[int, list[int]]:
+    """Which processes hold each socket open, ascending; looks through `pids`, or every process.
+
+    At most `MAX_FDS` descriptors are looked at. A process that may not be read holds nothing.
+    """
+    found: dict[int, list[int]] = defaultdict(list)
+    looked = 0
+    for pid in numbers_in(proc_root) if pids is None else sorted(pids):
+        for ino in socket_inodes(proc_root, pid):
+            looked += 1
+            if ino in inodes and pid not in found[ino]:
+                found[ino].append(pid)
+        if looked > MAX_FDS:
+            break
+    return dict(found)
+
+
+def socket_inodes(proc_root: Path, pid: int) -> Iterator[int]:
+    """Inodes of the sockets a process holds open."""
+    directory = f"{proc_root}/{pid}/fd"
+    for number in numbers_in(directory):
+        link = read_link(f"{directory}/{number}")
+        if link is not None and link.startswith("socket:["):
+            ino = bracketed_number(link)
+            if ino is not None:
+                yield ino

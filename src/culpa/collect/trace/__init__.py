@@ -1,0 +1,1 @@
+"""The eBPF tracer: the only place that knows native code."""

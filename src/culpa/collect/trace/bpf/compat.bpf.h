@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The one place that knows kernels: helper numbers (include/uapi/linux/bpf.h), the fields of kernel structs that are
+ * read (relocated by CO-RE at load, so only the names matter) and what differs between releases.
+ */
+#ifndef CULPA_COMPAT_H
+#define CULPA_COMPAT_H
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+
+#define MAP_KIND(value) int (*type)[value]
+#define MAP_SIZE(value) int (*max_entries)[value]
+#define MAP_KEY(t) typeof(t) *key
+#define MAP_VALUE(t) typeof(t) *value
+
+enum { MAP_HASH = 1, MAP_STACK_TRACE = 7, MAP_LRU_HASH = 9, MAP_RINGBUF = 27 };
+enum { ANY = 0, NOEXIST = 1 };
+enum { RB_NO_WAKEUP = 1 };
+enum { STACK_FAST_COMPARE = 1 << 9 };
+
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
+static u64 (*ktime_ns)(void) = (void *)5;
+static u32 (*cpu_id)(void) = (void *)8;
+static u64 (*current_pid_tgid)(void) = (void *)14;
+static long (*stack_id_of)(void *ctx, void *map, u64 flags) = (void *)27;
+static u64 (*current_task)(void) = (void *)35;
+static long (*read_user)(void *to, u32 bytes, const void *from) = (void *)112;
+static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
+static long (*read_kernel_str)(void *to, u32 bytes, const void *from) = (void *)115;
+static void *(*current_task_btf)(void) = (void *)158;
+static void *(*task_registers)(void *task) = (void *)175;
+static void *(*ring_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
+static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+
+/* A field of a kernel object, zero where it cannot be read. */
+#define LOAD(object, field)                                                 \
+	({                                                                  \
+		typeof((object)->field) value_;                             \
+		read_kernel(&value_, sizeof(value_), &(object)->field);     \
+		value_;                                                     \
+	})
+#define FIELD_EXISTS(type, field) __builtin_preserve_field_info(((type *)0)->field, 2)
+/* Keeps clang from moving a bound check to another register than the one the verifier will see used. */
+#define KEEP(variable) asm volatile("" : "+r"(variable))
+
+struct raw_args {
+	u64 arg[4];
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct atomic { int counter; };
+struct ns_common { u32 inum; };
+struct net { struct ns_common ns; };
+struct mnt_namespace { struct ns_common ns; };
+struct nsproxy { struct mnt_namespace *mnt_ns; };
+struct signal_struct { struct atomic live; };
+struct file_system_type { const char *name; };
+struct super_block { u32 s_dev; struct file_system_type *s_type; };
+struct inode { u16 i_mode; struct super_block *i_sb; u64 i_ino; };
+struct qstr { const u8 *name; };
+struct dentry { struct dentry *d_parent; struct qstr d_name; };
+struct vfsmount { struct dentry *mnt_root; };
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; };
+struct path { struct vfsmount *mnt; struct dentry *dentry; };
+struct file { struct path f_path; struct inode *f_inode; void *private_data; };
+struct fdtable { u32 max_fds; struct file **fd; };
+struct files_struct { struct fdtable *fdt; };
+
+struct task_struct {
+	int pid;
+	int tgid;
+	u32 flags;
+	char comm[COMM_BYTES];
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+};
+/* The state word lost its name in 5.14 (2f064a59a11f, "sched: Change task_struct::state"). */
+struct task_struct___named { u32 __state; };
+struct task_struct___before { long state; };
+
+struct in6_addr { u8 bytes[16]; };
+struct possible_net { struct net *net; };
+struct sock_common {
+	u16 skc_family;
+	u8 skc_state;
+	u16 skc_dport;
+	u16 skc_num;
+	u32 skc_daddr;
+	u32 skc_rcv_saddr;
+	struct possible_net skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+struct sock { struct sock_common __sk_common; struct socket *sk_socket; };
+struct socket { short type; struct file *file; struct sock *sk; };
+struct unix_address { int len; };
+struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer; };
+
+struct address_space { struct inode *host; };
+struct page { u64 compound_head; struct address_space *mapping; };
+struct bio_vec { struct page *bv_page; };
+struct bvec_iter { u32 bi_idx; };
+struct bio { struct bio_vec *bi_io_vec; struct bvec_iter bi_iter; };
+struct gendisk { int major; int first_minor; };
+struct request_queue { struct gendisk *disk; };
+struct request {
+	struct request_queue *q;
+	u32 cmd_flags;
+	u32 __data_len;
+	u64 __sector;
+	struct bio *bio;
+	u64 start_time_ns;
+};
+/* The disk moved from the request to its queue in 5.16 (f3fa33acca9f, "block: remove the ->rq_disk field"). */
+struct request___before { struct gendisk *rq_disk; };
+
+struct pt_regs___x86 { u64 r10, dx, si, di, orig_ax; };
+struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
+
+#pragma clang attribute pop
+
+enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x0f, TASK_DEAD = 0x80, TASK_NOLOAD = 0x400 };
+enum { PF_KTHREAD = 0x00200000 };
+/* include/linux/blk_types.h, unchanged in all kernels that have BTF. */
+enum { REQ_OP_MASK = 0xff, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
+enum { S_IFMT = 0170000, S_IFSOCK = 0140000, S_IFREG = 0100000, S_IFDIR = 0040000, S_IFBLK = 0060000 };
+
+INLINE s32 state_of(struct task_struct *task)
+{
+	if (FIELD_EXISTS(struct task_struct___named, __state))
+		return LOAD((struct task_struct___named *)task, __state);
+	return LOAD((struct task_struct___before *)task, state);
+}
+
+INLINE s32 call_number(void *regs)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, orig_ax))
+		return LOAD((struct pt_regs___x86 *)regs, orig_ax);
+	if (FIELD_EXISTS(struct pt_regs___arm64, syscallno))
+		return LOAD((struct pt_regs___arm64 *)regs, syscallno);
+	return -1;
+}
+
+enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+/* The system call the current task is in; -1: none (an interrupt hit it in user mode), -2: not known (before 5.15). */
+INLINE s32 current_call(void)
+{
+	if (!__builtin_preserve_enum_value(*(enum bpf_func_id *)BPF_FUNC_task_pt_regs, 0))
+		return -2;
+	return call_number(task_registers(current_task_btf()));
+}
+
+/* The first three arguments of a system call, also right at its exit: the return value has a register of its own on
+ * x86, and arm64 keeps the first argument in orig_x0. */
+INLINE void call_arguments(void *regs, u64 *arg)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, di)) {
+		arg[0] = LOAD((struct pt_regs___x86 *)regs, di);
+		arg[1] = LOAD((struct pt_regs___x86 *)regs, si);
+		arg[2] = LOAD((struct pt_regs___x86 *)regs, dx);
+	} else if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0)) {
+		arg[0] = LOAD((struct pt_regs___arm64 *)regs, orig_x0);
+		arg[1] = LOAD((struct pt_regs___arm64 *)regs, regs[1]);
+		arg[2] = LOAD((struct pt_regs___arm64 *)regs, regs[2]);
+	}
+}
+
+INLINE u64 call_argument_3(void *regs)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, r10))
+		return LOAD((struct pt_regs___x86 *)regs, r10);
+	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0))
+		return LOAD((struct pt_regs___arm64 *)regs, regs[3]);
+	return 0;
+}
+
+INLINE u32 disk_of(struct request *rq)
+{
+	struct gendisk *disk = 0;
+
+	if (FIELD_EXISTS(struct request_queue, disk)) {
+		disk = LOAD(LOAD(rq, q), disk);
+	} else if (FIELD_EXISTS(struct request___before, rq_disk)) {
+		disk = LOAD((struct request___before *)rq, rq_disk);
+	}
+	return disk ? (u32)LOAD(disk, major) << 20 | LOAD(disk, first_minor) : 0;
+}
+
+#endif

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* All probes as one object, since they share the table of watched threads. */
+#include "events.h"
+#include "compat.bpf.h"
+#include "tasks.bpf.c"
+#include "files.bpf.c"
+#include "sched.bpf.c"
+#include "syscall.bpf.c"
+#include "block.bpf.c"
+
+/* Never used: it makes the compiler describe the records in the object, where the layout test looks them up. */
+const union {
+	struct offcpu_event offcpu;
+	struct syscall_event syscall;
+	struct message_event message;
+	struct block_event block;
+	struct socket_event socket;
+	struct task_event task;
+	struct file_event file;
+} *record_types SEC(".bss.types");
+
+char culpa_license[] SEC("license") = "Dual BSD/GPL";

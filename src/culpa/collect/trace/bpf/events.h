@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the probes hand to user space: one fixed-size record per ring, so that a drained stretch of a ring is one
+ * strided array. events.py declares the same records as numpy dtypes; a test compares the two field for field.
+ *
+ * Times are CLOCK_MONOTONIC nanoseconds; 0 means "not known". Device numbers are the kernel's dev_t.
+ */
+#ifndef CULPA_EVENTS_H
+#define CULPA_EVENTS_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed int s32;
+typedef signed long long s64;
+
+#define COMM_BYTES 16
+#define PAYLOAD_BYTES 256
+#define PATH_BYTES 1024
+#define UNIX_PATH_BYTES 112
+#define NR_MAX 512
+
+enum ring_id { RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RINGS };
+
+/* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
+enum call_bits {
+	CALL_FD = 1 << 0,        /* first argument is an fd */
+	CALL_FD_RETURN = 1 << 1, /* returns an fd, whose identity is the one to keep */
+	CALL_FD_GONE = 1 << 2,   /* the fd is gone at exit: identify it at entry */
+	CALL_IN = 1 << 3,        /* moves bytes from the fd */
+	CALL_OUT = 1 << 4,       /* moves bytes to the fd */
+	CALL_BUFFER = 1 << 5,    /* second argument: bytes */
+	CALL_VECTOR = 1 << 6,    /* second argument: iovecs, third: how many */
+	CALL_MSGHDR = 1 << 7,    /* second argument: a msghdr */
+	CALL_SOCKET = 1 << 8,   /* worth a look at the socket although it moves no bytes (connect, accept) */
+	CALL_PASSIVE = 1 << 9,  /* only looks or waits: never wakes another thread */
+};
+
+enum task_kind { TASK_SEEN = 1, TASK_EXEC = 2, TASK_EXIT = 3 };
+
+struct offcpu_event {
+	u64 off_ns;
+	u64 wake_ns;
+	u64 on_ns;
+	u32 tid;
+	u32 pid;
+	s32 state;
+	s32 stack_id; /* -1: none taken */
+	u32 waker_tid;
+	u32 waker_pid;
+	u32 prev_tid;
+	u32 cpu;
+};
+
+struct syscall_event {
+	u64 enter_ns;
+	u64 exit_ns;
+	s64 ret;
+	u64 arg[3];
+	u64 ino;
+	u32 tid;
+	u32 pid;
+	s32 nr;
+	u32 dev;
+	u32 mode;   /* 0 and dev 0: no fd */
+	u32 killed; /* the thread ended inside the call; ret means nothing */
+};
+
+struct message_event {
+	u64 enter_ns;
+	u64 exit_ns;
+	u64 ino;
+	s64 bytes;
+	u32 tid;
+	u32 pid;
+	u32 outgoing;
+	u32 captured;
+	u8 payload[PAYLOAD_BYTES];
+};
+
+struct block_event {
+	u64 queued_ns;
+	u64 issue_ns;
+	u64 complete_ns;
+	u64 sector;
+	u64 ino;
+	u32 dev;
+	u32 bytes;
+	u32 flags; /* struct request.cmd_flags: operation in the low byte */
+	u32 tid;
+	u32 pid;
+	u32 ino_dev;
+};
+
+struct socket_event {
+	u64 ino;
+	u64 peer_ino;
+	u32 netns;
+	u32 pid;
+	u16 family;
+	u16 type;
+	u16 local_port;
+	u16 peer_port;
+	u32 state;
+	u32 path_bytes;
+	u8 local_addr[16];
+	u8 peer_addr[16];
+	u8 path[UNIX_PATH_BYTES];
+};
+
+struct task_event {
+	u64 ts_ns;
+	u32 tid;
+	u32 pid;
+	u32 kind;
+	u32 kernel;
+	u8 comm[COMM_BYTES];
+};
+
+struct file_event {
+	u64 ino;
+	u32 dev;
+	u32 tid;
+	u32 pid;
+	u32 fd;
+	u32 mnt_ns;
+	u32 path_bytes; /* names leaf first, each ended by a zero byte */
+	u32 whole;      /* the walk reached the root */
+	u32 pad;
+	u8 fs_type[16];
+	u8 path[PATH_BYTES];
+};
+
+/* One watched thread between two events; user space reads what is still open from here at the end. */
+struct thread_state {
+	u64 off_ns; /* 0: on its CPU, or not known */
+	u64 wake_ns;
+	u64 enter_ns;
+	u64 arg[3];
+	u64 ino;
+	u64 seen_ino; /* last file or socket described, to spare the lookup */
+	u32 seen_dev;
+	u32 dev;
+	u32 mode;
+	u32 pid;
+	s32 nr; /* -1: in no system call */
+	s32 state;
+	s32 stack_id;
+	u32 waker_tid;
+	u32 waker_pid;
+	u32 depth;
+};
+
+/* One process: watched, or never to be watched. */
+struct watch_state {
+	u32 depth; /* steps of "woken by" from a process the user named */
+	u32 excluded;
+};
+
+/* Written by user space before the load. */
+struct trace_settings {
+	u32 follow_wakers;
+	u32 max_depth;
+	u32 max_grown;
+	u32 switch_has_state; /* sched_switch has a fourth argument */
+	u32 issue_has_queue;  /* block_rq_issue has the queue as its first argument */
+	u32 block_start_seen; /* block_io_start exists */
+	u16 call_kind[NR_MAX];
+};
+
+/* Read by user space at any time; `paused` is written by it when it has as many events as it may hold. */
+struct trace_counters {
+	u32 paused;
+	u32 pad;
+	u64 lost[RINGS];
+	u64 grown;   /* processes added because they woke a watched one, or were forked by it */
+	u64 refused; /* processes or threads that should have been added and found no room */
+};
+
+_Static_assert(sizeof(struct offcpu_event) == 56, "offcpu_event");
+_Static_assert(sizeof(struct syscall_event) == 80, "syscall_event");
+_Static_assert(sizeof(struct message_event) == 304, "message_event");
+_Static_assert(sizeof(struct block_event) == 64, "block_event");
+_Static_assert(sizeof(struct socket_event) == 184, "socket_event");
+_Static_assert(sizeof(struct task_event) == 40, "task_event");
+_Static_assert(sizeof(struct file_event) == 1080, "file_event");
+_Static_assert(sizeof(struct trace_settings) == 1048, "trace_settings");
+_Static_assert(sizeof(struct trace_counters) == 80, "trace_counters");
+_Static_assert(sizeof(struct thread_state) == 104, "thread_state");
+
+#endif

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * fd -> file -> inode, and once per inode its path or its socket addresses: short-lived files are gone from /proc by the
+ * time anybody could look.
+ */
+
+struct inode_key {
+	u64 ino;
+	u32 dev;
+	u32 pad;
+};
+
+struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(16384); MAP_KEY(struct inode_key); MAP_VALUE(u64); } seen SEC(".maps");
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } sockets_ring SEC(".maps");
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 22); } files_ring SEC(".maps");
+
+#define PATH_STEPS 48
+#define NAME_BYTES 256
+
+INLINE struct file *file_of(u32 fd)
+{
+	struct task_struct *task = (void *)current_task();
+	struct fdtable *fdt = LOAD(LOAD(task, files), fdt);
+	struct file **slots, *file = 0;
+
+	if (fd >= LOAD(fdt, max_fds))
+		return 0;
+	slots = LOAD(fdt, fd);
+	read_kernel(&file, sizeof(file), slots + fd);
+	return file;
+}
+
+/* Fills dev, ino and mode of `thread`; returns the file, or null where the fd names none. */
+INLINE struct file *identify(struct thread_state *thread, u32 fd)
+{
+	struct file *file = file_of(fd);
+	struct inode *inode;
+
+	if (!file)
+		return 0;
+	inode = LOAD(file, f_inode);
+	thread->mode = LOAD(inode, i_mode);
+	thread->ino = LOAD(inode, i_ino);
+	thread->dev = LOAD(LOAD(inode, i_sb), s_dev);
+	return file;
+}
+
+/* True the first time this object is met under that inode number; `object` tells a reused number. */
+NOINLINE int is_new(struct thread_state *thread, u64 object)
+{
+	struct inode_key key = {};
+	u64 *known;
+
+	if (!thread)
+		return 0;
+	key.ino = thread->ino;
+	key.dev = thread->dev;
+	known = map_lookup(&seen, &key);
+	if (known && *known == object)
+		return 0;
+	map_update(&seen, &key, &object, ANY);
+	return 1;
+}
+
+/*
+ * Writes the names from the file up to the root of its mount namespace, leaf first. How much is used is kept in the
+ * record, not in a variable: what is read back from there is unknown to the verifier, which so sees every step alike.
+ */
+INLINE void walk(struct file *file, struct file_event *event)
+{
+	struct dentry *dentry = LOAD(file, f_path.dentry), *parent, *root;
+	struct vfsmount *vfsmount = LOAD(file, f_path.mnt);
+	struct mount *mount = (void *)vfsmount - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
+	struct mount *above;
+	volatile u32 *used = &event->path_bytes;
+	u32 at;
+	long bytes;
+
+	event->whole = 0;
+	*used = 0;
+	for (int step = 0; step < PATH_STEPS; step++) {
+		root = LOAD(mount, mnt.mnt_root);
+		parent = LOAD(dentry, d_parent);
+		if (dentry == root || dentry == parent) {
+			above = LOAD(mount, mnt_parent);
+			if (above == mount || dentry != root) {
+				/* A dentry without parent that is no root has no path: memfd, pipe, anonymous inode. */
+				event->whole = dentry == root;
+				return;
+			}
+			dentry = LOAD(mount, mnt_mountpoint);
+			mount = above;
+			continue;
+		}
+		at = *used;
+		if (at > PATH_BYTES - NAME_BYTES)
+			return;
+		bytes = read_kernel_str(event->path + at, NAME_BYTES, LOAD(dentry, d_name.name));
+		if (bytes <= 0)
+			return;
+		*used = at + (u32)bytes;
+		dentry = parent;
+	}
+}
+
+NOINLINE int report_file(struct thread_state *thread, struct file *file, u64 pid_tgid, u32 fd)
+{
+	struct task_struct *task = (void *)current_task();
+	struct file_event *event;
+
+	if (!thread)
+		return 0;
+	event = RESERVE(files_ring, RING_FILES, struct file_event);
+	if (!event)
+		return 0;
+	event->ino = thread->ino;
+	event->dev = thread->dev;
+	event->tid = pid_tgid;
+	event->pid = pid_tgid >> 32;
+	event->fd = fd;
+	event->mnt_ns = LOAD(LOAD(LOAD(task, nsproxy), mnt_ns), ns.inum);
+	read_kernel_str(event->fs_type, sizeof(event->fs_type), LOAD(LOAD(LOAD(LOAD(file, f_inode), i_sb), s_type), name));
+	walk(file, event);
+	SUBMIT(event);
+	return 0;
+}
+
+INLINE u64 socket_inode(struct sock *sk)
+{
+	struct socket *socket = sk ? LOAD(sk, sk_socket) : 0;
+	struct file *file = socket ? LOAD(socket, file) : 0;
+
+	return file ? LOAD(LOAD(file, f_inode), i_ino) : 0;
+}
+
+INLINE void unix_ends(struct socket_event *event, struct sock *sk)
+{
+	struct unix_address *address;
+	int bytes;
+
+	if (!FIELD_EXISTS(struct unix_sock, peer))
+		return;
+	event->peer_ino = socket_inode(LOAD((struct unix_sock *)sk, peer));
+	address = LOAD((struct unix_sock *)sk, addr);
+	bytes = address ? LOAD(address, len) : 0;
+	/* struct sockaddr_un follows refcount and length: two bytes of family, then the name. */
+	if (bytes > 2 && bytes - 2 <= UNIX_PATH_BYTES &&
+	    !read_kernel(event->path, UNIX_PATH_BYTES - 4, (u8 *)&address->len + sizeof(int) + 2))
+		event->path_bytes = bytes - 2;
+}
+
+INLINE void inet_ends(struct socket_event *event, struct sock *sk)
+{
+	event->local_port = LOAD(sk, __sk_common.skc_num);
+	event->peer_port = __builtin_bswap16(LOAD(sk, __sk_common.skc_dport));
+	if (event->family == 2) {
+		*(u32 *)event->local_addr = LOAD(sk, __sk_common.skc_rcv_saddr);
+		*(u32 *)event->peer_addr = LOAD(sk, __sk_common.skc_daddr);
+	} else if (FIELD_EXISTS(struct sock_common, skc_v6_daddr)) {
+		read_kernel(event->local_addr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		read_kernel(event->peer_addr, 16, &sk->__sk_common.skc_v6_daddr);
+	}
+}
+
+NOINLINE int report_socket(struct thread_state *thread, struct file *file)
+{
+	struct socket *socket = LOAD(file, private_data);
+	struct sock *sk = LOAD(socket, sk);
+	struct socket_event *event;
+
+	if (!thread)
+		return 0;
+	event = RESERVE(sockets_ring, RING_SOCKETS, struct socket_event);
+	if (!event)
+		return 0;
+	event->ino = thread->ino;
+	event->pid = thread->pid;
+	event->peer_ino = 0;
+	event->path_bytes = 0;
+	event->netns = FIELD_EXISTS(struct sock_common, skc_net) ? LOAD(LOAD(sk, __sk_common.skc_net.net), ns.inum) : 0;
+	event->family = LOAD(sk, __sk_common.skc_family);
+	event->state = LOAD(sk, __sk_common.skc_state);
+	event->type = LOAD(socket, type);
+	if (event->family == 1)
+		unix_ends(event, sk);
+	else
+		inet_ends(event, sk);
+	SUBMIT(event);
+	return 0;
+}
+
+/* Called for every fd call: describes the object behind the fd the first time it is met. */
+INLINE void describe(struct thread_state *thread, struct file *file, u64 pid_tgid, u32 fd)
+{
+	u32 format = thread->mode & S_IFMT;
+
+	if (thread->seen_ino == thread->ino && thread->seen_dev == thread->dev)
+		return;
+	if (format != S_IFREG && format != S_IFDIR && format != S_IFBLK)
+		return;
+	thread->seen_ino = thread->ino;
+	thread->seen_dev = thread->dev;
+	if (is_new(thread, (u64)LOAD(file, f_path.dentry)))
+		report_file(thread, file, pid_tgid, fd);
+}
+
+/* A socket is told by its remote port as well: it may have been met before it was connected. */
+INLINE void describe_socket(struct thread_state *thread, struct file *file, u32 again)
+{
+	struct sock *sk;
+
+	if (!again && thread->seen_ino == thread->ino && thread->seen_dev == thread->dev)
+		return;
+	thread->seen_ino = thread->ino;
+	thread->seen_dev = thread->dev;
+	sk = LOAD((struct socket *)LOAD(file, private_data), sk);
+	if (is_new(thread, (u64)sk ^ LOAD(sk, __sk_common.skc_dport) ^ (u64)LOAD(sk, __sk_common.skc_state) << 32))
+		report_socket(thread, file);
+}

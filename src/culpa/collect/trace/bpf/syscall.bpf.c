@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* One record per system call of a watched thread, and one per read or write on a socket with its first bytes. */
+
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 24); } syscalls_ring SEC(".maps");
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 24); } messages_ring SEC(".maps");
+
+struct user_iovec { u64 base; u64 bytes; };
+struct user_msghdr { u64 name; u64 name_bytes; u64 iov; u64 iov_count; };
+
+#define SECOND_BYTES (PAYLOAD_BYTES / 2)
+#define MSG_PEEK 2
+
+INLINE u32 copy_buffer(struct message_event *event, u64 from, u64 bytes)
+{
+	u32 wanted = bytes > PAYLOAD_BYTES ? PAYLOAD_BYTES : bytes;
+
+	KEEP(wanted);
+	if (wanted > PAYLOAD_BYTES || read_user(event->payload, wanted, (void *)from))
+		return 0;
+	return wanted;
+}
+
+/* The first two pieces: writers such as Redis put a short head before the body. */
+INLINE u32 copy_vector(struct message_event *event, u64 from, u64 count, u64 bytes)
+{
+	struct user_iovec piece[2] = {};
+	u32 first, second;
+
+	if (!count || read_user(piece, count > 1 ? 32 : 16, (void *)from))
+		return 0;
+	first = copy_buffer(event, piece[0].base, piece[0].bytes < bytes ? piece[0].bytes : bytes);
+	if (first != piece[0].bytes || first > SECOND_BYTES || first >= bytes)
+		return first;
+	bytes -= first;
+	if (piece[1].bytes < bytes)
+		bytes = piece[1].bytes;
+	second = bytes > SECOND_BYTES ? SECOND_BYTES : bytes;
+	KEEP(first);
+	KEEP(second);
+	if (first > SECOND_BYTES || second > SECOND_BYTES)
+		return first;
+	return read_user(event->payload + first, second, (void *)piece[1].base) ? first : first + second;
+}
+
+INLINE u32 copy_payload(struct message_event *event, struct thread_state *thread, u32 kind, u64 bytes)
+{
+	struct user_msghdr header = {};
+
+	if (kind & CALL_BUFFER)
+		return copy_buffer(event, thread->arg[1], bytes);
+	if (kind & CALL_VECTOR)
+		return copy_vector(event, thread->arg[1], thread->arg[2], bytes);
+	if (!(kind & CALL_MSGHDR) || read_user(&header, sizeof(header), (void *)thread->arg[1]))
+		return 0;
+	return copy_vector(event, header.iov, header.iov_count, bytes);
+}
+
+NOINLINE int report_message(struct thread_state *thread, u32 kind, s64 bytes, u32 tid, u64 now)
+{
+	struct message_event *event;
+
+	if (!thread)
+		return 0;
+	event = RESERVE(messages_ring, RING_MESSAGES, struct message_event);
+	if (!event)
+		return 0;
+	event->enter_ns = thread->enter_ns;
+	event->exit_ns = now;
+	event->ino = thread->ino;
+	event->bytes = bytes;
+	event->tid = tid;
+	event->pid = thread->pid;
+	event->outgoing = (kind & CALL_OUT) != 0;
+	event->captured = copy_payload(event, thread, kind, bytes);
+	SUBMIT(event);
+	return 0;
+}
+
+/* Bytes that are only looked at will be read again. recvfrom has its flags in the fourth argument, recvmsg in the third. */
+INLINE int is_peek(struct thread_state *thread, void *regs, u32 kind)
+{
+	if (kind & CALL_MSGHDR)
+		return thread->arg[2] & MSG_PEEK;
+	return (kind & CALL_SOCKET) && (call_argument_3(regs) & MSG_PEEK);
+}
+
+INLINE void look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind, s64 ret, u64 now)
+{
+	u64 pid_tgid = current_pid_tgid();
+	struct file *file = identify(thread, fd);
+
+	if (!file)
+		return;
+	if ((thread->mode & S_IFMT) != S_IFSOCK) {
+		describe(thread, file, pid_tgid, fd);
+		return;
+	}
+	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
+		return;
+	describe_socket(thread, file, kind & (CALL_IN | CALL_OUT) ? 0 : 1);
+	if (ret > 0 && (kind & (CALL_IN | CALL_OUT)) && !((kind & CALL_IN) && is_peek(thread, regs, kind)))
+		report_message(thread, kind, ret, pid_tgid, now);
+}
+
+NOINLINE int report_call(struct thread_state *thread, u32 tid, s64 ret, u64 now, u32 killed)
+{
+	struct syscall_event *event;
+
+	if (!thread)
+		return 0;
+	event = RESERVE(syscalls_ring, RING_SYSCALLS, struct syscall_event);
+	if (!event)
+		return 0;
+	event->enter_ns = thread->enter_ns;
+	event->exit_ns = now;
+	event->ret = ret;
+	event->arg[0] = thread->arg[0];
+	event->arg[1] = thread->arg[1];
+	event->arg[2] = thread->arg[2];
+	event->ino = thread->ino;
+	event->tid = tid;
+	event->pid = thread->pid;
+	event->nr = thread->nr;
+	event->dev = thread->dev;
+	event->mode = thread->mode;
+	event->killed = killed;
+	SUBMIT(event);
+	return 0;
+}
+
+INLINE void forget_fd(struct thread_state *thread)
+{
+	thread->ino = 0;
+	thread->dev = 0;
+	thread->mode = 0;
+}
+
+SEC("raw_tp/sys_enter")
+int on_call(struct raw_args *ctx)
+{
+	u64 pid_tgid;
+	struct thread_state *thread;
+	struct file *file;
+
+	if (counters.paused)
+		return 0;
+	pid_tgid = current_pid_tgid();
+	thread = thread_of(pid_tgid, pid_tgid >> 32, (void *)current_task());
+	if (!thread)
+		return 0;
+	thread->nr = ctx->arg[1];
+	call_arguments((void *)ctx->arg[0], thread->arg);
+	forget_fd(thread);
+	if (kind_of(thread->nr) & CALL_FD_GONE) {
+		file = identify(thread, thread->arg[0]);
+		if (file)
+			describe(thread, file, pid_tgid, thread->arg[0]);
+	}
+	thread->enter_ns = ktime_ns();
+	return 0;
+}
+
+SEC("raw_tp/sys_exit")
+int on_return(struct raw_args *ctx)
+{
+	u64 pid_tgid, now;
+	void *regs = (void *)ctx->arg[0];
+	struct thread_state *thread;
+	s64 ret = ctx->arg[1];
+	u32 kind;
+
+	if (counters.paused)
+		return 0;
+	now = ktime_ns();
+	pid_tgid = current_pid_tgid();
+	thread = thread_of(pid_tgid, pid_tgid >> 32, (void *)current_task());
+	if (!thread)
+		return 0;
+	if (thread->nr < 0) {
+		thread->enter_ns = 0;
+		thread->nr = call_number(regs);
+		call_arguments(regs, thread->arg);
+		forget_fd(thread);
+	}
+	kind = kind_of(thread->nr);
+	/* accept: the listening socket first, then the connection, whose identity stays. */
+	if ((kind & CALL_FD) && !(kind & CALL_FD_GONE))
+		look_at_fd(thread, regs, thread->arg[0], kind, ret, now);
+	if ((kind & CALL_FD_RETURN) && ret >= 0)
+		look_at_fd(thread, regs, ret, kind, ret, now);
+	report_call(thread, pid_tgid, ret, now, 0);
+	thread->nr = -1;
+	return 0;
+}
+
+/* A thread that is killed inside a call never returns from it. */
+SEC("raw_tp/sched_process_exit")
+int on_exit(struct raw_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->arg[0];
+	u32 tid = LOAD(task, pid), pid = LOAD(task, tgid);
+	struct thread_state *thread;
+
+	if (counters.paused)
+		return 0;
+	thread = thread_of(tid, pid, task);
+	if (!thread)
+		return 0;
+	if (thread->nr >= 0) {
+		report_call(thread, tid, 0, ktime_ns(), 1);
+		thread->nr = -1;
+	}
+	report_task(task, TASK_EXIT);
+	if (LOAD(LOAD(task, signal), live.counter) == 0)
+		map_delete(&watched, &pid);
+	return 0;
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Which threads are watched, and how that set grows: children of a watched process, and whoever wakes a watched thread.
+ * Every other part asks thread_of() first and does nothing for threads that are not watched.
+ */
+
+const volatile struct trace_settings settings SEC(".rodata.settings");
+volatile struct trace_counters counters SEC(".bss.counters");
+
+struct { MAP_KIND(MAP_HASH); MAP_SIZE(8192); MAP_KEY(u32); MAP_VALUE(struct watch_state); } watched SEC(".maps");
+struct { MAP_KIND(MAP_HASH); MAP_SIZE(16384); MAP_KEY(u32); MAP_VALUE(struct thread_state); } threads SEC(".maps");
+struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(4096); MAP_KEY(u32); MAP_VALUE(u32); } wakes SEC(".maps");
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } tasks_ring SEC(".maps");
+
+#define RESERVE(ring, id, type)                                             \
+	({                                                                  \
+		type *record_ = ring_reserve(&ring, sizeof(type), 0);       \
+		if (!record_)                                               \
+			__sync_fetch_and_add(&counters.lost[id], 1);                 \
+		record_;                                                    \
+	})
+/* User space comes round by itself: waking it per record would cost more than the record. */
+#define SUBMIT(record) ring_submit(record, RB_NO_WAKEUP)
+
+NOINLINE int report_task(struct task_struct *task, u32 kind)
+{
+	struct task_event *event = RESERVE(tasks_ring, RING_TASKS, struct task_event);
+
+	if (!event)
+		return 0;
+	event->ts_ns = ktime_ns();
+	event->tid = LOAD(task, pid);
+	event->pid = LOAD(task, tgid);
+	event->kind = kind;
+	event->kernel = (LOAD(task, flags) & PF_KTHREAD) != 0;
+	read_kernel(event->comm, COMM_BYTES, &task->comm);
+	SUBMIT(event);
+	return 0;
+}
+
+INLINE struct thread_state *thread_begins(u32 tid, u32 pid, u32 depth, struct task_struct *task)
+{
+	struct thread_state fresh = { .pid = pid, .nr = -1, .stack_id = -1, .depth = depth };
+
+	if (map_update(&threads, &tid, &fresh, NOEXIST)) {
+		__sync_fetch_and_add(&counters.refused, 1);
+		return 0;
+	}
+	report_task(task, TASK_SEEN);
+	return map_lookup(&threads, &tid);
+}
+
+/* The state of a watched thread; null for all others. */
+INLINE struct thread_state *thread_of(u32 tid, u32 pid, struct task_struct *task)
+{
+	struct thread_state *thread = map_lookup(&threads, &tid);
+	struct watch_state *watch;
+
+	if (thread)
+		return thread;
+	watch = map_lookup(&watched, &pid);
+	if (!watch || watch->excluded)
+		return 0;
+	return thread_begins(tid, pid, watch->depth, task);
+}
+
+INLINE int starts_with(const char *text, const char *prefix, int bytes)
+{
+	for (int i = 0; i < bytes; i++)
+		if (text[i] != prefix[i])
+			return 0;
+	return 1;
+}
+
+INLINE int is_worker(struct task_struct *task)
+{
+	char comm[COMM_BYTES] = {};
+
+	read_kernel(comm, COMM_BYTES, &task->comm);
+	return (LOAD(task, flags) & PF_KTHREAD) && starts_with(comm, "kworker", 7);
+}
+
+/* Kernel threads that only pass on what an interrupt brought: what they did before says nothing about a wait. */
+INLINE int is_messenger(struct task_struct *task)
+{
+	char comm[COMM_BYTES] = {};
+
+	if (!(LOAD(task, flags) & PF_KTHREAD))
+		return 0;
+	read_kernel(comm, COMM_BYTES, &task->comm);
+	return starts_with(comm, "ksoftirqd", 9) || starts_with(comm, "migration", 9) || starts_with(comm, "ktimers", 7) ||
+	       starts_with(comm, "rcu", 3) || starts_with(comm, "irq/", 4) || starts_with(comm, "kthreadd", 8);
+}
+
+NOINLINE int watch_process(u32 pid, u32 depth)
+{
+	struct watch_state watch = { .depth = depth };
+
+	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
+		__sync_fetch_and_add(&counters.refused, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&counters.grown, 1);
+	return 0;
+}
+
+INLINE u32 kind_of(s32 nr)
+{
+	return (u32)nr < NR_MAX ? settings.call_kind[(u32)nr] : 0;
+}
+
+/*
+ * Whether the wake-up may be the doing of the current task. An interrupt borrows anybody's context, so a program that
+ * merely computes, or is in a call that can wake nobody, has nothing to do with it. What an interrupt is cannot be asked
+ * everywhere: x86 keeps the preemption count where only kernels with all their data symbols in kallsyms let it be read.
+ */
+INLINE int may_be_own_doing(struct task_struct *task)
+{
+	s32 nr;
+
+	if (LOAD(task, flags) & PF_KTHREAD)
+		return 1;
+	nr = current_call();
+	return nr == -2 || (nr >= 0 && !(kind_of(nr) & CALL_PASSIVE));
+}
+
+/*
+ * The current thread wakes one at `depth`. The further from the target, the more often that must happen before it is
+ * watched: once, twice, four times ...
+ */
+INLINE void follow_waker(u32 pid, u32 depth)
+{
+	struct task_struct *task = (void *)current_task();
+	u32 one = 1, *count;
+
+	if (!settings.follow_wakers || depth >= settings.max_depth || map_lookup(&watched, &pid) || !may_be_own_doing(task))
+		return;
+	count = map_lookup(&wakes, &pid);
+	if (count)
+		one = __sync_fetch_and_add(count, 1) + 1;
+	else
+		map_update(&wakes, &pid, &one, ANY);
+	if (one < 1u << (depth & 15))
+		return;
+	if (is_messenger(task)) {
+		struct watch_state never = { .excluded = 1 };
+
+		map_update(&watched, &pid, &never, NOEXIST);
+		return;
+	}
+	/* Whoever queues work wakes a worker; that says nothing of this wait, so nobody is followed beyond one. */
+	watch_process(pid, is_worker(task) ? settings.max_depth : depth + 1);
+}
+
+SEC("raw_tp/sched_process_fork")
+int on_fork(struct raw_args *ctx)
+{
+	struct task_struct *parent = (void *)ctx->arg[0], *child = (void *)ctx->arg[1];
+	u32 parent_pid = LOAD(parent, tgid), child_pid = LOAD(child, tgid);
+	struct watch_state *watch;
+
+	if (counters.paused || parent_pid == child_pid)
+		return 0;
+	watch = map_lookup(&watched, &parent_pid);
+	if (watch && !watch->excluded)
+		watch_process(child_pid, watch->depth);
+	return 0;
+}
+
+/* A thread that executes a program takes over its leader's id: what was kept under its old id is void. */
+SEC("raw_tp/sched_process_exec")
+int on_exec(struct raw_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->arg[0];
+	u32 old = ctx->arg[1], tid = LOAD(task, pid), pid = LOAD(task, tgid);
+
+	if (counters.paused || !thread_of(tid, pid, task))
+		return 0;
+	if (old != tid)
+		map_delete(&threads, &old);
+	report_task(task, TASK_EXEC);
+	return 0;
+}

@@ -1,0 +1,103 @@
+"""The records of the probes as numpy dtypes, field for field as bpf/events.h; a test compares the two.
+
+Little-endian, like every architecture culpa's wheels exist for. Times are CLOCK_MONOTONIC ns, 0 is "not known".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+PAYLOAD_BYTES: Final = 256
+PATH_BYTES: Final = 1024
+UNIX_PATH_BYTES: Final = 112
+
+OFFCPU_EVENT: Final = np.dtype(
+    [
+        ("off_ns", "<u8"), ("wake_ns", "<u8"), ("on_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("state", "<i4"),
+        ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("prev_tid", "<u4"), ("cpu", "<u4"),
+    ]
+)  # fmt: skip
+SYSCALL_EVENT: Final = np.dtype(
+    [
+        ("enter_ns", "<u8"), ("exit_ns", "<u8"), ("ret", "<i8"), ("arg", "<u8", (3,)), ("ino", "<u8"), ("tid", "<u4"),
+        ("pid", "<u4"), ("nr", "<i4"), ("dev", "<u4"), ("mode", "<u4"), ("killed", "<u4"),
+    ]
+)  # fmt: skip
+MESSAGE_EVENT: Final = np.dtype(
+    [
+        ("enter_ns", "<u8"), ("exit_ns", "<u8"), ("ino", "<u8"), ("bytes", "<i8"), ("tid", "<u4"), ("pid", "<u4"),
+        ("outgoing", "<u4"), ("captured", "<u4"), ("payload", "u1", (PAYLOAD_BYTES,)),
+    ]
+)  # fmt: skip
+BLOCK_EVENT: Final = np.dtype(
+    [
+        ("queued_ns", "<u8"), ("issue_ns", "<u8"), ("complete_ns", "<u8"), ("sector", "<u8"), ("ino", "<u8"),
+        ("dev", "<u4"), ("bytes", "<u4"), ("flags", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("ino_dev", "<u4"),
+    ]
+)  # fmt: skip
+SOCKET_EVENT: Final = np.dtype(
+    [
+        ("ino", "<u8"), ("peer_ino", "<u8"), ("netns", "<u4"), ("pid", "<u4"), ("family", "<u2"), ("type", "<u2"),
+        ("local_port", "<u2"), ("peer_port", "<u2"), ("state", "<u4"), ("path_bytes", "<u4"),
+        ("local_addr", "u1", (16,)), ("peer_addr", "u1", (16,)), ("path", "u1", (UNIX_PATH_BYTES,)),
+    ]
+)  # fmt: skip
+TASK_EVENT: Final = np.dtype(
+    [("ts_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("kind", "<u4"), ("kernel", "<u4"), ("comm", "u1", (16,))]
+)
+FILE_EVENT: Final = np.dtype(
+    [
+        ("ino", "<u8"), ("dev", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("fd", "<u4"), ("mnt_ns", "<u4"),
+        ("path_bytes", "<u4"), ("whole", "<u4"), ("pad", "<u4"), ("fs_type", "u1", (16,)),
+        ("path", "u1", (PATH_BYTES,)),
+    ]
+)  # fmt: skip
+THREAD_STATE: Final = np.dtype(
+    [
+        ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
+        ("seen_ino", "<u8"), ("seen_dev", "<u4"), ("dev", "<u4"), ("mode", "<u4"), ("pid", "<u4"), ("nr", "<i4"),
+        ("state", "<i4"), ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("depth", "<u4"),
+    ]
+)  # fmt: skip
+WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
+NR_MAX: Final = 512
+SETTINGS: Final = np.dtype(
+    [
+        ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
+        ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("call_kind", "<u2", (NR_MAX,)),
+    ]
+)  # fmt: skip
+COUNTERS: Final = np.dtype(
+    [("paused", "<u4"), ("pad", "<u4"), ("lost", "<u8", (7,)), ("grown", "<u8"), ("refused", "<u8")]
+)
+
+TASK_EXEC: Final = 2
+TASK_EXIT: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingSpec:
+    """One ring: the name of its map, what it carries, and its size (a power of two pages)."""
+
+    map_name: str
+    event: np.dtype[np.void]
+    size: int
+    counted: bool = True
+    """Its records count as events (paths and names are by-products)."""
+
+
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES = range(7)
+"""enum ring_id."""
+
+RINGS: Final = (
+    RingSpec(map_name="offcpu_ring", event=OFFCPU_EVENT, size=1 << 23),
+    RingSpec(map_name="syscalls_ring", event=SYSCALL_EVENT, size=1 << 24),
+    RingSpec(map_name="messages_ring", event=MESSAGE_EVENT, size=1 << 24),
+    RingSpec(map_name="blocks_ring", event=BLOCK_EVENT, size=1 << 21),
+    RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
+    RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
+    RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 22, counted=False),
+)

@@ -1,0 +1,89 @@
+"""What this kernel and this process allow: the checks before a load, and the kernel's own BTF.
+
+Read at start from /proc, /sys and BTF; the only user-side place that knows differences between kernel releases.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from culpa.collect.trace import calls, libbpf
+from culpa.errors import TraceError
+
+BTF_PATH: Final = Path("/sys/kernel/btf/vmlinux")
+HOST_PIDNS_INODE: Final = 0xEFFFFFFC
+"""PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+OBJECT_NAME: Final = "culpa.bpf.o"
+CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
+_WITHOUT: Final = "or run with --no-trace"
+
+
+def object_path() -> Path:
+    """The compiled probes inside the installed package.
+
+    Raises:
+        TraceError: the package was installed without them.
+    """
+    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / OBJECT_NAME))
+    if not path.is_file():
+        raise TraceError(
+            f"cannot trace: the compiled probes are missing at {path}", way_out=f"reinstall culpa, {_WITHOUT}"
+        )
+    return path
+
+
+def check_host() -> None:
+    """Raise what keeps this process from tracing this kernel, cheapest check first.
+
+    Raises:
+        TraceError: one sentence with the way out.
+    """
+    machine = platform.machine()
+    if machine not in calls.MACHINES:
+        raise TraceError(f"cannot trace: no probes for {machine}", way_out="run with --no-trace")
+    if not _may_load():
+        raise TraceError(
+            "cannot trace: CAP_BPF and CAP_PERFMON are missing", way_out=f"run as root (sudo culpa …), {_WITHOUT}"
+        )
+    if Path("/proc/self/ns/pid").stat().st_ino != HOST_PIDNS_INODE:
+        raise TraceError(
+            "cannot trace: this is not the host's pid namespace, and the kernel reports the host's pids",
+            way_out=f"run culpa on the host (or with --pid=host), {_WITHOUT}",
+        )
+    if not BTF_PATH.is_file():
+        raise TraceError(f"cannot trace: no BTF at {BTF_PATH}", way_out=f"boot a kernel with BTF, {_WITHOUT}")
+
+
+def _may_load() -> bool:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
+    effective = int(line.split()[1], 16)
+    return bool(effective >> CAP_SYS_ADMIN & 1 or (effective >> CAP_BPF & 1 and effective >> CAP_PERFMON & 1))
+
+
+def tracepoint_arguments(library: ctypes.CDLL, names: tuple[str, ...]) -> Mapping[str, int]:
+    """How many arguments each tracepoint has in this kernel; those it does not have are left out.
+
+    BTF describes a tracepoint as a typedef `btf_trace_NAME` of a pointer to a function with one private parameter more.
+    """
+    btf = libbpf.checked(library.btf__load_vmlinux_btf(), "reading the kernel's BTF")
+    try:
+        found = {name: _arguments(library, btf, name) for name in names}
+    finally:
+        library.btf__free(btf)
+    return {name: count for name, count in found.items() if count is not None}
+
+
+def _arguments(library: ctypes.CDLL, btf: int, name: str) -> int | None:
+    typedef = library.btf__find_by_name_kind(btf, f"btf_trace_{name}".encode(), libbpf.BTF_KIND_TYPEDEF)
+    if typedef < 0:
+        return None
+    pointer = library.btf__type_by_id(btf, typedef).contents.type
+    function = library.btf__type_by_id(btf, pointer).contents.type
+    members = library.btf__type_by_id(btf, function).contents.info & 0xFFFF
+    return int(members) - 1

@@ -1,0 +1,216 @@
+"""The loaded probes: open, set constants, load, attach, read their maps, close.
+
+Owns every kernel resource of a trace. Nothing is pinned, so the kernel frees all of it when this process ends, however
+it ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from culpa.capture.manifest import BlindSpot
+from culpa.collect.trace import calls, events, kernel, libbpf
+from culpa.collect.trace.ring import Ring
+from culpa.errors import TraceError
+
+MAX_DEPTH: Final = 5
+"""Steps of "woken by" from a process the user named: application, Redis, journal, device worker, and one to spare."""
+MAX_GROWN: Final = 1024
+"""Processes the probes may add by themselves."""
+MAX_STACK_FRAMES: Final = 127
+_PREFIX: Final = "raw_tp/"
+_UNSEEN: Final = {
+    "sched_switch": "waits of threads",
+    "sched_waking": "who ended a wait",
+    "sched_process_fork": "children of watched processes",
+    "sched_process_exit": "the end of threads",
+    "sys_enter": "the start of system calls",
+    "sys_exit": "system calls",
+    "block_rq_issue": "requests to block devices",
+    "block_rq_complete": "the end of requests to block devices",
+}
+"""What is not seen without a tracepoint; the others are refinements."""
+
+
+class Probes:
+    """The BPF object, its links and its rings; close it, or use it as a context."""
+
+    def __init__(self, *, follow: bool, verbose: bool) -> None:
+        """Load the object; nothing runs before `attach`.
+
+        Raises:
+            TraceError: libbpf is missing, or the kernel refuses the load.
+        """
+        self.rings: tuple[Ring, ...] = ()
+        self.blind_spots: list[BlindSpot] = []
+        self._object: int | None = None
+        self._links: list[int] = []
+        self._stats_fd = -1
+        self._log: list[str] = []
+        self._library = libbpf.open_library()
+        self._print = libbpf.log_function(self._log, verbose)
+        try:
+            self._load(follow)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, follow: bool) -> None:
+        self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
+        path = os.fsencode(kernel.object_path())
+        self._object = libbpf.checked(self._library.bpf_object__open_file(path, None), "opening the probes", self._log)
+        arguments = kernel.tracepoint_arguments(self._library, tuple(name for _, name in self._programs()))
+        self._choose(arguments)
+        self._set_constants(arguments, follow)
+        for spec in events.RINGS:
+            libbpf.checked(self._library.bpf_map__set_max_entries(self._map(spec.map_name), spec.size), "sizing a ring")
+        libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
+        for spec in events.RINGS:
+            self.rings += (Ring(self._fd(spec.map_name), spec.size, spec.event),)
+
+    def _programs(self) -> Iterator[tuple[int, str]]:
+        program = self._library.bpf_object__next_program(self._object, None)
+        while program:
+            section = self._library.bpf_program__section_name(program).decode()
+            if section.startswith(_PREFIX):
+                yield program, section.removeprefix(_PREFIX)
+            program = self._library.bpf_object__next_program(self._object, program)
+
+    def _choose(self, arguments: Mapping[str, int]) -> None:
+        for program, name in self._programs():
+            self._library.bpf_program__set_autoload(program, name in arguments)
+            if name not in arguments:
+                self._unseen(name, "this kernel has no such tracepoint")
+
+    def _unseen(self, name: str, why: str) -> None:
+        if name in _UNSEEN:
+            self.blind_spots.append(BlindSpot(what=_UNSEEN[name], why=f"{name}: {why}", way_out="a newer kernel"))
+
+    def _set_constants(self, arguments: Mapping[str, int], follow: bool) -> None:
+        settings = self._globals(".rodata.settings", events.SETTINGS)
+        settings["follow_wakers"] = follow
+        settings["max_depth"] = MAX_DEPTH
+        settings["max_grown"] = MAX_GROWN
+        settings["switch_has_state"] = arguments.get("sched_switch", 0) >= 4
+        settings["issue_has_queue"] = arguments.get("block_rq_issue", 0) >= 2
+        settings["block_start_seen"] = "block_io_start" in arguments
+        settings["call_kind"] = calls.kinds(platform.machine())
+
+    def _map(self, name: str) -> int:
+        found = self._library.bpf_object__find_map_by_name(self._object, name.encode())
+        return libbpf.checked(found, f"finding the map {name}")
+
+    def _fd(self, name: str) -> int:
+        return int(self._library.bpf_map__fd(self._map(name)))
+
+    def _globals(self, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+        """The global variables in `name`, as one record that is the memory itself (valid until `close`)."""
+        size = ctypes.c_size_t()
+        address = self._library.bpf_map__initial_value(self._map(name), ctypes.byref(size))
+        if not address or size.value < dtype.itemsize:
+            raise TraceError(f"cannot trace: {name} of the probes has the wrong size", way_out="reinstall culpa")
+        memory = (ctypes.c_uint8 * dtype.itemsize).from_address(address)
+        return np.ndarray(shape=(1,), dtype=dtype, buffer=memoryview(memory).cast("B"))
+
+    def attach(self) -> None:
+        """Let the probes run, and have the kernel measure their run time.
+
+        Raises:
+            TraceError: not one could be attached.
+        """
+        with suppress(TraceError):
+            self._stats_fd = libbpf.checked(
+                self._library.bpf_enable_stats(libbpf.STATS_RUN_TIME), "measuring the probes"
+            )
+        for program, name in self._programs():
+            if self._library.bpf_program__fd(program) < 0:
+                continue
+            link = self._library.bpf_program__attach(program)
+            if link:
+                self._links.append(link)
+            else:
+                self._unseen(name, f"attaching failed ({os.strerror(ctypes.get_errno())})")
+        if not self._links:
+            raise TraceError("cannot trace: the kernel lets no probe be attached", way_out="run with --no-trace")
+
+    def detach(self) -> None:
+        """Stop the probes; their maps stay readable."""
+        while self._links:
+            self._library.bpf_link__destroy(self._links.pop())
+
+    def counters(self) -> npt.NDArray[np.void]:
+        """`events.COUNTERS`, one record, live."""
+        return self._globals(".bss.counters", events.COUNTERS)
+
+    def probe_cpu_ns(self) -> int:
+        """Kernel time spent in the probes so far; 0 where the kernel would not measure it."""
+        return sum(info.run_time_ns for info in self.program_infos().values())
+
+    def program_infos(self) -> dict[str, libbpf.ProgramInfo]:
+        """Run time and run count of each loaded probe, by tracepoint."""
+        infos = {}
+        for program, name in self._programs():
+            info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
+            fd = self._library.bpf_program__fd(program)
+            if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+                infos[name] = info
+        return infos
+
+    def put(self, name: str, key: int, value: npt.NDArray[np.void], *, replace: bool) -> bool:
+        """Write one record under a 32-bit key; False where the map is full, or holds the key and `replace` is off."""
+        number = ctypes.c_uint32(key)
+        flags = 0 if replace else 1
+        result = self._library.bpf_map_update_elem(self._fd(name), ctypes.byref(number), value.ctypes.data, flags)
+        return bool(result == 0)
+
+    def table(
+        self, name: str, key: str, dtype: np.dtype[np.void], limit: int
+    ) -> tuple[list[int], npt.NDArray[np.void]]:
+        """Keys and records of a hash map, at most `limit` of them; `key` is the numpy type of its keys."""
+        fd = self._fd(name)
+        keys: list[int] = []
+        found = np.zeros(limit, dtype=dtype)
+        previous, here = None, np.zeros(1, dtype=key)
+        while len(keys) < limit and not self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
+            at = found[len(keys) :].ctypes.data
+            if not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, at):
+                keys.append(int(here[0]))
+            previous = here.ctypes.data
+        return keys, found[: len(keys)]
+
+    def stack(self, stack_id: int) -> list[int]:
+        """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""
+        frames = np.zeros(MAX_STACK_FRAMES, dtype="<u8")
+        number = ctypes.c_uint32(stack_id)
+        if self._library.bpf_map_lookup_elem(self._fd("stacks"), ctypes.byref(number), frames.ctypes.data):
+            return []
+        return cast(list[int], frames[frames != 0].tolist())
+
+    def close(self) -> None:
+        """Detach and free everything; safe to call twice."""
+        self.detach()
+        for ring in self.rings:
+            ring.close()
+        self.rings = ()
+        if self._object is not None:
+            self._library.bpf_object__close(self._object)
+            self._object = None
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+        self._library.libbpf_set_print(None)
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

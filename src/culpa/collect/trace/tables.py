@@ -1,0 +1,141 @@
+"""Records of the probes -> tables of the capture: columns out of structs, zeros into nulls.
+
+Pure: numpy and polars in, polars out; `events.py` is the left side, `capture/schema.py` the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from culpa.capture import schema
+from culpa.collect.trace.messages import parse
+from culpa.collect.trace.ring import Records
+
+_FILE_TYPES: Final = {0o10: "reg", 0o04: "dir", 0o02: "chr", 0o06: "blk", 0o01: "fifo", 0o14: "sock"}
+_OPERATIONS: Final = {0: "read", 1: "write", 2: "flush", 3: "discard"}
+"""enum req_op, include/linux/blk_types.h."""
+_REQ_SYNC: Final = 1 << 11
+
+
+def _columns(records: Records, *names: str) -> dict[str, object]:
+    return {name: np.ascontiguousarray(records[name]) for name in names}
+
+
+def _declared(frame: pl.LazyFrame, table: schema.Table) -> pl.DataFrame:
+    return frame.select(pl.col(column.name).cast(column.dtype) for column in table.columns).collect()
+
+
+def _known(name: str) -> pl.Expr:
+    return pl.when(pl.col(name) != 0).then(pl.col(name)).alias(name)
+
+
+def offcpu(records: Records, *, wakes_seen: bool) -> pl.DataFrame:
+    """`schema.OFFCPU` from OFFCPU_EVENT records.
+
+    A wake-up can overtake the switch-out it answers, and a thread whose signal came just before it slept is switched
+    out without having slept: the first is clipped to the stretch, the second is a preemption, provided that wake-ups
+    are seen at all.
+    """
+    frame = pl.LazyFrame(
+        _columns(
+            records, "off_ns", "wake_ns", "on_ns", "tid", "pid", "state", "cpu", "waker_tid", "waker_pid", "stack_id",
+            "prev_tid",
+        )
+    )  # fmt: skip
+    began = pl.col("off_ns") != 0
+    never_slept = began & (pl.col("wake_ns") == 0) & (pl.col("on_ns") != 0) if wakes_seen else pl.lit(value=False)
+    frame = frame.with_columns(state=pl.when(never_slept).then(0).otherwise("state"))
+    preempted = began & (pl.col("state") == 0)
+    woken = (pl.col("wake_ns") != 0) & ~preempted
+    frame = frame.with_columns(
+        off_ns=pl.when(began).then("off_ns"),
+        wake_ns=pl.when(woken).then(pl.max_horizontal("wake_ns", "off_ns")),
+        state=pl.when(began).then("state"),
+        cpu=pl.when(pl.col("on_ns") != 0).then("cpu"),
+        prev_tid=pl.when(pl.col("on_ns") != 0).then("prev_tid"),
+        waker_tid=pl.when(woken & (pl.col("waker_tid") != 0)).then("waker_tid"),
+        waker_pid=pl.when(woken & (pl.col("waker_tid") != 0)).then("waker_pid"),
+        stack_id=pl.when((pl.col("stack_id") >= 0) & ~preempted & began).then("stack_id"),
+        on_ns=_known("on_ns"),
+    )
+    return _declared(frame, schema.OFFCPU)
+
+
+def syscalls(records: Records, anonymous_dev: int) -> pl.DataFrame:
+    """`schema.SYSCALLS` from SYSCALL_EVENT records; `anonymous_dev` is where epoll, eventfd and timerfd inodes live."""
+    columns = _columns(records, "enter_ns", "exit_ns", "ret", "ino", "tid", "pid", "nr", "dev", "mode", "killed")
+    columns |= {f"arg{i}": np.ascontiguousarray(records["arg"][:, i]) for i in range(3)}
+    has_fd = (pl.col("dev") != 0) | (pl.col("mode") != 0)
+    kind = (pl.col("mode").cast(pl.UInt32) // 4096).cast(pl.UInt8).replace_strict(_FILE_TYPES, default="anon")
+    frame = pl.LazyFrame(columns).with_columns(
+        enter_ns=_known("enter_ns"),
+        ret=pl.when((pl.col("exit_ns") != 0) & (pl.col("killed") == 0)).then("ret"),
+        exit_ns=_known("exit_ns"),
+        dev=pl.when(has_fd).then("dev"),
+        ino=pl.when(has_fd).then("ino"),
+        file_type=pl.when(has_fd).then(pl.when(pl.col("dev") == anonymous_dev).then(pl.lit("anon")).otherwise(kind)),
+    )
+    return _declared(frame, schema.SYSCALLS)
+
+
+def messages(records: Records) -> pl.DataFrame:
+    """Parsed MESSAGE_EVENT records: the columns of `schema.MESSAGES`, to be settled; no byte of a message is kept."""
+    columns = _columns(records, "enter_ns", "exit_ns", "tid", "pid", "ino", "bytes", "outgoing")
+    found = pl.DataFrame(columns).hstack(parse(records["payload"], records["captured"]))
+    frame = found.lazy().with_columns(
+        enter_ns=_known("enter_ns"),
+        direction=pl.when(pl.col("outgoing") != 0).then(pl.lit("out")).otherwise(pl.lit("in")),
+    )
+    return _declared(frame, schema.MESSAGES)
+
+
+def blocks(records: Records) -> pl.DataFrame:
+    """`schema.BLOCKS` from BLOCK_EVENT records."""
+    operation = pl.col("flags") % 256
+    carries = pl.col("ino") != 0
+    frame = pl.LazyFrame(
+        _columns(
+            records, "queued_ns", "issue_ns", "complete_ns", "sector", "ino", "dev", "bytes", "flags", "tid", "pid",
+            "ino_dev",
+        )
+    ).with_columns(
+        queued_ns=_known("queued_ns"),
+        issue_ns=_known("issue_ns"),
+        complete_ns=_known("complete_ns"),
+        sector=pl.when((operation != 2) & (pl.col("bytes") != 0)).then("sector"),
+        op=pl.when((operation == 1) & (pl.col("bytes") == 0))
+        .then(pl.lit("flush"))
+        .otherwise(operation.replace_strict(_OPERATIONS, default="other")),
+        sync=(pl.col("flags") // _REQ_SYNC % 2 == 1) | operation.is_in([0, 2]),
+        tid=pl.when(pl.col("pid") != 0).then("tid"),
+        pid=_known("pid"),
+        ino_dev=pl.when(carries).then("ino_dev"),
+        ino=pl.when(carries).then("ino"),
+    )  # fmt: skip
+    return _declared(frame, schema.BLOCKS)
+
+
+def open_stretches(tids: Sequence[int], threads: Records, event: np.dtype[np.void]) -> Records:
+    """OFFCPU_EVENT records of the threads that are off their CPU now, from their THREAD_STATE."""
+    return _reshaped(tids, threads, threads["off_ns"] != 0, event)
+
+
+def open_calls(tids: Sequence[int], threads: Records, event: np.dtype[np.void]) -> Records:
+    """SYSCALL_EVENT records of the calls still open; the fd is not resolved here unless it was at entry."""
+    return _reshaped(tids, threads, threads["nr"] >= 0, event)
+
+
+def _reshaped(
+    tids: Sequence[int], threads: Records, chosen: npt.NDArray[np.bool_], event: np.dtype[np.void]
+) -> Records:
+    picked = threads[chosen]
+    records = np.zeros(len(picked), dtype=event)
+    records["tid"] = np.asarray(tids, dtype=np.uint32)[chosen]
+    for name in set(event.names or ()) & set(threads.dtype.names or ()):
+        records[name] = picked[name]
+    return records

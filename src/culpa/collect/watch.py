@@ -1,0 +1,264 @@
+"""Every collector of one window, started and stopped together, and their rows put together as a capture.
+
+`session.py` decides how long; this room knows what runs: the tracer or the sampler, the Python stacks, the Redis
+servers, and what /proc says at the start, about once a second, and at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from culpa import __version__
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.devices import device_rows
+from culpa.collect.host import HostCounters, host_facts
+from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
+from culpa.collect.procfs import PROC
+from culpa.collect.redis import RedisCollector
+from culpa.collect.redis_answers import Credentials
+from culpa.collect.resolve import peers_of, process_stat
+from culpa.collect.sockets import SocketTable
+from culpa.collect.sources import Seen, Source, open_source
+from culpa.collect.stacks import StackSampler
+from culpa.units import NS_PER_SECOND
+
+LOOK_AROUND_NS: Final = NS_PER_SECOND
+LOOK_AROUND_COST: Final = 20
+"""Looking for new peers takes at most a twentieth of the time: socket tables of big hosts are long."""
+MAX_WATCHED: Final = 64
+MAX_PROCESS_ROWS: Final = 2000
+STACKS_BUDGET: Final = 0.25
+"""The part of the budget that py-spy may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What watching may do and cost. `budget_percent` is of one core."""
+
+    trace: bool
+    budget_percent: float
+    credentials: Credentials | None = None
+
+
+class Watch:
+    """The collectors around a set of target processes. Use as a context manager: leaving it stops everything."""
+
+    def __init__(self, pids: Collection[int], limits: Limits) -> None:
+        self._targets = frozenset(pids)
+        self._limits = limits
+        self._stack = ExitStack()
+        self._self = os.getpid()
+        self._cpu_before_ns = _own_cpu_ns()
+        self._roles: dict[int, str] = dict.fromkeys(sorted(pids), "target")
+        self._processes: list[pl.DataFrame] = []
+        self._states: list[pl.DataFrame] = []
+        self._sockets: list[pl.DataFrame] = []
+        self._spots: list[BlindSpot] = []
+        self._next_look_ns = 0
+        self._spoke_resp: frozenset[int] = frozenset()
+        self._counters = HostCounters(self._targets)
+        self._redis = RedisCollector(credentials=limits.credentials)
+        self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
+        self._source: Source
+        self.start_ns = 0
+        self.start_realtime_ns = 0
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """Find the peers, attach, and read what the threads are doing; the window starts here."""
+        table = SocketTable.read(PROC)
+        peers = self._peers(table)
+        self._roles |= dict.fromkeys(sorted(peers), "peer")
+        self._sockets.append(socket_rows(self._roles, table=table))
+        self._counters.start()
+        source, spots = open_source(
+            self._targets, peers=peers, trace=self._limits.trace, budget_percent=self._limits.budget_percent
+        )
+        self._source = source
+        self._stack.callback(self._source.close)
+        self._spots.extend(spots)
+        self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
+        self._states.append(thread_state_rows(self._roles))
+        self._redis.start()
+        self._stack.callback(self._redis.stop)
+        self._stacks.start()
+        self._stack.callback(self._stacks.stop)
+        self._meet(table)
+        self._next_look_ns = time.monotonic_ns() + LOOK_AROUND_NS
+
+    def tick(self) -> None:
+        """What is due now: counters about once a second, and who has come into the picture since."""
+        self._counters.poll()
+        now = time.monotonic_ns()
+        if now >= self._next_look_ns:
+            self._look_around()
+            done = time.monotonic_ns()
+            self._next_look_ns = done + max(LOOK_AROUND_NS, LOOK_AROUND_COST * (done - now))
+
+    def snapshot(self, target: Target, requests: pl.DataFrame) -> Capture:
+        """The capture as if the window ended now; watching goes on."""
+        seen = self._source.snapshot()
+        self._spoke_resp = _receivers_of_resp(seen.tables)
+        end_ns = time.monotonic_ns()
+        return self._capture(seen, target, requests, self._counters.stop(), end_ns, "limit")
+
+    def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
+        """End the window and put everything together. `requests` is asked once the probes are detached."""
+        end_ns = time.monotonic_ns()
+        self._states.append(thread_state_rows(self._present()))
+        counters = self._counters.stop()
+        self._look_around()
+        seen = self._source.stop()
+        rows = _clipped(requests(), end_ns)
+        self._stacks.stop()
+        self._spoke_resp = _receivers_of_resp(seen.tables)
+        self._redis.stop()
+        return self._capture(seen, target, rows, counters, end_ns, ended_by)
+
+    def _peers(self, table: SocketTable) -> set[int]:
+        """Those the targets talk to, and those these talk to; never culpa itself."""
+        first = peers_of(self._targets, table=table) - {self._self}
+        second = peers_of(self._targets | first, table=table) - {self._self}
+        return set(sorted(first | second)[: MAX_WATCHED - len(self._targets)]) - self._targets
+
+    def _present(self) -> list[int]:
+        return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
+
+    def _look_around(self) -> None:
+        table = SocketTable.read(PROC)
+        new = (self._peers(table) | self._source.watched()) - self._roles.keys() - {self._self}
+        for pid in sorted(new):
+            self._roles[pid] = self._role(pid, is_peer=pid not in self._source.watched())
+        self._source.watch(new - self._source.watched())
+        self._sockets.append(socket_rows(self._present(), table=table))
+        self._meet(table)
+
+    def _meet(self, table: SocketTable) -> None:
+        """Introduce the watched processes to those who look closer at Redis and Python."""
+        present = self._present()
+        self._redis.found(present, table, spoke_resp=self._spoke_resp)
+        self._stacks.watch(present)
+        self._processes.append(process_rows(self._roles))
+
+    def _role(self, pid: int, *, is_peer: bool) -> str:
+        stat = process_stat(PROC, pid)
+        if stat is None:
+            return "peer" if is_peer else "waker"
+        if stat.kernel:
+            return "kernel"
+        if self._roles.get(stat.ppid) in ("target", "child"):
+            return "child"
+        return "peer" if is_peer else "waker"
+
+    def _capture(
+        self,
+        seen: Seen,
+        target: Target,
+        requests: pl.DataFrame,
+        counters: pl.DataFrame,
+        end_ns: int,
+        ended_by: EndedBy,
+    ) -> Capture:
+        processes = self._all_processes(seen.tables)
+        tables = dict(seen.tables) | {
+            schema.REQUESTS.name: requests,
+            schema.COUNTERS.name: counters,
+            schema.DEVICES.name: device_rows(),
+            schema.THREAD_STATES.name: pl.concat(self._states),
+            schema.SOCKETS.name: _sockets([seen.tables.get(schema.SOCKETS.name), *self._sockets]),
+            schema.PROCESSES.name: processes,
+            schema.CODE.name: self._stacks.rows(),
+            schema.REDIS.name: self._redis.rows(),
+        }
+        if schema.TASKS.name not in tables:
+            tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
+        manifest = Manifest(
+            culpa_version=__version__,
+            host=host_facts(),
+            target=target,
+            window=Window(
+                start_ns=self.start_ns, end_ns=end_ns, start_realtime_ns=self.start_realtime_ns, ended_by=ended_by
+            ),
+            evidence=Evidence(waits=self._source.waits),
+            cost=self._cost(seen),
+            blind_spots=tuple(
+                dict.fromkeys(
+                    (*self._spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots())
+                )
+            ),
+        )
+        return Capture(manifest=manifest, tables=tables)
+
+    def _all_processes(self, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        """One row for every process of the capture: the last one read while it was there."""
+        named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
+        for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
+            self._roles[pid] = self._role(pid, is_peer=False)
+        everything = pl.concat([*self._processes, process_rows(self._roles)])
+        there = everything.filter(pl.col("starttime").is_not_null())
+        last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
+        if schema.TASKS.name not in tables:
+            return last
+        # One that was gone before anybody looked still has the name that the events gave its first thread.
+        names = tables[schema.TASKS.name].filter(pl.col("tid") == pl.col("pid")).unique("pid", keep="last")
+        named_so = last.join(names.select("pid", traced=pl.col("comm")), on="pid", how="left", maintain_order="left")
+        return named_so.with_columns(comm=pl.coalesce("comm", "traced")).select(list(schema.PROCESSES.schema))
+
+    def _cost(self, seen: Seen) -> Cost:
+        return Cost(
+            events=seen.events,
+            lost_events=seen.lost_events,
+            probe_cpu_ns=seen.probe_cpu_ns,
+            culpa_cpu_ns=_own_cpu_ns() - self._cpu_before_ns + self._stacks.cpu_ns,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+
+_PROCESS_COLUMNS: Final = (
+    (schema.OFFCPU.name, "pid"),
+    (schema.OFFCPU.name, "waker_pid"),
+    (schema.BLOCKS.name, "pid"),
+    (schema.TASKS.name, "pid"),
+    (schema.SAMPLES.name, "pid"),
+)
+
+
+def _own_cpu_ns() -> int:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int((usage.ru_utime + usage.ru_stime) * NS_PER_SECOND)
+
+
+def _receivers_of_resp(tables: Mapping[str, pl.DataFrame]) -> frozenset[int]:
+    """Processes that read RESP requests from a socket."""
+    messages = tables.get(schema.MESSAGES.name, schema.MESSAGES.empty())
+    asked = messages.filter(protocol="resp", kind="request", direction="in")
+    return frozenset(asked["pid"].unique().drop_nulls().to_list())
+
+
+def _sockets(frames: Collection[pl.DataFrame | None]) -> pl.DataFrame:
+    """One row a socket; where several looks saw it, each column is the first that knew."""
+    rows = pl.concat([frame for frame in frames if frame is not None])
+    firsts = [pl.col(name).drop_nulls().first() for name in schema.SOCKETS.schema if name != "ino"]
+    return rows.group_by("ino", maintain_order=True).agg(firsts).select(list(schema.SOCKETS.schema))
+
+
+def _clipped(requests: pl.DataFrame, end_ns: int) -> pl.DataFrame:
+    """Requests of the window: one that ended after it is open, one that began after it is not there."""
+    open_ = pl.col("end_ns") > end_ns
+    answer = [pl.when(open_).then(None).otherwise(pl.col(n)).alias(n) for n in ("status", "bytes", "error", "end_ns")]
+    return requests.filter(pl.col("start_ns") < end_ns).with_columns(answer)

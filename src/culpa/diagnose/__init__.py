@@ -1,0 +1,1 @@
+"""A picture turned into a verdict: pure."""

@@ -1,0 +1,309 @@
+"""The root's time shared out along the wait graph, to the last nanosecond.
+
+Level by level on sorted arrays: every interval of a thread is clipped to that thread's pieces; a leaf ends there, an
+edge goes on to the same moments of another thread. Intervals are merged into tree nodes by who and what. Time is only
+ever cut, never made, so the leaves add up to the root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from culpa.model.axis import NO_THREAD, Bools, Int64s, expand
+from culpa.model.kinds import NO_THING, NONE, Kind
+from culpa.model.objects import Thing
+from culpa.model.waitgraph import WaitGraph
+
+MAX_DEPTH = 16
+"""Edges followed from the root; real chains are shorter than ten, deeper ones end as `unexplained`."""
+ROOT = 0
+NO_ONE = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Time of the root: [start, end) on the axis, the request it belongs to, and what to call it.
+
+    `lead` is set for time that is no thread's own (a request that nobody has read yet): it becomes a leaf of that kind.
+    """
+
+    start: Int64s
+    end: Int64s
+    item: Int64s
+
+    @staticmethod
+    def of(start: Int64s, end: Int64s, item: Int64s) -> Interval:
+        """Drop what is empty."""
+        keep = end > start
+        return Interval(start=start[keep], end=end[keep], item=item[keep])
+
+
+@dataclass(slots=True, kw_only=True)
+class BlameNode:
+    """A node while the tree is built and judged: `who` is a tid or `NO_ONE`; `on` a thing or None."""
+
+    kind: Kind
+    who: int
+    on: Thing | None
+    parent: int
+    ns: int = 0
+    count: int = 0
+    children: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """Which node holds which moments of which root item: one row per interval and level; moments in CLOCK_MONOTONIC
+    ns.
+    """
+
+    node: Int64s
+    item: Int64s
+    start_ns: Int64s
+    end_ns: Int64s
+    call: Int64s
+    exchange: Int64s
+    leaf: Bools
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """The tree (node 0 is the root) and where in time each node lies."""
+
+    nodes: tuple[BlameNode, ...]
+    coverage: Coverage
+
+    def subtree(self, node: int) -> list[int]:
+        """The node and everything below it."""
+        found = [node]
+        for current in found:
+            found.extend(self.nodes[current].children)
+        return found
+
+    def path(self, node: int) -> list[int]:
+        """From the root down to the node."""
+        chain = [node]
+        while self.nodes[chain[-1]].parent != NO_ONE:
+            chain.append(self.nodes[chain[-1]].parent)
+        return chain[::-1]
+
+    def under(self, node: int, *kinds: Kind) -> list[int]:
+        """Nodes of these kinds below the node."""
+        return [n for n in self.subtree(node) if self.nodes[n].kind in kinds]
+
+    def inside(self, *nodes: int) -> Coverage:
+        """The coverage of these nodes only."""
+        wanted = np.isin(self.coverage.node, nodes)
+        c = self.coverage
+        return Coverage(
+            node=c.node[wanted], item=c.item[wanted], start_ns=c.start_ns[wanted], end_ns=c.end_ns[wanted],
+            call=c.call[wanted], exchange=c.exchange[wanted], leaf=c.leaf[wanted],
+        )  # fmt: skip
+
+
+class BlameBuilder:
+    """Grows a tree of merged nodes and remembers which intervals lie where."""
+
+    def __init__(self, label: Kind = Kind.REQUEST) -> None:
+        self.nodes: list[BlameNode] = [BlameNode(kind=label, who=NO_ONE, on=None, parent=NO_ONE)]
+        self._ids: dict[tuple[int, int, int, Thing | None], int] = {}
+        self._rows: list[tuple[npt.NDArray[np.generic], ...]] = []
+
+    def node(self, parent: int, kind: Kind, who: int, on: Thing | None) -> int:
+        """The child of `parent` with that name, made when first asked for."""
+        key = (parent, int(kind), who, on)
+        found = self._ids.get(key)
+        if found is None:
+            found = self._ids[key] = len(self.nodes)
+            self.nodes.append(BlameNode(kind=kind, who=who, on=on, parent=parent))
+            self.nodes[parent].children.append(found)
+        return found
+
+    def add(
+        self,
+        node: Int64s,
+        item: Int64s,
+        start_ns: Int64s,
+        length: Int64s,
+        *,
+        leaf: Bools,
+        count: Int64s | None = None,
+        call: Int64s | None = None,
+        exchange: Int64s | None = None,
+    ) -> None:
+        """Charge intervals to nodes."""
+        nothing = np.full(len(node), NONE, np.int64)
+        counts = np.ones(len(node), np.int64) if count is None else count
+        sums = np.zeros(len(self.nodes), np.int64)
+        np.add.at(sums, node, length)
+        hits = np.zeros(len(self.nodes), np.int64)
+        np.add.at(hits, node, counts)
+        for n in np.unique(node).tolist():
+            self.nodes[n].ns += int(sums[n])
+            self.nodes[n].count += int(hits[n])
+        self._rows.append(
+            (
+                node,
+                item,
+                start_ns,
+                start_ns + length,
+                nothing if call is None else call,
+                nothing if exchange is None else exchange,
+                leaf,
+            )
+        )
+
+    def build(self) -> Blame:
+        """Freeze the tree; children in order of time."""
+        for node in self.nodes:
+            node.children.sort(
+                key=lambda n: (-self.nodes[n].ns, int(self.nodes[n].kind), self.nodes[n].who, str(self.nodes[n].on))
+            )
+        columns = [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in zip(*self._rows, strict=True)]
+        if not columns:
+            columns = [np.zeros(0, np.int64)] * 7
+        nodes, item, start_ns, end_ns, call, exchange, leaf = columns
+        coverage = Coverage(
+            node=nodes,
+            item=item,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            call=call,
+            exchange=exchange,
+            leaf=leaf.astype(bool),
+        )
+        return Blame(nodes=tuple(self.nodes), coverage=coverage)
+
+
+def share_out(
+    graph: WaitGraph, root: Interval, builder: BlameBuilder | None = None, *, idle_counts: bool = False
+) -> Blame:
+    """Share the root's time out along the graph.
+
+    Args:
+        graph: the wait graph.
+        root: intervals of threads; they belong to the root and are explained piece by piece.
+        builder: a tree that already holds leaves of its own (time before a request was read); a new one if None.
+        idle_counts: keep `idle` leaves of the root's own threads; else they are `unexplained` (a request cannot be
+        idle).
+
+    Returns:
+        The tree, whose root holds the sum of `root` and of what `builder` held.
+    """
+    tree = builder or BlameBuilder()
+    zero = np.full(len(root.start), ROOT, np.int64)
+    time = graph.axis.time(root.start)
+    tree.add(zero, root.item, time, root.end - root.start, leaf=np.zeros(len(zero), bool))
+    start, end, item, node = root.start, root.end, root.item, zero
+    for depth in range(MAX_DEPTH):
+        if len(start) == 0:
+            break
+        start, end, item, node = _level(graph, tree, start, end, item, node, depth, idle_counts)
+    if len(start):
+        _deepest(graph, tree, start, end, item, node)
+    return tree.build()
+
+
+def _level(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, item: Int64s, node: Int64s, depth: int,
+           idle_counts: bool) -> tuple[Int64s, Int64s, Int64s, Int64s]:  # fmt: skip
+    """One step down: clip to pieces, charge nodes, and return the intervals that go on to other threads."""
+    first = np.searchsorted(graph.start, start, side="right") - 1
+    owner, piece = expand(np.maximum(first, 0), np.searchsorted(graph.start, end, side="left"))
+    begin = np.maximum(start[owner], graph.start[piece])
+    stop = np.minimum(end[owner], graph.end[piece])
+    keep = stop > begin
+    owner, piece, begin, stop = owner[keep], piece[keep], begin[keep], stop[keep]
+    item, parent = item[owner], node[owner]
+    kind = graph.kind[piece].copy()
+    if not (idle_counts and depth == 0):
+        kind[kind == Kind.IDLE] = Kind.UNEXPLAINED
+    follows = graph.next[piece]
+    lane = begin // graph.axis.span
+    inner = graph.via[piece]
+    who = np.where((follows != NO_THREAD) & (inner == NONE), follows, lane)
+    here = _nodes(graph, tree, parent, kind, who, graph.on[piece])
+    begun = (begin == graph.start[piece]) & graph.first[piece]
+    time, length = graph.axis.time(begin), stop - begin
+    ends = (follows == NO_THREAD) & (inner == NONE)
+    tree.add(
+        here,
+        item,
+        time,
+        length,
+        leaf=ends,
+        count=begun.astype(np.int64),
+        call=graph.call[piece],
+        exchange=graph.exchange[piece],
+    )
+    deeper = np.flatnonzero(inner != NONE)
+    below = here.copy()
+    if len(deeper):
+        going = follows[deeper]
+        inner_who = np.where(going != NO_THREAD, going, lane[deeper])
+        below[deeper] = _nodes(graph, tree, here[deeper], inner[deeper], inner_who, graph.via_on[piece[deeper]])
+        tree.add(
+            below[deeper], item[deeper], time[deeper], length[deeper], leaf=going == NO_THREAD,
+            count=begun[deeper].astype(np.int64), call=graph.call[piece[deeper]],
+            exchange=graph.exchange[piece[deeper]],
+        )  # fmt: skip
+    on = np.flatnonzero(follows != NO_THREAD)
+    cyclic = _cycles(graph, tree, below[on], follows[on])
+    _close_cycles(graph, tree, on[cyclic], below, item, time, length, follows)
+    on = on[~cyclic]
+    moved = graph.axis.move(begin[on], follows[on])
+    return moved, moved + length[on], item[on], below[on]
+
+
+def _nodes(graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s) -> Int64s:
+    """Node ids for rows, made once per distinct (parent, kind, who, on)."""
+    keys = np.stack([parent, kind, who, on], axis=1)
+    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+    ids = np.array(
+        [
+            tree.node(p, Kind(k), int(graph.axis.tids[w]), None if o == NO_THING else graph.things[o])
+            for p, k, w, o in distinct.tolist()
+        ],
+        dtype=np.int64,
+    )
+    return ids[inverse.reshape(-1)] if len(ids) else np.zeros(0, np.int64)
+
+
+def _cycles(graph: WaitGraph, tree: BlameBuilder, node: Int64s, lane: Int64s) -> Bools:
+    """Whether a thread that comes next is already on the chain above: at one moment it cannot wait for itself."""
+    pairs, inverse = np.unique(np.stack([node, lane], axis=1), axis=0, return_inverse=True)
+    looped = np.array([_on_chain(tree, n, int(graph.axis.tids[w])) for n, w in pairs.tolist()], dtype=bool)
+    return looped[inverse.reshape(-1)] if len(looped) else np.zeros(0, bool)
+
+
+def _on_chain(tree: BlameBuilder, node: int, tid: int) -> bool:
+    """The node itself is named after the thread that comes next, so it does not count."""
+    above = tree.nodes[node].parent
+    while above != NO_ONE:
+        if tree.nodes[above].who == tid:
+            return True
+        above = tree.nodes[above].parent
+    return False
+
+
+def _close_cycles(graph: WaitGraph, tree: BlameBuilder, rows: Int64s, below: Int64s, item: Int64s, time: Int64s,
+                  length: Int64s, follows: Int64s) -> None:  # fmt: skip
+    if len(rows) == 0:
+        return
+    thing = Thing(stage="a cycle of waits")
+    leaf = np.array(
+        [
+            tree.node(n, Kind.UNEXPLAINED, int(graph.axis.tids[w]), thing)
+            for n, w in zip(below[rows].tolist(), follows[rows].tolist(), strict=True)
+        ],
+        dtype=np.int64,
+    )
+    tree.add(leaf, item[rows], time[rows], length[rows], leaf=np.ones(len(rows), bool))
+
+
+def _deepest(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, item: Int64s, node: Int64s) -> None:
+    thing = Thing(stage="a chain too long to follow")
+    leaf = np.array([tree.node(n, Kind.UNEXPLAINED, NO_ONE, thing) for n in node.tolist()], dtype=np.int64)
+    tree.add(leaf, item, graph.axis.time(start), end - start, leaf=np.ones(len(leaf), bool))

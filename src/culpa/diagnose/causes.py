@@ -1,0 +1,137 @@
+"""Findings become causes: level, order, heads and becauses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from culpa.diagnose import predict
+from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.rule import Rule
+from culpa.diagnose.verdict import Cause, Level, Predicted, Who
+from culpa.units import NS_PER_SECOND
+
+CRITICAL_SHARE = 0.5
+WARNING_SHARE = 0.1
+MIN_NS_PER_REQUEST = 1_000_000
+MIN_WALL_SHARE = 0.01
+SAME_SHARE = 0.10
+"""Shares this near to each other count as equal; then the nearer to a change comes first."""
+ON_THE_CHAIN = 0.80
+"""A cause of whose time this much lies on another's chain stands in that one's `because`."""
+DOCS = "docs/reference/rules.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A rule's finding with what the verdict needs to say of it."""
+
+    rule: Rule
+    finding: Finding
+    share: float
+    level: Level
+    predicted: Predicted | None
+    saves_seconds: float
+
+
+def weigh(picture: Picture, rule: Rule, finding: Finding) -> Found:
+    """Share, level and prediction of one finding."""
+    ns = finding.moments.ns
+    predicted = finding.predicted or predict.without(picture, finding.moments)
+    return Found(
+        rule=rule,
+        finding=finding,
+        share=min(1.0, picture.share(ns)),
+        level=_level(picture, finding, ns),
+        predicted=predicted,
+        saves_seconds=_saves(picture, ns, predicted),
+    )
+
+
+def _level(picture: Picture, finding: Finding, ns: int) -> Level:
+    """Harm to the root's time, as the contract defines it."""
+    if finding.kind == "risk":
+        return "warning"
+    share = picture.share(ns)
+    per_request = picture.root.basis == "requests" and ns / picture.request_count >= MIN_NS_PER_REQUEST
+    of_wall = picture.capture.manifest.target.kind != "url" and ns >= MIN_WALL_SHARE * picture.root.wall_ns
+    if finding.only_note or share < WARNING_SHARE or not (per_request or of_wall):
+        return "note"
+    return "critical" if share >= CRITICAL_SHARE else "warning"
+
+
+def _saves(picture: Picture, ns: int, predicted: Predicted | None) -> float:
+    """Seconds saved a request where requests are the root, else in the window."""
+    if picture.root.basis != "requests":
+        return ns / NS_PER_SECOND
+    done = picture.root.requests.filter(picture.root.requests["done"])
+    if predicted is None or done.is_empty():
+        return ns / picture.request_count / NS_PER_SECOND
+    typical = float(np.median((done["end_ns"] - done["start_ns"]).to_numpy())) / NS_PER_SECOND
+    return max(0.0, typical - predicted.p50)
+
+
+def arrange(picture: Picture, found: list[Found]) -> tuple[Cause, ...]:
+    """Heads in order, each with its becauses."""
+    ordered = _in_order(found)
+    heads: list[tuple[Found, list[Found]]] = []
+    for entry in ordered:
+        owner = next((head for head in heads if _lies_on(entry, head[0])), None)
+        if owner is None:
+            heads.append((entry, []))
+        else:
+            owner[1].append(entry)
+    return tuple(_cause(picture, head, tuple(_cause(picture, b, ()) for b in becauses)) for head, becauses in heads)
+
+
+_LEVEL_ORDER = {"critical": 0, "warning": 1, "note": 2}
+
+
+def _in_order(found: list[Found]) -> list[Found]:
+    """By level; within it the larger share first, shares within 10 % by nearness to a change, then by saving."""
+    rest = sorted(found, key=lambda f: (-f.share, f.rule.id, f.finding.pid or 0))
+    ordered: list[Found] = []
+    while rest:
+        top = rest[0].share
+        near = [f for f in rest if f.share >= top * (1 - SAME_SHARE)]
+        best = min(near, key=lambda f: (int(f.finding.nearness), -f.saves_seconds, f.rule.id, f.finding.pid or 0))
+        ordered.append(best)
+        rest.remove(best)
+    return sorted(ordered, key=lambda f: _LEVEL_ORDER[f.level])
+
+
+def _lies_on(entry: Found, head: Found) -> bool:
+    """Whether `entry` is only another view of the head's time; a setting and a program's habit are independent
+    remedies.
+    """
+    independent = {entry.finding.nearness, head.finding.nearness} == {Nearness.SETTING, Nearness.CODE}
+    if independent or entry.finding.moments.ns == 0:
+        return False
+    return head.finding.moments.common(entry.finding.moments) >= ON_THE_CHAIN * entry.finding.moments.ns
+
+
+def who(picture: Picture, pid: int | None, tid: int | None) -> Who | None:
+    """The process or thread as the verdict names it."""
+    if pid is None:
+        return None
+    process = picture.objects.process(pid)
+    comm = picture.objects.comm.get(tid) if tid is not None else None
+    return Who(
+        pid=pid, tid=tid, starttime=process.starttime, comm=comm or process.comm, cmdline=process.cmdline,
+        unit=process.unit, cgroup=process.cgroup, container=process.container,
+    )  # fmt: skip
+
+
+def _cause(picture: Picture, found: Found, because: tuple[Cause, ...]) -> Cause:
+    finding = found.finding
+    lost = picture.capture.manifest.cost
+    doubt = 0.8 if lost.lost_events > 0.001 * max(1, lost.events) else 1.0
+    return Cause(
+        id=found.rule.id, title=finding.title or found.rule.title, kind=finding.kind, level=found.level,
+        share=round(found.share, 6), saves_seconds=round(found.saves_seconds, 9), predicted=found.predicted,
+        confidence=round(finding.confidence * doubt, 3), who=who(picture, finding.pid, finding.tid), on=finding.on,
+        evidence=finding.evidence, because=because, fixes=finding.fixes,
+        docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""What a rule hands back before it becomes a cause of the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
+
+
+class Nearness(IntEnum):
+    """How near a cause is to something that can be changed; the nearest is the head."""
+
+    SETTING = 0
+    CODE = 1
+    LIMIT = 2
+    NEIGHBOUR = 3
+    DEVICE = 4
+    KERNEL = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One finding: where in the root's time it lies, who, on what, how we know, what to do.
+
+    `moments` is the time that would go with the cause. `removes` is what its remedy takes away where that is less
+    than the whole (None: all of it). `only_note` caps the level.
+    """
+
+    moments: Moments
+    nearness: Nearness
+    pid: int | None
+    tid: int | None
+    on: On | None
+    evidence: tuple[Evidence, ...]
+    confidence: float
+    fixes: tuple[Fix, ...] = ()
+    title: str | None = None
+    predicted: Predicted | None = None
+    only_note: bool = False
+    kind: Literal["slowness", "risk"] = "slowness"
+    saved_ns_per_request: float | None = None
+    tags: frozenset[str] = field(default_factory=frozenset)

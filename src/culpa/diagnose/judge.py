@@ -1,0 +1,173 @@
+"""A capture judged: the verdict."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+
+from culpa.capture.bundle import Capture
+from culpa.capture.manifest import BlindSpot
+from culpa.diagnose import causes as causes_of
+from culpa.diagnose import tree
+from culpa.diagnose.causes import Found
+from culpa.diagnose.picture import Picture, draw
+from culpa.diagnose.rule import Failed, Fired, Rule
+from culpa.diagnose.ruled_out import ruled_out
+from culpa.diagnose.rules import RULES
+from culpa.diagnose.verdict import (
+    Cause,
+    CostView,
+    Culpa,
+    HostView,
+    Observed,
+    Root,
+    State,
+    TargetView,
+    Verdict,
+    WindowView,
+)  # fmt: skip
+from culpa.model.kinds import Kind
+from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
+
+MIN_SEEN_NS = 100_000_000
+"""Less of the root than this is too little to acquit anybody."""
+MAX_UNEXPLAINED = 0.5
+"""Above this share of unexplained time a slow target cannot be called healthy."""
+P99_FROM = 100
+
+
+def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
+    """The verdict on a capture: a pure function, the same for the same capture."""
+    picture = draw(capture)
+    found, broken = _ask(picture, rules)
+    heads = causes_of.arrange(picture, found)
+    manifest = capture.manifest
+    state = _state(picture, heads)
+    return Verdict(
+        culpa=Culpa(version=manifest.culpa_version),
+        host=HostView(kernel=manifest.host.kernel, machine=manifest.host.machine, cpus=manifest.host.cpus,
+            memory_bytes=manifest.host.memory_bytes),
+        headline=_headline(picture, heads, state),
+        state=state,
+        target=TargetView(kind=manifest.target.kind, name=manifest.target.name, pids=manifest.target.pids),
+        window=_window(capture),
+        root=Root(
+            basis=picture.root.basis, seconds=picture.root.ns / NS_PER_SECOND, threads=picture.root.threads,
+            idle_seconds=picture.root.idle_ns / NS_PER_SECOND,
+        ),
+        observed=_observed(picture),
+        blame=tree.of(picture),
+        causes=heads,
+        ruled_out=ruled_out(picture),
+        blind_spots=manifest.blind_spots + broken,
+        cost=CostView(
+            events=manifest.cost.events, lost_events=manifest.cost.lost_events,
+            probe_cpu_seconds=manifest.cost.probe_cpu_ns / NS_PER_SECOND,
+            culpa_cpu_seconds=manifest.cost.culpa_cpu_ns / NS_PER_SECOND, peak_rss_bytes=manifest.cost.peak_rss_bytes,
+        ),
+    )  # fmt: skip
+
+
+def leading(capture: Capture) -> tuple[str, float] | None:
+    """The first cause and its share, to decide whether enough was seen; None if there is none yet."""
+    picture = draw(capture)
+    found, _ = _ask(picture, RULES)
+    ordered = causes_of.arrange(picture, found)
+    return (ordered[0].id, ordered[0].share) if ordered else None
+
+
+def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
+    found: list[Found] = []
+    broken: list[BlindSpot] = []
+    for one in rules:
+        answer = one.ask(picture)
+        if isinstance(answer, Fired):
+            found.extend(causes_of.weigh(picture, one, finding) for finding in answer.findings)
+        elif isinstance(answer, Failed):
+            broken.append(
+                BlindSpot(
+                    what=one.id,
+                    why=f"the rule failed: {answer.error}",
+                    way_out="report this, with the capture if you can share it",
+                )
+            )
+    return found, tuple(broken)
+
+
+def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
+    if any(cause.level != "note" for cause in heads):
+        return "slow"
+    seen = picture.root.ns >= MIN_SEEN_NS or len(picture.root.requests) > 0
+    healthy_kinds = (
+        picture.share(sum(picture.blame.nodes[n].ns for n in _leaves(picture, Kind.UNEXPLAINED))) <= MAX_UNEXPLAINED
+    )
+    idle = picture.root.ns < MIN_SEEN_NS and picture.root.basis == "threads" and picture.root.threads > 0
+    return "not-slow" if (seen and healthy_kinds) or idle else "unknown"
+
+
+def _leaves(picture: Picture, kind: Kind) -> list[int]:
+    return [n for n in picture.nodes(kind) if not picture.blame.nodes[n].children]
+
+
+def _window(capture: Capture) -> WindowView:
+    window = capture.manifest.window
+    start = datetime.fromtimestamp(window.start_realtime_ns // NS_PER_SECOND, UTC)
+    return WindowView(
+        start=start.isoformat().replace("+00:00", "Z"),
+        seconds=(window.end_ns - window.start_ns) / NS_PER_SECOND,
+        ended_by=window.ended_by,
+    )
+
+
+def _observed(picture: Picture) -> Observed | None:
+    rows = picture.root.requests
+    if rows.is_empty():
+        return None
+    window = picture.capture.manifest.window
+    done = rows.filter(pl.col("done"))
+    times = (done["end_ns"] - done["start_ns"]).to_numpy() / NS_PER_SECOND
+    flying = rows.filter(~pl.col("done"))
+    age = (window.end_ns - flying["start_ns"].to_numpy()) / NS_PER_SECOND
+    return Observed(
+        completed=len(times), in_flight=len(age), in_flight_age=float(age.max()) if len(age) else None,
+        p50=float(np.median(times)) if len(times) else None,
+        p99=float(np.quantile(times, 0.99)) if len(times) >= P99_FROM else None,
+        max=float(times.max()) if len(times) else None,
+        per_second=len(times) / max(1e-9, (window.end_ns - window.start_ns) / NS_PER_SECOND),
+    )  # fmt: skip
+
+
+# The headline -----------------------------------------------------------------------------------------------
+
+
+def _headline(picture: Picture, heads: tuple[Cause, ...], state: State) -> str:
+    """One sentence to paste into a chat."""
+    name = picture.capture.manifest.target.name or "this host"
+    took = _took(picture)
+    if state == "slow":
+        top = next(cause for cause in heads if cause.level != "note")
+        who = f"{top.who.comm or 'process'}[{top.who.pid}]" if top.who else ""
+        saved = f"; without it about {format_seconds(top.predicted.p50)}" if top.predicted else ""
+        sentence = (
+            f"{name}{took}: {format_share(top.share)} because of {who or 'this'}: {_lower_first(top.title)}{saved}"
+        )
+    elif state == "not-slow":
+        sentence = f"{name}{took}: nothing to blame; no cause cost it a tenth of its time"
+    else:
+        sentence = f"{name}{took}: too little was seen or explained to name a cause"
+    return printable(sentence, 400)
+
+
+def _took(picture: Picture) -> str:
+    seen = _observed(picture)
+    if seen is None:
+        return ""
+    if seen.p50 is not None:
+        return f" takes {format_seconds(seen.p50)}"
+    return f" has been waiting for {format_seconds(seen.in_flight_age)}" if seen.in_flight_age is not None else ""
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

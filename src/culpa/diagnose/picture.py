@@ -1,0 +1,125 @@
+"""Everything a rule may look at: one capture, drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.diagnose import blame as blame_of
+from culpa.diagnose import root as root_of
+from culpa.diagnose import sampled
+from culpa.diagnose.blame import Blame
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.root import Root
+from culpa.model import requests, timeline, waitgraph
+from culpa.model.kinds import Kind
+from culpa.model.objects import Objects
+from culpa.model.requests import Requests
+from culpa.model.waitgraph import WaitGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A capture with its names, requests, wait graph, root and blame tree. `graph` is None where waits were only
+    sampled.
+    """
+
+    capture: Capture
+    objects: Objects
+    requests: Requests
+    graph: WaitGraph | None
+    root: Root
+    blame: Blame
+
+    @property
+    def sampled(self) -> bool:
+        """Waits were seen in samples of /proc, not in events."""
+        return self.capture.manifest.evidence.waits == "samples"
+
+    @cached_property
+    def redis_pids(self) -> frozenset[int]:
+        """Processes that answer RESP on their sockets, or that said so over the protocol."""
+        spoke = self.requests.exchanges.filter((pl.col("role") == "server") & (pl.col("protocol") == "resp"))
+        asked = self.capture.frame(schema.REDIS)["pid"].drop_nulls()
+        return frozenset(spoke["pid"].to_list()) | frozenset(asked.to_list())
+
+    def redis_setting(self, pid: int, name: str) -> str | None:
+        """A Redis server's setting as it said it last; None if it was not asked or did not say."""
+        rows = self.capture.frame(schema.REDIS).filter(
+            (pl.col("pid") == pid) & (pl.col("source") == "CONFIG GET") & (pl.col("field") == name)
+        )
+        return None if rows.is_empty() else str(rows.sort("ts_ns")["value"][-1])
+
+    def redis_address(self, pid: int) -> str | None:
+        """Where the server was asked, `host:port`."""
+        rows = self.capture.frame(schema.REDIS).filter(pl.col("pid") == pid)["server"].drop_nulls()
+        return None if rows.is_empty() else str(rows[0])
+
+    @property
+    def request_count(self) -> int:
+        """Requests of the root that were answered, at least 1 where there is a root."""
+        return max(1, int(self.root.requests["done"].sum() or 0))
+
+    def moments(self, *nodes: int) -> Moments:
+        """Where in the root's time these nodes of the blame tree lie."""
+        return Moments.of(self.blame.inside(*nodes))
+
+    def nodes(self, *kinds: Kind) -> list[int]:
+        """Nodes of these kinds, largest first."""
+        found = [n for n in range(len(self.blame.nodes)) if self.blame.nodes[n].kind in kinds]
+        return sorted(found, key=lambda n: (-self.blame.nodes[n].ns, n))
+
+    def share(self, ns: int) -> float:
+        """A time as a share of the root."""
+        return ns / self.root.ns if self.root.ns else 0.0
+
+    @cached_property
+    def own_exchanges(self) -> pl.DataFrame:
+        """What the root's threads asked of others within the root: exchanges with `item`, `wait_ns` and the shape
+        asked.
+        """
+        return _own_exchanges(self)
+
+
+def draw(capture: Capture) -> Picture:
+    """Draw the picture of a capture: events if there are any, else samples."""
+    found = requests.find(capture)
+    if capture.manifest.evidence.waits == "events":
+        graph = waitgraph.build(capture, timeline.build(capture), found)
+        root = root_of.find(capture, graph, found)
+        tree = blame_of.share_out(graph, root.interval, root_of.seed(root))
+        return Picture(capture=capture, objects=Objects(capture), requests=found, graph=graph, root=root, blame=tree)
+    root, tree = sampled.share_out(capture)
+    return Picture(capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree)
+
+
+def _own_exchanges(picture: Picture) -> pl.DataFrame:
+    """Client exchanges whose question was sent by a root thread inside one of the root's intervals."""
+    rows = picture.requests.exchanges.with_row_index("row").filter(
+        (pl.col("role") == "client") & pl.col("ask_end_ns").is_not_null() & pl.col("ask_start_ns").is_not_null()
+    )
+    if picture.graph is None or rows.is_empty():
+        return rows.clear().with_columns(
+            item=pl.lit(0, pl.Int64), wait_ns=pl.lit(0, pl.Int64), stop_ns=pl.lit(0, pl.Int64)
+        )
+    axis, interval = picture.graph.axis, picture.root.interval
+    order = np.argsort(interval.start, kind="stable")
+    lanes = axis.lane(rows["tid"].to_numpy())
+    point = axis.place(lanes, rows["ask_end_ns"].to_numpy())
+    found = np.searchsorted(interval.start[order], point, side="right") - 1
+    holder = order[np.maximum(found, 0)] if len(order) else np.zeros(len(rows), np.int64)
+    inside = (found >= 0) & (lanes >= 0) & (interval.end[holder] >= point) if len(order) else np.zeros(len(rows), bool)
+    items = interval.item[holder] if len(order) else holder
+    return (
+        rows.with_columns(
+            item=pl.Series(items, dtype=pl.Int64),
+            stop_ns=pl.coalesce("answer_end_ns", pl.lit(axis.end_ns)),
+        )
+        .with_columns(wait_ns=pl.col("stop_ns") - pl.col("ask_start_ns"))
+        .filter(pl.Series(inside))
+    )

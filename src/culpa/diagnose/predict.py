@@ -1,0 +1,85 @@
+"""What a request would take without a cause, as a range.
+
+The upper bound takes the cause's moments off the critical path and leaves everything else as slow as it was. The
+lower bound asks what the same steps cost in this very capture when nothing was in their way: each shape of round
+trip, and each gap between two of them, at its tenth percentile. The likely value uses their medians. With a slow
+cause gone the rest gets faster too (warm caches, fewer helpers on the CPUs), so the truth tends to lie between the
+bounds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.verdict import Predicted
+from culpa.model.axis import Int64s
+from culpa.units import NS_PER_SECOND
+
+UNHINDERED_QUANTILE = 0.10
+"""The price of a step when nothing was in its way: low enough to be free of hindrance, high enough to be no fluke."""
+LIKELY_QUANTILE = 0.50
+
+
+def without(picture: Picture, moments: Moments) -> Predicted | None:
+    """The time of one request without these moments.
+
+    Returns:
+        Seconds, or None where the root is not made of finished requests.
+    """
+    alone = pl.len().over("item") == 1  # requests that share their thread's time have no price of their own
+    done = picture.root.requests.filter(alone & pl.col("done"))
+    if picture.root.basis != "requests" or done.is_empty() or picture.graph is None:
+        return None
+    items = done["item"].to_numpy()
+    start, end = done["start_ns"].to_numpy(), done["end_ns"].to_numpy()
+    high = float(np.median(end - start - moments.overlap(start, end, items)))
+    steps = _steps(picture, moments, items, start, end)
+    low = _priced(steps, UNHINDERED_QUANTILE)
+    likely = _priced(steps, LIKELY_QUANTILE)
+    low = min(low, high)
+    return Predicted(
+        p50=min(max(likely, low), high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND
+    )
+
+
+def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
+    """item, shape, net_ns: every round trip and every gap of the finished requests, less the cause's moments."""
+    trips = (
+        picture.own_exchanges.filter(pl.col("item").is_in(items.tolist()))
+        .select("item", "verb", "detail", start_ns="ask_start_ns", end_ns="stop_ns")
+        .sort("item", "start_ns")
+    )
+    reach = pl.col("end_ns").cum_max().over("item")
+    trips = trips.with_columns(start_ns=pl.max_horizontal("start_ns", reach.shift(1).over("item"))).filter(
+        pl.col("end_ns") > pl.col("start_ns")
+    )
+    shape = pl.concat_str([pl.col("verb").fill_null("?"), pl.col("detail").fill_null("")], separator=" ")
+    trips = trips.with_columns(shape=shape)
+    bounds = pl.DataFrame({"item": items, "from_ns": start, "to_ns": end})
+    gaps = trips.select("item", "shape", from_ns=pl.col("end_ns").shift(1).over("item"), to_ns="start_ns")
+    gaps = gaps.join(bounds.select("item", first_ns="from_ns"), on="item").with_columns(
+        from_ns=pl.coalesce("from_ns", "first_ns"), shape=pl.lit("before ") + pl.col("shape")
+    )
+    last = trips.group_by("item").agg(pl.col("end_ns").max())
+    tails = bounds.join(last, on="item", how="left").select(
+        "item", from_ns=pl.coalesce("end_ns", "from_ns"), to_ns="to_ns", shape=pl.lit("after all")
+    )
+    parts = pl.concat(
+        [
+            trips.select("item", "shape", from_ns="start_ns", to_ns="end_ns"),
+            gaps.select("item", "shape", "from_ns", "to_ns"),
+            tails.select("item", "shape", "from_ns", "to_ns"),
+        ]
+    ).filter(pl.col("to_ns") > pl.col("from_ns"))
+    begin, stop, item = (parts[name].to_numpy() for name in ("from_ns", "to_ns", "item"))
+    return parts.with_columns(net_ns=pl.Series(stop - begin - moments.overlap(begin, stop, item), dtype=pl.Int64))
+
+
+def _priced(steps: pl.DataFrame, quantile: float) -> float:
+    """The median over the requests of the sum of their steps, each at its shape's quantile; ns."""
+    priced = steps.with_columns(price=pl.col("net_ns").quantile(quantile, "linear").over("shape"))
+    total = priced.group_by("item").agg(pl.col("price").sum())["price"].median()
+    return float(total) if isinstance(total, int | float) else 0.0

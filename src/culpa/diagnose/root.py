@@ -1,0 +1,235 @@
+"""What the shares are shares of: the requests of the target, or the time of its threads.
+
+For a URL or a command it is the probe's own clock, one span a request, with the server's span under it. For a process
+it is the union of its recognised requests; if it served none, the running, runnable and non-idle waiting time of its
+threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.diagnose.blame import ROOT, BlameBuilder, Interval
+from culpa.model.axis import Int64s
+from culpa.model.kinds import Kind
+from culpa.model.objects import Thing
+from culpa.model.requests import Requests
+from culpa.model.waitgraph import NOT_WATCHED, WaitGraph
+
+Basis = Literal["requests", "threads"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """The root's intervals on the axis, and its requests.
+
+    `requests`: item, start_ns, end_ns, done (bool), ino (server socket; null where the server was not seen), verb and
+    detail (what was asked; null where it was not recognised). Requests served at the same time by one thread share an
+    item. `leads` are parts of a request that belong to no thread: item, start_ns, end_ns, kind, thing.
+    """
+
+    basis: Basis
+    interval: Interval
+    requests: pl.DataFrame
+    leads: tuple[tuple[int, int, int, Kind, Thing], ...]
+    threads: int
+    idle_ns: int
+    wall_ns: int
+
+    @property
+    def ns(self) -> int:
+        """The root's whole time."""
+        return int((self.interval.end - self.interval.start).sum()) + sum(lead[2] - lead[1] for lead in self.leads)
+
+
+REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "item": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "done": pl.Boolean, "ino": pl.UInt64,
+    "verb": pl.String, "detail": pl.String,
+}  # fmt: skip
+
+
+def find(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
+    """The root of a capture, by the kind of its target."""
+    kind = capture.manifest.target.kind
+    if kind == "url" or (kind == "redis" and len(capture.frame(schema.REQUESTS))):
+        return _probed(capture, graph, requests)
+    if kind == "command":
+        return _command(capture, graph)
+    served = _served(capture, graph, requests)
+    return served if served.ns > 0 else _threads(capture, graph)
+
+
+def seed(root: Root) -> BlameBuilder:
+    """A tree that already holds the parts of requests that belong to no thread."""
+    tree = BlameBuilder(Kind.REQUEST)
+    one = np.ones(1, np.int64)
+    for item, start, end, kind, thing in root.leads:
+        node = tree.node(ROOT, kind, -1, thing)
+        for target, leaf in ((ROOT, False), (node, True)):
+            tree.add(one * target, one * item, one * start, one * (end - start), leaf=np.array([leaf]))
+    return tree
+
+
+def _target_lanes(capture: Capture, pids_of_lanes: Int64s) -> Int64s:
+    return np.flatnonzero(np.isin(pids_of_lanes, capture.manifest.target.pids))
+
+
+def _lane_pids(capture: Capture, graph: WaitGraph) -> Int64s:
+    tables = [
+        capture.frame(t).select("tid", "pid").drop_nulls()
+        for t in (schema.OFFCPU, schema.SYSCALLS, schema.THREAD_STATES)
+    ]
+    known = dict(pl.concat(tables).group_by("tid").agg(pl.col("pid").min()).iter_rows())
+    return np.array([known.get(tid, -1) for tid in graph.axis.tids.tolist()], dtype=np.int64)
+
+
+def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
+    """The probe's requests; the server's exchange is found by the probe's own port."""
+    window, method = capture.manifest.window, capture.manifest.target.method
+    sent = (
+        capture.frame(schema.REQUESTS)
+        .filter(pl.col("start_ns") < window.end_ns)
+        .sort("start_ns")
+        .with_row_index("item")
+    )
+    sockets = capture.frame(schema.SOCKETS).filter(pl.col("peer_port").is_not_null())
+    served = requests.exchanges.filter(pl.col("role") == "server")
+    starts, ends, items, rows = [], [], [], []
+    leads: list[tuple[int, int, int, Kind, Thing]] = []
+    for request in sent.iter_rows(named=True):
+        start = max(request["start_ns"], window.start_ns)
+        end = min(request["end_ns"] or window.end_ns, window.end_ns)
+        inodes = sockets.filter(pl.col("peer_port") == request["local_port"])["ino"]
+        mine = served.filter(
+            pl.col("ino").is_in(inodes.implode())
+            & (pl.col("ask_end_ns").fill_null(start) >= start)
+            & (pl.col("ask_end_ns").fill_null(start) < end)
+        )
+        row = mine.row(0, named=True) if len(mine) else None
+        item = int(request["item"])
+        asked = (row["ino"], row["verb"] or method, row["detail"]) if row else (None, method, None)
+        rows.append((item, start, end, request["end_ns"] is not None, *asked))
+        if row is None:
+            leads.append((item, start, end, *_unseen_server(capture)))
+            continue
+        read = min(max(row["ask_end_ns"] or start, start), end)
+        answered = min(max(row["answer_end_ns"] or end, read), end)
+        tid = row["answer_tid"] if row["answer_tid"] is not None else row["tid"]
+        lane = graph.axis.lane(np.array([tid, row["tid"]], dtype=np.int64))
+        chosen = int(lane[0] if lane[0] >= 0 else lane[1])
+        if read > start:
+            leads.append((item, start, read, Kind.QUEUED, Thing(stage="sent, not yet read by the server")))
+        if end > answered:
+            leads.append((item, answered, end, Kind.UNEXPLAINED, Thing(stage="answered, not yet received")))
+        if chosen < 0:
+            leads.append((item, read, answered, Kind.UNEXPLAINED, Thing(stage="a thread that was not watched")))
+        else:
+            starts.append(chosen * graph.axis.span + read - graph.axis.start_ns)
+            ends.append(chosen * graph.axis.span + answered - graph.axis.start_ns)
+            items.append(item)
+    interval = Interval.of(np.array(starts, np.int64), np.array(ends, np.int64), np.array(items, np.int64))
+    table = pl.DataFrame(rows, schema=REQUEST_SCHEMA, orient="row")
+    return _root(graph, "requests", interval, table, tuple(lead for lead in leads if lead[2] > lead[1]))
+
+
+def _unseen_server(capture: Capture) -> tuple[Kind, Thing]:
+    if not capture.manifest.target.pids:
+        return Kind.REMOTE, Thing(peer=capture.manifest.target.name)
+    return Kind.UNEXPLAINED, Thing(stage="the server's part was not seen")
+
+
+def _command(capture: Capture, graph: WaitGraph) -> Root:
+    """The command's main thread from exec to exit."""
+    window = capture.manifest.window
+    rows = []
+    lanes = graph.axis.lane(np.array(capture.manifest.target.pids[:1] or [-1], dtype=np.int64))
+    starts, ends, items = [], [], []
+    for item, request in enumerate(capture.frame(schema.REQUESTS).sort("start_ns").iter_rows(named=True)):
+        start = max(request["start_ns"], window.start_ns)
+        end = min(request["end_ns"] or window.end_ns, window.end_ns)
+        rows.append((item, start, end, request["end_ns"] is not None, None, None, None))
+        if lanes[0] >= 0 and end > start:
+            starts.append(int(lanes[0]) * graph.axis.span + start - graph.axis.start_ns)
+            ends.append(int(lanes[0]) * graph.axis.span + end - graph.axis.start_ns)
+            items.append(item)
+    interval = Interval.of(np.array(starts, np.int64), np.array(ends, np.int64), np.array(items, np.int64))
+    return _root(graph, "requests", interval, pl.DataFrame(rows, schema=REQUEST_SCHEMA, orient="row"), ())
+
+
+def _served(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
+    """The union, per thread, of the requests that the target's processes served."""
+    window = capture.manifest.window
+    rows = requests.exchanges.filter(
+        (pl.col("role") == "server") & pl.col("pid").is_in(list(capture.manifest.target.pids))
+    ).with_columns(
+        start_ns=pl.col("ask_end_ns").fill_null(window.start_ns),
+        stop_ns=pl.col("answer_end_ns").fill_null(window.end_ns),
+        served_by=pl.coalesce("answer_tid", "tid"),
+    )
+    lanes = graph.axis.lane(rows["served_by"].cast(pl.Int64).to_numpy())
+    start = graph.axis.place(lanes, rows["start_ns"].to_numpy())
+    end = graph.axis.place(lanes, rows["stop_ns"].to_numpy())
+    keep = lanes >= 0
+    points, rows = start[keep], rows.filter(pl.Series(keep))
+    start, end = _union(points, end[keep])
+    interval = Interval.of(start, end, np.arange(len(start), dtype=np.int64))
+    table = rows.select(
+        item=pl.Series(np.searchsorted(start, points, side="right") - 1, dtype=pl.Int64),
+        start_ns="start_ns", end_ns="stop_ns",
+        done=pl.col("answer_end_ns").is_not_null() & pl.col("ask_end_ns").is_not_null(),
+        ino="ino", verb="verb", detail="detail",
+    )  # fmt: skip
+    return _root(graph, "requests", interval, table, ())
+
+
+def _union(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
+    """Merge intervals that overlap or touch."""
+    if len(start) == 0:
+        return start, end
+    order = np.argsort(start, kind="stable")
+    start, reach = start[order], np.maximum.accumulate(end[order])
+    first = np.append(True, start[1:] > reach[:-1])
+    last = np.append(first[1:], True)
+    return start[first], reach[last]
+
+
+def _threads(capture: Capture, graph: WaitGraph) -> Root:
+    """Everything the target's threads did that was not idle."""
+    lanes = _target_lanes(capture, _lane_pids(capture, graph))
+    mine = np.isin(graph.start // graph.axis.span, lanes) if len(graph.start) else np.zeros(0, bool)
+    unseen = np.array([thing.stage == NOT_WATCHED.stage for thing in graph.things] + [False])[graph.on]
+    idle = mine & (graph.kind == Kind.IDLE)
+    counted = mine & ~idle & ~unseen
+    start, end = _union(graph.start[counted], graph.end[counted])
+    interval = Interval.of(start, end, np.arange(len(start), dtype=np.int64))
+    empty = pl.DataFrame(schema=REQUEST_SCHEMA)
+    idle_ns = int((graph.end[idle] - graph.start[idle]).sum())
+    return _root(graph, "threads", interval, empty, (), idle_ns=idle_ns, threads=len(lanes))
+
+
+def _root(
+    graph: WaitGraph,
+    basis: Basis,
+    interval: Interval,
+    table: pl.DataFrame,
+    leads: tuple[tuple[int, int, int, Kind, Thing], ...],
+    *,
+    idle_ns: int = 0,
+    threads: int | None = None,
+) -> Root:
+    lanes = np.unique(interval.start // graph.axis.span)
+    return Root(
+        basis=basis,
+        interval=interval,
+        requests=table,
+        leads=leads,
+        threads=len(lanes) if threads is None else threads,
+        idle_ns=idle_ns,
+        wall_ns=graph.axis.end_ns - graph.axis.start_ns,
+    )

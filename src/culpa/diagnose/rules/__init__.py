@@ -1,0 +1,20 @@
+"""One file per family of causes; `RULES` is all of them, in the order in which their pages are listed."""
+
+from __future__ import annotations
+
+from culpa.diagnose.rule import Rule
+from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
+from culpa.diagnose.rules.cpu import busy, sleeping
+from culpa.diagnose.rules.disk import fsync_heavy
+from culpa.diagnose.rules.network import remote_slow
+from culpa.diagnose.rules.redis_aof import fsync_always
+
+RULES: tuple[Rule, ...] = (
+    fsync_always,
+    write_in_read_path,
+    round_trips,
+    fsync_heavy,
+    remote_slow,
+    busy,
+    sleeping,
+)

@@ -1,0 +1,274 @@
+"""How an application uses Redis within one of its own requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+import polars as pl
+
+from culpa.capture.schema import MESSAGES
+from culpa.diagnose.code import CodeLine, line_of
+from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules import redis_commands
+from culpa.diagnose.rules.evidence import code_evidence, items_of, seconds
+from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
+from culpa.model.kinds import Kind
+from culpa.units import NS_PER_SECOND, format_count
+
+READ_METHODS = ("GET", "HEAD")
+"""HTTP methods that are defined as safe (RFC 9110, 9.2.1)."""
+MIN_WRITE_SHARE = 0.10
+"""The writes' own wait as a share of the request, from which they matter."""
+MIN_TRIPS = 20
+MIN_TRIPS_SHARE = 0.30
+"""Sequential round trips of one shape in one request, and their share of it, from which batching pays."""
+
+
+def _resp(picture: Picture) -> pl.DataFrame:
+    return picture.own_exchanges.filter(pl.col("protocol") == "resp")
+
+
+def _moments(rows: pl.DataFrame) -> Moments:
+    return Moments.union(rows["item"].to_numpy(), rows["ask_start_ns"].to_numpy(), rows["stop_ns"].to_numpy())
+
+
+def _shapes(rows: pl.DataFrame) -> pl.DataFrame:
+    """verb, detail, trips, wait_ns; largest wait first."""
+    grouped = rows.group_by("verb", "detail").agg(pl.len().alias("trips"), pl.col("wait_ns").sum())
+    return grouped.sort(["wait_ns", "verb", "detail"], descending=[True, False, False], nulls_last=True)
+
+
+def _spoken(verb: str | None, detail: str | None) -> str:
+    return f"{verb or '?'} {detail}" if detail else (verb or "?")
+
+
+@rule(
+    id="app.redis.write-in-read-path",
+    title="A read request writes to Redis",
+    needs=(MESSAGES,),
+    fixes=("app-keep-results-in-memory",),
+    fires=(Lab("redis-slow"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+def write_in_read_path(picture: Picture) -> Iterator[Finding]:
+    """What it detects: while it answers a GET or HEAD, the application sends commands to Redis that change data.
+
+    Why it slows you: a write costs what the server's persistence costs (with `appendfsync always` a disk flush each),
+    is replicated, and cannot be served by a replica; a read request seldom needs it.
+
+    How sure: request and commands are read from the same thread's sockets. It fires only if the writes' own wait is
+    at least a tenth of the request. Filling a cache after a look-up of the same keys, and refreshing a lifetime, stay
+    silent.
+
+    What to do: gather the results in the program's memory, or write once with one pipelined command.
+    """
+    safe = picture.root.requests.filter(pl.col("verb").is_in(READ_METHODS))["item"]
+    rows = _resp(picture).filter(pl.col("item").is_in(safe.implode()))
+    writes = rows.filter(pl.col("verb").is_in(list(redis_commands.WRITES)))
+    writes = writes.join(_fills(rows), on=["item", "verb", "detail"], how="anti", nulls_equal=True)
+    for (pid,), mine in writes.group_by("pid", maintain_order=True):
+        moments = _moments(mine)
+        if picture.share(moments.ns) < MIN_WRITE_SHARE:
+            continue
+        shapes = _shapes(mine)
+        verbs = [verb for verb in shapes["verb"].to_list() if verb]
+        line = line_of(picture, mine["tid"].unique().to_list(), moments, verbs[:1])
+        tid = int(mine["tid"].mode().sort()[0])
+        yield Finding(
+            moments=moments,
+            nearness=Nearness.CODE,
+            pid=int(str(pid)),
+            tid=tid,
+            on=On(code=line.place if line else None, peer=_peer(picture, mine)),
+            evidence=tuple(_write_evidence(picture, mine, shapes, line)),
+            confidence=0.95 if line else 0.85,
+            fixes=(
+                Fix(
+                    id="app-keep-results-in-memory",
+                    change=f"do not send {verbs[0] if verbs else 'writes'} while answering a read request: "
+                    "keep the intermediate result in memory",
+                    reversible=True,
+                    risk="a change of the program; another part of it may read what is written",
+                ),
+            ),
+            title=f"A read request writes to Redis ({verbs[0] if verbs else 'write'} within {_method(picture)})",
+        )
+
+
+def _fills(rows: pl.DataFrame) -> pl.DataFrame:
+    """item, verb, detail of writes that only fill a cache: at most as many as look-ups of the same keys in that
+    request.
+    """
+    looked = (
+        rows.filter(pl.col("verb").is_in(list(redis_commands.LOOKUPS)))
+        .group_by("item", "detail")
+        .agg(pl.len().alias("looked"))
+    )
+    filled = (
+        rows.filter(pl.col("verb").is_in(list(redis_commands.FILLS)))
+        .group_by("item", "verb", "detail")
+        .agg(pl.len().alias("filled"))
+    )
+    both = filled.join(looked, on=["item", "detail"], how="inner")
+    return both.filter(pl.col("filled") <= pl.col("looked")).select("item", "verb", "detail")
+
+
+def _method(picture: Picture) -> str:
+    asked = picture.root.requests.drop_nulls("verb")
+    if asked.is_empty():
+        return "a read request"
+    row = asked.row(0, named=True)
+    return _spoken(row["verb"], row["detail"])
+
+
+def _peer(picture: Picture, rows: pl.DataFrame) -> str | None:
+    socket = picture.objects.sockets.get(int(rows["ino"].mode().sort()[0]))
+    return socket.peer if socket else None
+
+
+def _write_evidence(
+    picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, line: CodeLine | None
+) -> Iterator[Evidence]:
+    requests = items_of(rows)
+    for verb, detail, trips, wait_ns in shapes.head(3).iter_rows():
+        yield Evidence(
+            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} a request within {_method(picture)}",
+            value=seconds(wait_ns), unit="s", threshold=None, source="messages",
+        )  # fmt: skip
+    share = picture.share(_moments(rows).ns)
+    yield Evidence(
+        fact="share of the request spent on these writes",
+        value=round(share, 4),
+        unit="",
+        threshold=MIN_WRITE_SHARE,
+        source="messages",
+    )
+    if line is not None:
+        yield code_evidence(line)
+
+
+@rule(
+    id="app.redis.round-trips",
+    title="One request makes many Redis round trips, one after the other",
+    needs=(MESSAGES,),
+    fixes=("app-batch-redis-commands",),
+    fires=(Lab("redis-slow"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+def round_trips(picture: Picture) -> Iterator[Finding]:
+    """What it detects: one request sends many Redis commands of one shape, each waiting for the answer to the one
+    before.
+
+    Why it slows you: every round trip costs two system calls and two wake-ups on both sides, and on a network its
+    delay; the server itself works only a fraction of that time.
+
+    How sure: each trip is measured from the write of the command to the read of its answer, in the thread that serves
+    the request. Time in which the server was blocked (a disk, another client) is not counted: that has another cause.
+
+    What to do: a pipeline, one command for many keys (MGET, SADD with many members), a larger COUNT for SCAN.
+    """
+    rows = _resp(picture)
+    if rows.is_empty():
+        return
+    per_item = (
+        rows.group_by("item", "pid", "verb", "detail").agg(pl.len().alias("trips")).filter(pl.col("trips") >= MIN_TRIPS)
+    )
+    many = rows.join(
+        per_item.select("item", "pid", "verb", "detail").unique(),
+        on=["item", "pid", "verb", "detail"],
+        how="semi",
+        nulls_equal=True,
+    )
+    blocked = (
+        picture.moments(*picture.nodes(Kind.FSYNC, Kind.IO, Kind.SLEEP, Kind.STOPPED, Kind.LOCK))
+        if picture.blame.nodes
+        else None
+    )
+    for (pid,), mine in many.group_by("pid", maintain_order=True):
+        trips = _moments(mine)
+        moments = trips.minus(blocked) if blocked is not None else trips
+        if picture.share(moments.ns) < MIN_TRIPS_SHARE:
+            continue
+        shapes = _shapes(mine)
+        verbs = [verb for verb in shapes["verb"].to_list() if verb]
+        line = line_of(picture, mine["tid"].unique().to_list(), trips, verbs[:1])
+        working = _server_running(picture, moments)
+        yield Finding(
+            moments=moments,
+            nearness=Nearness.CODE,
+            pid=int(str(pid)),
+            tid=int(mine["tid"].mode().sort()[0]),
+            on=On(code=line.place if line else None, peer=_peer(picture, mine)),
+            evidence=tuple(_trip_evidence(picture, mine, shapes, moments, working, line)),
+            confidence=0.9,
+            predicted=_batched(picture, mine, moments, working),
+            fixes=(
+                Fix(
+                    id="app-batch-redis-commands",
+                    change=f"send the {verbs[0] if verbs else ''} commands in one pipeline, "
+                    "or one command for many keys",
+                    reversible=True,
+                    risk="a change of the program; a long pipeline holds more memory and delays other clients",
+                ),
+            ),
+        )
+
+
+def _server_running(picture: Picture, moments: Moments) -> int:
+    """Time within the trips in which the server itself ran: batching does not remove it."""
+    running = [
+        n for n in picture.nodes(Kind.RUNNING)
+        if picture.objects.pid_of.get(picture.blame.nodes[n].who, 0) in picture.redis_pids
+    ]  # fmt: skip
+    return moments.common(picture.moments(*running)) if running else 0
+
+
+def _trip_evidence(
+    picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, moments: Moments, working: int, line: CodeLine | None
+) -> Iterator[Evidence]:
+    requests = items_of(rows)
+    for verb, detail, trips, wait_ns in shapes.head(3).iter_rows():
+        yield Evidence(
+            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} round trips a request, "
+            f"one after the other, mean {wait_ns / trips / 1e3:.3g} us",
+            value=seconds(wait_ns), unit="s", threshold=None, source="messages",
+        )  # fmt: skip
+    yield Evidence(
+        fact="of these waits, the server itself was running",
+        value=seconds(working),
+        unit="s",
+        threshold=None,
+        source="offcpu",
+    )
+    yield Evidence(
+        fact="share of the request spent on these trips",
+        value=round(picture.share(moments.ns), 4),
+        unit="",
+        threshold=MIN_TRIPS_SHARE,
+        source="messages",
+    )
+    if line is not None:
+        yield code_evidence(line)
+
+
+def _batched(picture: Picture, trips: pl.DataFrame, moments: Moments, working: int) -> Predicted | None:
+    """What a request would take with its commands batched.
+
+    The trips go, the server's own work stays: the upper bound. A program that batches also stops preparing each command
+    by itself: without the gaps before the trips it is the lower bound. The likely value lies between, on a log scale.
+    """
+    done = picture.root.requests.filter(pl.col("done"))
+    if picture.root.basis != "requests" or done.is_empty():
+        return None
+    total = float((done["end_ns"] - done["start_ns"]).median() or 0)  # type: ignore[arg-type]  # a number of ns
+    count = max(1, picture.root.requests["item"].n_unique())
+    ordered = trips.sort("item", "ask_start_ns")
+    gap = (pl.col("ask_start_ns") - pl.col("stop_ns").shift(1).over("item")).clip(0, None)
+    gaps = float(ordered.select(gap.sum()).item() or 0) / count
+    high = max(total - (moments.ns - working) / count, 1.0)
+    low = min(max(high - gaps, working / count, 1.0), high)
+    return Predicted(p50=sqrt(low * high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND)

@@ -1,0 +1,130 @@
+"""Time that is spent computing, or slept away by choice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from culpa.diagnose.code import line_of
+from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules.evidence import code_evidence, seconds, threads_of, waits_source
+from culpa.diagnose.verdict import Evidence, On
+from culpa.model.kinds import Kind
+
+MIN_BUSY_SHARE = 0.5
+MIN_SLEEP_SHARE = 0.1
+
+
+def is_slow(picture: Picture) -> bool:
+    """The root is a command, or a URL whose requests take longer than `--slower-than`."""
+    target = picture.capture.manifest.target
+    if target.kind == "command":
+        return True
+    requests = picture.root.requests
+    if target.kind != "url" or requests.is_empty():
+        return False
+    typical = (requests["end_ns"] - requests["start_ns"]).median()
+    return isinstance(typical, int | float) and typical > target.slower_than_ns
+
+
+def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for node in picture.nodes(kind):
+        who = picture.blame.nodes[node].who
+        pid = picture.objects.pid_of.get(who, who)
+        if who >= 0 and who not in picture.objects.kernel_tids:
+            found[pid].append(node)
+    return found
+
+
+@rule(
+    id="cpu.busy",
+    title="It simply computes",
+    needs=(),
+    fixes=(),
+    fires=(Lab("cpu-busy"),),
+    silent=(Lab("redis-slow"), Lab("redis-slow-healthy")),
+)
+def busy(picture: Picture) -> Iterator[Finding]:
+    """What it detects: at least half of the time a process on the request's chain was on a CPU.
+
+    Why it slows you: nothing is waited for; the work itself takes this long.
+
+    How sure: time on the CPU is measured at every context switch. It is a note unless a command, or a URL slower than
+    `--slower-than`, is what was asked about: computing is what programs are for.
+
+    What to do: profile the named function or line.
+    """
+    for pid, nodes in _by_process(picture, Kind.RUNNING).items():
+        moments = picture.moments(*nodes)
+        if picture.share(moments.ns) < MIN_BUSY_SHARE:
+            continue
+        line = line_of(picture, threads_of(picture, nodes), moments)
+        fact = f"{picture.objects.thread_name(pid)} on a CPU"
+        evidence = [
+            Evidence(
+                fact=fact, value=seconds(moments.ns), unit="s", threshold=MIN_BUSY_SHARE, source=waits_source(picture)
+            )
+        ]
+        if line is not None:
+            evidence.append(code_evidence(line))
+        yield Finding(
+            moments=moments,
+            nearness=Nearness.CODE,
+            pid=pid,
+            tid=None,
+            on=On(code=line.place if line else None),
+            evidence=tuple(evidence),
+            confidence=0.9 if not picture.sampled else 0.6,
+            only_note=not is_slow(picture),
+        )
+
+
+@rule(
+    id="sleep.by-choice",
+    title="It sleeps by its own choice",
+    needs=(),
+    fixes=(),
+    fires=(Lab("sleep-by-choice"),),
+    silent=(Lab("redis-slow"), Lab("redis-slow-healthy")),
+)
+def sleeping(picture: Picture) -> Iterator[Finding]:
+    """What it detects: inside a request a thread sleeps, or polls with a timer that runs out.
+
+    Why it slows you: nobody makes it wait; the program asked for the pause.
+
+    How sure: the system call ends by its own timer. It is a note unless a command, or a URL slower than
+    `--slower-than`, is what was asked about.
+
+    What to do: look at the named line; wait for the event instead of the clock.
+    """
+    for pid, nodes in _by_process(picture, Kind.SLEEP).items():
+        moments = picture.moments(*nodes)
+        if picture.share(moments.ns) < MIN_SLEEP_SHARE:
+            continue
+        line = line_of(picture, threads_of(picture, nodes), moments)
+        on = picture.blame.nodes[nodes[0]].on
+        call = on.syscall if on else None
+        evidence = [
+            Evidence(
+                fact=f"{picture.objects.thread_name(pid)} asleep in {call or 'a timer'}",
+                value=seconds(moments.ns),
+                unit="s",
+                threshold=MIN_SLEEP_SHARE,
+                source=waits_source(picture),
+            )
+        ]
+        if line is not None:
+            evidence.append(code_evidence(line))
+        yield Finding(
+            moments=moments,
+            nearness=Nearness.CODE,
+            pid=pid,
+            tid=picture.blame.nodes[nodes[0]].who,
+            on=On(syscall=call, code=line.place if line else None),
+            evidence=tuple(evidence),
+            confidence=0.9,
+            only_note=not is_slow(picture),
+        )

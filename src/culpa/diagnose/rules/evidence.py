@@ -1,0 +1,91 @@
+"""Facts that several rules state: calls counted in the blamed time, parts of it, code lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from culpa.diagnose.code import CodeLine
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.verdict import Evidence
+from culpa.model.kinds import NONE, Kind
+from culpa.model.syscalls import Numbers
+from culpa.units import NS_PER_SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """System calls behind nodes of the blame tree: how many, how long in all (ns), their name."""
+
+    count: int
+    ns: int
+    name: str
+
+
+def calls_behind(picture: Picture, nodes: list[int]) -> Calls | None:
+    """The distinct calls that cover the nodes' time; None where waits were sampled."""
+    if picture.graph is None:
+        return None
+    rows = np.unique(picture.blame.inside(*nodes).call)
+    rows = rows[rows != NONE]
+    if len(rows) == 0:
+        return None
+    window = picture.capture.manifest.window
+    calls = picture.graph.calls[rows.tolist()]
+    lengths = calls["exit_ns"].fill_null(window.end_ns) - calls["enter_ns"].fill_null(window.start_ns)
+    number = calls["nr"].mode().sort()[0]
+    return Calls(
+        count=len(rows), ns=int(lengths.sum()), name=Numbers(picture.capture.manifest.host.machine).name(int(number))
+    )
+
+
+def seconds(ns: float) -> float:
+    """Nanoseconds as the verdict's seconds, to the microsecond."""
+    return round(ns / NS_PER_SECOND, 6)
+
+
+def part(picture: Picture, nodes: list[int], kind: Kind, stage: str | None = None) -> int:
+    """Time below the nodes that lies in nodes of one kind (and stage), each moment counted once."""
+    below = {n for node in nodes for n in picture.blame.under(node, kind)}
+    wanted = [n for n in below if stage is None or getattr(picture.blame.nodes[n].on, "stage", None) == stage]
+    return picture.moments(*wanted).ns if wanted else 0
+
+
+def names_below(picture: Picture, nodes: list[int], kind: Kind) -> list[str]:
+    """Devices or threads that nodes of this kind below the nodes are about, largest first."""
+    below = sorted(
+        {n for node in nodes for n in picture.blame.under(node, kind)}, key=lambda n: -picture.blame.nodes[n].ns
+    )
+    names = []
+    for n in below:
+        on = picture.blame.nodes[n].on
+        name = on.device if kind is Kind.DEVICE and on else picture.objects.thread_name(picture.blame.nodes[n].who)
+        if name and name not in names:
+            names.append(name)
+    return names
+
+
+def code_evidence(line: CodeLine) -> Evidence:
+    """The code line as a fact, with its callers."""
+    callers = "".join(f" < {caller}" for caller in line.callers)
+    return Evidence(
+        fact="code line", value=line.place + callers, unit="", threshold=None,
+        source=f"code: {line.samples} of {line.of} stack samples",
+    )  # fmt: skip
+
+
+def waits_source(picture: Picture) -> str:
+    """Where the waits were read from, in a few words."""
+    return "samples of /proc" if picture.sampled else "offcpu and syscalls"
+
+
+def threads_of(picture: Picture, nodes: list[int]) -> list[int]:
+    """The threads that the nodes are about."""
+    return sorted({picture.blame.nodes[node].who for node in nodes})
+
+
+def items_of(rows: pl.DataFrame) -> int:
+    """How many root items the exchanges belong to, at least 1."""
+    return max(1, rows["item"].n_unique())

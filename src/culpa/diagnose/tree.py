@@ -1,0 +1,100 @@
+"""The blame tree as the verdict shows it: like threads gathered, small parts summed, everything named in words."""
+
+from __future__ import annotations
+
+from culpa.diagnose.blame import NO_ONE, ROOT
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.verdict import Node, On, Who
+from culpa.model.kinds import Kind
+from culpa.model.objects import Thing
+from culpa.units import NS_PER_SECOND
+
+MIN_NODE_SHARE = 0.001
+MAX_CHILDREN = 12
+
+
+def of(picture: Picture) -> Node:
+    """The tree of a picture."""
+    return _node(picture, [ROOT])
+
+
+def _node(picture: Picture, group: list[int]) -> Node:
+    """One node for blame nodes that look alike; small children are gathered, so that the sum stays whole."""
+    blamed = picture.blame.nodes
+    families = _families(picture, [child for node in group for child in blamed[node].children])
+    sizes = [sum(blamed[n].ns for n in family) for family in families]
+    order = sorted(range(len(families)), key=lambda i: (-sizes[i], families[i]))
+    large = [i for i in order if picture.share(sizes[i]) >= MIN_NODE_SHARE][:MAX_CHILDREN]
+    children = [_node(picture, families[i]) for i in large]
+    small = [i for i in order if i not in large]
+    if sum(sizes[i] for i in small):
+        children.append(_rest(picture, [n for i in small for n in families[i]], len(small)))
+    ns = sum(blamed[n].ns for n in group)
+    return Node(
+        label=_label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
+        who=_who(picture, group), on=_on(blamed[group[0]].on), seconds=ns / NS_PER_SECOND, share=picture.share(ns),
+        count=sum(blamed[n].count for n in group), children=tuple(children),
+    )  # fmt: skip
+
+
+def _families(picture: Picture, nodes: list[int]) -> list[list[int]]:
+    """Nodes that differ only in which of a process' like-named threads they are about; the main thread stands alone."""
+    families: dict[tuple[Kind, int, str | None, Thing | None], list[int]] = {}
+    for index in nodes:
+        node = picture.blame.nodes[index]
+        pid = _pid(picture, node.who)
+        name = None if node.who == pid else picture.objects.comm.get(node.who, "")
+        families.setdefault((node.kind, pid, name, node.on), []).append(index)
+    return list(families.values())
+
+
+def _pid(picture: Picture, tid: int) -> int:
+    return picture.objects.pid_of.get(tid, tid)
+
+
+def _rest(picture: Picture, nodes: list[int], families: int) -> Node:
+    ns = sum(picture.blame.nodes[n].ns for n in nodes)
+    return Node(
+        label=f"{families} smaller parts", kind="unexplained", who=None, on=None, seconds=ns / NS_PER_SECOND,
+        share=picture.share(ns), count=sum(picture.blame.nodes[n].count for n in nodes),
+    )  # fmt: skip
+
+
+def _who(picture: Picture, group: list[int]) -> Who | None:
+    tid = picture.blame.nodes[group[0]].who
+    if tid == NO_ONE:
+        return None
+    pid = _pid(picture, tid)
+    name = picture.objects.comm.get(tid) or picture.objects.process(pid).comm
+    return Who(pid=pid, tid=tid if len(group) == 1 else None, comm=name)
+
+
+def _on(thing: Thing | None) -> On | None:
+    on = None if thing is None else On(path=thing.path, peer=thing.peer, device=thing.device, syscall=thing.syscall)
+    return on if on != On() else None
+
+
+def _label(picture: Picture, group: list[int]) -> str:
+    """What the nodes are, in words: no jargon without its object."""
+    node = picture.blame.nodes[group[0]]
+    who = "" if node.who == NO_ONE else picture.objects.thread_name(node.who)
+    if len(group) > 1 and who:
+        who = f"{len(group)} threads of {who.split('[')[0]}[{_pid(picture, node.who)}]"
+    thing = node.on
+    what = (thing.path or thing.peer or thing.device or thing.syscall or thing.stage or "") if thing else ""
+    stage = f" ({thing.stage})" if thing and thing.stage and what != thing.stage else ""
+    words = {
+        Kind.REQUEST: picture.capture.manifest.target.name or "the host",
+        Kind.RUNNING: f"{who} running",
+        Kind.RUNNABLE: f"{who} waiting for a CPU",
+        Kind.IO: f"{who} in file I/O on {what}",
+        Kind.FSYNC: f"{who} syncing {what}",
+        Kind.JOURNAL: f"journal commit by {who}",
+        Kind.DEVICE: f"device {what}{stage}",
+        Kind.PEER: f"waiting for {who} at {what}",
+        Kind.QUEUED: f"queued at {who or what}{f' at {what}' if who and what else ''}",
+        Kind.REMOTE: f"waiting for another host, {what}",
+        Kind.SLEEP: f"{who} asleep in {what}",
+        Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
+    }
+    return words.get(node.kind, f"{who} {node.kind.name.lower()} {what}{stage}".strip())

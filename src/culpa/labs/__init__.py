@@ -1,0 +1,1 @@
+"""Trouble made on purpose with known truth, and the score."""

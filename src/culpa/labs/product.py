@@ -1,0 +1,56 @@
+"""culpa as its users run it: a separate process, judged by what it prints. A lab never calls the stages itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from culpa.diagnose.verdict import Verdict
+from culpa.errors import LabError
+from culpa.labs.site import Site
+
+WHY_TIMEOUT_S = 240.0
+"""The longest first request culpa waits for is 120 s; the rest is for attaching and judging."""
+PAGE_TIMEOUT_S = 60.0
+OUTPUT_LIMIT_BYTES = 64 << 20
+
+
+def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Verdict:
+    """`culpa why URL --json`: the verdict, decoded strictly.
+
+    Raises:
+        LabError: it failed, said nothing, or said something that is no verdict.
+    """
+    options = [] if trace else ["--no-trace"]
+    options += ["--save", str(save)] if save else []
+    text = _culpa(site, ["why", url, "--json", *options], timeout_s=WHY_TIMEOUT_S)
+    try:
+        return msgspec.json.decode(text, type=Verdict)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LabError(f"culpa why --json printed no verdict: {error}") from error
+
+
+def page(site: Site, capture: Path) -> str:
+    """`culpa why FILE.culpa`: the page a person reads, from a saved capture."""
+    return _culpa(site, ["why", str(capture)], timeout_s=PAGE_TIMEOUT_S).decode(errors="replace")
+
+
+def _culpa(site: Site, arguments: list[str], *, timeout_s: float) -> bytes:
+    output = site.directory / "culpa.out"
+    output.unlink(missing_ok=True)
+    argv = [sys.executable, "-m", "culpa", *arguments]
+    program = site.start(argv, name="culpa", output=output, cwd=Path.cwd())  # a relative PYTHONPATH stays right
+    try:
+        status = program.popen.wait(timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"culpa {arguments[0]} did not end within {timeout_s:.0f} s") from error
+    finally:
+        program.stop(by=signal.SIGINT)
+    if status != 0:
+        raise LabError(f"culpa {arguments[0]} ended with status {status}: {program.last_words()}")
+    with output.open("rb") as file:
+        return file.read(OUTPUT_LIMIT_BYTES)

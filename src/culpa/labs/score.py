@@ -1,0 +1,84 @@
+"""A verdict held against the truth of a lab (pure). The measures are those of the contract, "Labs and the score"."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterable, Iterator
+
+from culpa.diagnose.verdict import Cause, Node, On, Verdict
+from culpa.labs.lab import Measured, Score, Truth, TruthOn, TruthStep, TruthWho
+
+
+def score(verdict: Verdict, truth: Truth, measured: Measured) -> Score:
+    """Compare; where the truth demands nothing of a kind, that kind is right."""
+    heads = [cause for cause in verdict.causes if cause.level != "note"]
+    named = list(_with_becauses(verdict.causes))
+    ids = {cause.id for cause in named}
+    return Score(
+        top1=_top1(verdict, heads, truth),
+        all_named=ids.issuperset(truth.causes),
+        who=all(_who_named(named, wanted) for wanted in truth.who),
+        on=all(_on_named(named, wanted) for wanted in truth.on),
+        path=_descends(verdict.blame, truth.path),
+        false_alarms=tuple(head.id for head in heads if head.id not in {*truth.causes, *truth.may}),
+        prediction_error=_prediction_error(verdict, truth, measured),
+    )
+
+
+def _top1(verdict: Verdict, heads: list[Cause], truth: Truth) -> bool:
+    """The first head is the first cause; where nothing is wrong, there is no head and enough was seen to say so."""
+    if not truth.causes:
+        return not heads and verdict.state == "not-slow"
+    return bool(heads) and heads[0].id == truth.causes[0]
+
+
+def _with_becauses(causes: Iterable[Cause]) -> Iterator[Cause]:
+    for cause in causes:
+        yield cause
+        yield from _with_becauses(cause.because)
+
+
+def _who_named(named: list[Cause], wanted: TruthWho) -> bool:
+    return any(cause.id == wanted.cause and cause.who is not None and cause.who.pid == wanted.pid for cause in named)
+
+
+def _on_named(named: list[Cause], wanted: TruthOn) -> bool:
+    return any(cause.id == wanted.cause and cause.on is not None and _matches(cause.on, wanted) for cause in named)
+
+
+def _matches(on: On, wanted: TruthOn) -> bool:
+    path_right = wanted.path is None or on.path == wanted.path
+    return path_right and (wanted.code is None or _is_line_of(on.code, wanted))
+
+
+def _is_line_of(code: str | None, wanted: TruthOn) -> bool:
+    """Whether `file:line`, with anything after a space, lies in the wanted lines."""
+    file, _, line = (code or "").partition(" ")[0].rpartition(":")
+    in_range = line.isdecimal() and wanted.first_line <= int(line) <= wanted.last_line
+    return in_range and os.path.normpath(file) == wanted.code
+
+
+def _descends(node: Node, steps: tuple[TruthStep, ...]) -> bool:
+    """Whether some way from this node down meets all steps in their order."""
+    left = steps[1:] if steps and _is_step(node, steps[0]) else steps
+    return not left or any(_descends(child, left) for child in node.children)
+
+
+def _is_step(node: Node, step: TruthStep) -> bool:
+    return (
+        (step.kind is None or node.kind == step.kind)
+        and (step.pid is None or (node.who is not None and node.who.pid == step.pid))
+        and (step.path is None or (node.on is not None and node.on.path == step.path))
+        and (step.device is None or (node.on is not None and node.on.device == step.device))
+    )
+
+
+def _prediction_error(verdict: Verdict, truth: Truth, measured: Measured) -> float | None:
+    """|predicted saving - measured saving| / measured saving, for the cause that the fix removes."""
+    if measured.after_fix is None or not truth.causes or verdict.observed is None or verdict.observed.p50 is None:
+        return None
+    predicted = [cause.predicted for cause in verdict.causes if cause.id == truth.causes[0]]
+    saved = measured.before - measured.after_fix
+    if not predicted or predicted[0] is None or saved <= 0:
+        return None
+    return abs((verdict.observed.p50 - predicted[0].p50) - saved) / saved

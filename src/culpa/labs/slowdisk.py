@@ -1,0 +1,121 @@
+"""A slow disk on a fast machine: ext4 on two loop devices in a row, with a limit on the writes of the lower one.
+
+The upper device then has real queueing, await and utilisation; the lower one looks idle, because a cgroup holds
+requests back before any block tracepoint. The limit works in slices of about 100 ms, so a single fdatasync takes
+either under 1 ms or nearly 100 ms: judge by sum and mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from culpa.errors import LabError
+from culpa.labs import ledger, loopdev, throttle
+from culpa.labs.site import Site
+from culpa.units import format_count
+
+WRITE_IOPS = 800
+"""At this limit one fdatasync of Redis takes 5 ms in the mean, as on the machine of seed 000."""
+IMAGE_BYTES = 1 << 30
+"""Sparse; it holds a journal of the usual size. Only what the lab writes takes room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A directory to put data into. `limit` is None on an ordinary disk, and `why_ordinary` then says why."""
+
+    directory: Path
+    device: str | None = None
+    limit: throttle.Throttle | None = None
+    why_ordinary: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`slow` or `ordinary`."""
+        return "slow" if self.limit else "ordinary"
+
+    @property
+    def device_name(self) -> str | None:
+        """The kernel's name of the device that syncs wait for; None on an ordinary disk, which nobody asked about."""
+        return Path(self.device).name if self.device else None
+
+    def admit(self, pid: int) -> None:
+        """Let the limit hold for a process (nothing to do on an ordinary disk)."""
+        if self.limit is not None:
+            self.limit.admit(pid)
+
+
+def slow_or_ordinary(site: Site, *, write_iops: int, progress: Callable[[str], None]) -> Disk:
+    """The slow disk where this host allows it, else an ordinary directory; says which. Undone with the site."""
+    try:
+        disk = site.stack.enter_context(slow_disk(site, write_iops=write_iops))
+    except LabError as error:
+        progress(f"ordinary disk, nothing throttled: {error}")
+        return ordinary_disk(site, why=str(error))
+    progress(f"slow disk: {disk.device} on {disk.directory}, {format_count(write_iops)} writes a second")
+    return disk
+
+
+def ordinary_disk(site: Site, *, why: str = "") -> Disk:
+    """A directory of the site, on whatever disk the temporary directory is."""
+    directory = site.directory / "disk"
+    directory.mkdir(exist_ok=True)
+    return Disk(directory=directory, why_ordinary=why)
+
+
+@contextmanager
+def slow_disk(site: Site, *, write_iops: int = WRITE_IOPS, image_bytes: int = IMAGE_BYTES) -> Iterator[Disk]:
+    """A mounted file system that can take `write_iops` writes a second; gone again afterwards.
+
+    Raises:
+        LabError: this host does not allow it (not root, no loop devices, no cgroup that limits I/O).
+    """
+    if os.geteuid() != 0:
+        raise LabError("a slow disk needs root")
+    directory = site.directory / "disk"
+    directory.mkdir(exist_ok=True)
+    with (
+        _image(site.directory / "disk.img", image_bytes) as image,
+        _loop(str(image), site, direct=False) as lower,
+        _loop(lower, site, direct=True) as upper,
+        _mounted(upper, directory, site),
+        throttle.write_limit(loopdev.device_number(lower), write_iops, book=site.ledger, name=site.name) as limit,
+    ):
+        yield Disk(directory=directory, device=upper, limit=limit)
+
+
+@contextmanager
+def _image(path: Path, size: int) -> Iterator[Path]:
+    """A sparse file of `size` bytes."""
+    with path.open("xb") as file:
+        file.truncate(size)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+@contextmanager
+def _loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
+    site.ledger.note(ledger.Loop(backing=backing))
+    device = loopdev.attach(backing, direct=direct)
+    try:
+        yield device
+    finally:
+        loopdev.detach(device)
+
+
+@contextmanager
+def _mounted(device: str, directory: Path, site: Site) -> Iterator[None]:
+    """A fresh ext4 without the background initialisation that would eat the writes the limit leaves."""
+    loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+    site.ledger.note(ledger.Mount(path=str(directory)))
+    loopdev.mount(device, directory)
+    try:
+        yield
+    finally:
+        loopdev.unmount(str(directory))

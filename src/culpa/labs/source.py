@@ -1,0 +1,32 @@
+"""Where in a program's source something is done, found by parsing it, so that a truth never holds a line number."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from culpa.errors import LabError
+from culpa.labs.lab import CodeRange
+
+
+def call_lines(file: Path, *, function: str, method: str) -> CodeRange:
+    """The lines of the first call of `.method(...)` within the function of that name.
+
+    Raises:
+        LabError: there is no such call.
+    """
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            for inner in ast.walk(node):
+                if _calls(inner, method):
+                    return _range(file, inner)
+    raise LabError(f"{file} has no call of .{method}() in {function}()")
+
+
+def _calls(node: ast.AST, method: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+
+
+def _range(file: Path, node: ast.AST) -> CodeRange:
+    assert isinstance(node, ast.Call)
+    return CodeRange(file=file, first_line=node.lineno, last_line=node.end_lineno or node.lineno)

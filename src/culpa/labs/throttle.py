@@ -1,0 +1,151 @@
+"""A limit on the writes per second of one block device, by the I/O controller of cgroup v1 or v2.
+
+v1 (Documentation/admin-guide/cgroup-v1/blkio-controller.rst): the hierarchy's root group takes limits too, so nothing
+has to be moved as long as the writers are in it. v2 (cgroup-v2.rst, io.max): the root group has no limits; the writers
+are put into a child group. There, writes of the journal thread belong to the root group and are not held back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from culpa.errors import LabError
+from culpa.labs import ledger, loopdev
+
+V1_FILE = "blkio.throttle.write_iops_device"
+V2_FILE = "io.max"
+V2_SWITCH = "cgroup.subtree_control"
+V2_CONTROLLERS = ("io", "memory")
+"""Writeback is charged to the cgroup of the dirtied page, which needs the memory controller beside io."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle:
+    """A limit in force. `group` is the cgroup whose processes it holds back."""
+
+    control: Path
+    device: str
+    group: Path
+
+    def admit(self, pid: int) -> None:
+        """Put a process into the group that is held back, unless it is there already."""
+        members = self.group / "cgroup.procs"
+        try:
+            if str(pid) not in members.read_text().split():
+                members.write_text(str(pid))
+        except OSError as error:
+            raise LabError(f"cannot put process {pid} into {self.group}: {error.strerror}") from error
+
+
+@contextmanager
+def write_limit(device: str, write_iops: int, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:
+    """Hold the writes to a device (`major:minor`) to `write_iops` a second; `name` names a cgroup if one is made.
+
+    Raises:
+        LabError: neither kind of I/O controller can be used here.
+    """
+    v1, v2 = mounted("blkio"), mounted(None)
+    if v1 is not None and (v1 / V1_FILE).exists():
+        with _limit(v1 / V1_FILE, f"{device} {write_iops}", device, book) as throttle:
+            yield throttle
+    elif v2 is not None and "io" in _words(v2 / "cgroup.controllers"):
+        with (
+            _child(v2, name, book) as group,
+            _limit(group / V2_FILE, f"{device} wiops={write_iops}", device, book) as throttle,
+        ):
+            yield throttle
+    else:
+        raise LabError("no cgroup here can limit block I/O", way_out="mount the blkio (v1) or io (v2) controller")
+
+
+def clear(control: Path, device: str) -> bool:
+    """Remove the limit on a device from a control file; False if there was none."""
+    try:
+        if device not in limited(control):
+            return False
+        control.write_text(f"{device} wiops=max" if control.name == V2_FILE else f"{device} 0")
+    except OSError:
+        return False  # the group is gone, and its limits with it
+    return True
+
+
+def limited(control: Path) -> set[str]:
+    """Devices (`major:minor`) with a limit in a control file; none if it cannot be read."""
+    try:
+        return {line.split()[0] for line in control.read_text().splitlines() if line.strip()}
+    except OSError:
+        return set()
+
+
+def mounted(controller: str | None) -> Path | None:
+    """Where the v1 hierarchy with this controller, or for None the v2 hierarchy, is mounted."""
+    wanted = "cgroup2" if controller is None else "cgroup"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == wanted and (controller is None or controller in options.split(",")):
+            return Path(where)
+    return None
+
+
+@contextmanager
+def _limit(control: Path, line: str, device: str, book: ledger.Ledger) -> Iterator[Throttle]:
+    book.note(ledger.Throttle(control=str(control), device=device))
+    try:
+        control.write_text(line)
+    except OSError as error:
+        raise LabError(f"cannot write {control}: {error.strerror}", way_out="run as root on the host") from error
+    try:
+        yield Throttle(control=control, device=device, group=control.parent)
+    finally:
+        clear(control, device)
+
+
+@contextmanager
+def _child(parent: Path, name: str, book: ledger.Ledger) -> Iterator[Path]:
+    """A child group under which the io controller works; controllers switched on for it are switched off again."""
+    switch, group = parent / V2_SWITCH, parent / name
+    missing = tuple(word for word in V2_CONTROLLERS if word not in _words(switch))
+    book.note(ledger.Controllers(path=str(switch), names=missing))
+    book.note(ledger.Cgroup(path=str(group)))
+    try:
+        _make_group(group, switch, missing)
+        yield group
+    finally:
+        remove_group(group)
+        with contextlib.suppress(OSError):  # another group uses them by now
+            switch_controllers(switch, missing, on=False)
+
+
+def _make_group(group: Path, switch: Path, controllers: tuple[str, ...]) -> None:
+    try:
+        switch_controllers(switch, controllers, on=True)
+        group.mkdir()
+    except OSError as error:
+        reason = f"cannot make the cgroup {group}: {error.strerror}"
+        raise LabError(reason, way_out="run as root on the host") from error
+
+
+def switch_controllers(switch: Path, names: tuple[str, ...], *, on: bool) -> None:
+    """Switch controllers on or off for the children of a group."""
+    for name in names:
+        switch.write_text(f"{'+' if on else '-'}{name}")
+
+
+def remove_group(group: Path) -> bool:
+    """Remove an empty cgroup (after its last process has left); False if there was none."""
+    if not group.is_dir():
+        return False
+    loopdev.wait_until(lambda: not _words(group / "cgroup.procs"), what=f"{group} to become empty")
+    group.rmdir()
+    return True
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []

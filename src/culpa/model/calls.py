@@ -1,0 +1,87 @@
+"""System calls laid onto the axis, and their columns as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from culpa.model import syscalls
+from culpa.model.axis import Axis, Bools, Int64s, Spans
+from culpa.model.kinds import NONE
+
+UNKNOWN_NR = -1
+OPEN_RET = 1
+"""Stands for the return value of a call that has none yet: not 0, which would say that its timer ran out."""
+
+
+class Calls:
+    """The calls of one capture: row arrays, and which call covers a point of the axis.
+
+    Look-ups take row numbers and answer -1 for the row -1, so that "no call" needs no special case.
+    """
+
+    def __init__(self, frame: pl.DataFrame, axis: Axis, numbers: syscalls.Numbers) -> None:
+        self.frame = frame
+        self.numbers = numbers
+        self._nr = integers(frame, "nr")
+        self._ret = frame["ret"].cast(pl.Int64).fill_null(OPEN_RET).to_numpy()
+        self._dev, self._ino = integers(frame, "dev"), integers(frame, "ino")
+        self._arg1 = frame["arg1"].cast(pl.Int64, strict=False).fill_null(0).to_numpy()
+        self.on_disk = frame["file_type"].is_in(["reg", "dir"]).fill_null(value=False).to_numpy()
+        self.on_socket = (frame["file_type"] == "sock").fill_null(value=False).to_numpy()
+        self.spans = self._lay(frame, axis)
+
+    @staticmethod
+    def _lay(frame: pl.DataFrame, axis: Axis) -> Spans:
+        lanes = axis.lane(integers(frame, "tid"))
+        start = axis.place(lanes, frame["enter_ns"].fill_null(axis.start_ns).to_numpy())
+        end = axis.place(lanes, frame["exit_ns"].fill_null(axis.end_ns).to_numpy())
+        # A call still open at the end holds the window's last moment as well.
+        end = end + frame["exit_ns"].is_null().to_numpy()
+        known = lanes >= 0
+        return Spans.sorted(np.where(known, start, 0), np.where(known, end, 0), np.arange(len(frame)))
+
+    def covering(self, points: Int64s) -> Int64s:
+        """The row of the call that covers each point, else `NONE`."""
+        return pick(self.spans.row, self.spans.covering(points), NONE)
+
+    def nr(self, rows: Int64s) -> Int64s:
+        """System call numbers."""
+        return pick(self._nr, rows, UNKNOWN_NR)
+
+    def ret(self, rows: Int64s) -> Int64s:
+        """Return values."""
+        return pick(self._ret, rows, OPEN_RET)
+
+    def dev(self, rows: Int64s) -> Int64s:
+        """Devices of the calls' files."""
+        return pick(self._dev, rows, NONE)
+
+    def ino(self, rows: Int64s) -> Int64s:
+        """Inodes of the calls' files."""
+        return pick(self._ino, rows, NONE)
+
+    def among(self, rows: Int64s, names: frozenset[str]) -> Bools:
+        """Which of the calls are of a class."""
+        return self.numbers.among(self.nr(rows), names)
+
+    def is_socket(self, rows: Int64s) -> Bools:
+        """Which of the calls are on a socket."""
+        on_socket: Bools = pick(self.on_socket.astype(np.int64), rows, 0) > 0
+        return on_socket
+
+    def futex_for_work(self, rows: Int64s) -> Bools:
+        """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""
+        operation = pick(self._arg1, rows, 0) & syscalls.FUTEX_COMMAND_MASK
+        for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
+        return for_work
+
+
+def integers(frame: pl.DataFrame, name: str) -> Int64s:
+    """A column as int64, -1 for null."""
+    return frame[name].cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
+
+
+def pick(values: Int64s, rows: Int64s, missing: int) -> Int64s:
+    """`values[rows]`, and `missing` where a row is negative."""
+    return np.append(values, missing)[np.where(rows >= 0, rows, len(values))].astype(np.int64)

@@ -1,0 +1,77 @@
+"""Which block request ended a wait."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from culpa.model.axis import Axis, Int64s
+
+COMPLETION_LAG_NS = 100_000
+"""The completion is recorded just before the waiter is woken; on a stacked device a worker thread lies between."""
+
+
+class BlockIndex:
+    """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order."""
+
+    def __init__(self, blocks: pl.DataFrame, axis: Axis) -> None:
+        self._axis = axis
+        complete = blocks["complete_ns"].to_numpy(allow_copy=True) if len(blocks) else np.zeros(0)
+        self.done = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
+        queued = blocks["queued_ns"].fill_null(axis.start_ns).to_numpy()
+        self.issue = blocks["issue_ns"].fill_null(pl.Series(queued, dtype=pl.Int64)).to_numpy()
+        self.dev = _integers(blocks, "dev")
+        self._finished = ~np.isnan(complete.astype(float)) if len(blocks) else np.zeros(0, bool)
+        self._by_thread = _Keyed(_integers(blocks, "tid")[:, None], self.done, self._finished, axis)
+        inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
+        self._by_inode = _Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
+        self._by_device = _Keyed(self.dev[:, None], self.done, self._finished, axis)
+
+    def ended(self, start: Int64s, end: Int64s, dev: Int64s, ino: Int64s) -> Int64s:
+        """For each wait [start, end) on the axis the request whose completion ended it, else -1.
+
+        Args:
+            start, end: points of the axis, end being the wake.
+            dev, ino: the file of the system call that waits, -1 where there is none.
+
+        The waiter's own requests come first, then those of its file, then those of its file system's device.
+        """
+        tid = self._axis.tids[start // self._axis.span] if len(start) else start
+        begin, until = self._axis.time(start), self._axis.time(end)
+        found = self._by_thread.last_before(tid[:, None], begin, until)
+        for index, keys, usable in (
+            (self._by_inode, np.stack([dev, ino], axis=1), ino > 0),
+            (self._by_device, dev[:, None], dev >= 0),
+        ):
+            missing = (found < 0) & usable
+            found[missing] = index.last_before(keys[missing], begin[missing], until[missing])
+        return found
+
+
+class _Keyed:
+    """Rows sorted by (key, completion), searched by one binary search on a combined number."""
+
+    def __init__(
+        self, keys: Int64s, done: Int64s, usable: np.ndarray[tuple[int], np.dtype[np.bool_]], axis: Axis
+    ) -> None:
+        rows = np.flatnonzero(usable)
+        self._axis = axis
+        self._known = {tuple(key): i for i, key in enumerate(np.unique(keys[rows], axis=0).tolist())}
+        code = np.array([self._known[tuple(key)] for key in keys[rows].tolist()], dtype=np.int64)
+        point = axis.place(code, done[rows])
+        order = np.argsort(point, kind="stable")
+        self._point, self._row = point[order], rows[order]
+
+    def last_before(self, keys: Int64s, begin: Int64s, until: Int64s) -> Int64s:
+        """The last row of the key that completed in [begin, until + lag], else -1."""
+        code = np.array([self._known.get(tuple(key), -1) for key in keys.tolist()], dtype=np.int64)
+        if len(self._row) == 0 or len(code) == 0:
+            return np.full(len(code), -1, np.int64)
+        low, high = self._axis.place(code, begin), self._axis.place(code, until + COMPLETION_LAG_NS)
+        found = np.searchsorted(self._point, high, side="right") - 1
+        fits = (code >= 0) & (found >= 0) & (self._point[np.maximum(found, 0)] >= low)
+        return np.where(fits, self._row[np.maximum(found, 0)], -1)
+
+
+def _integers(frame: pl.DataFrame, name: str) -> Int64s:
+    return frame[name].cast(pl.Int64, strict=False).fill_null(-1).to_numpy()

@@ -1,0 +1,116 @@
+"""Uninterruptible waits: the stage in the kernel stack, the journal's thread, the block request that ended them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from culpa.model import syscalls
+from culpa.model.axis import Int64s
+from culpa.model.calls import Calls
+from culpa.model.devices import BlockIndex
+from culpa.model.kinds import NO_THING, NONE, OF_STAGE, Kind
+from culpa.model.objects import Objects, Thing
+from culpa.model.pieces import Pieces
+from culpa.model.stages import Stage
+from culpa.model.timeline import Timeline
+
+QUEUE, SERVICE = "queue", "service"
+_ENDED_BY_OTHERS = (Kind.JOURNAL, Kind.THROTTLE, Kind.RECLAIM)
+"""Waits whose end is another's doing, even if a block request of the waiter completes at that moment."""
+
+
+class KernelWaits:
+    """Explains the uninterruptible waits among the pieces."""
+
+    def __init__(
+        self, pieces: Pieces, timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: Mapping[int, Stage],
+        objects: Objects,
+    ) -> None:  # fmt: skip
+        self._pieces = pieces
+        self._timeline = timeline
+        self._calls = calls
+        self._blocks = blocks
+        self._stages = stages
+        self._objects = objects
+
+    def explain(self, index: Int64s) -> None:
+        """Name the stage, follow the journal's thread, and hand the rest to the devices.
+
+        Args:
+            index: pieces that are uninterruptible waits.
+        """
+        pieces = self._pieces
+        self._name_stages(index)
+        self._follow_journal(index)
+        served = (pieces.request[index] >= 0) & ~np.isin(pieces.kind[index], _ENDED_BY_OTHERS)
+        self._device_time(index[served])
+        self._device_without_request(index[~served & (pieces.kind[index] == Kind.DEVICE)])
+
+    def _name_stages(self, index: Int64s) -> None:
+        stack = self._timeline.stack[self._pieces.segment[index]]
+        for stack_id in np.unique(stack).tolist():
+            stage = self._stages.get(stack_id)
+            if stage is not None:
+                self._pieces.label(index[stack == stack_id], Thing(stage=stage.label), OF_STAGE[stage.kind])
+
+    def _follow_journal(self, index: Int64s) -> None:
+        """A wait for the journal was spent on what the journal's thread did: the kernel thread that ended it."""
+        pieces = self._pieces
+        waker = self._timeline.waker[pieces.segment[index]]
+        lanes = pieces.axis.lane(waker)
+        kernel = np.isin(waker, list(self._objects.kernel_tids))
+        follow = (pieces.kind[index] == Kind.JOURNAL) & kernel & (lanes >= 0)
+        pieces.next[index[follow]] = lanes[follow]
+
+    def _device_time(self, index: Int64s) -> None:
+        """Until its request was handed to the device the wait was queueing, after that service."""
+        pieces, blocks = self._pieces, self._blocks
+        request = pieces.request[index]
+        queued = pieces.start[index] < pieces.axis.place(pieces.lane[index], blocks.issue[request])
+        for dev in np.unique(blocks.dev[request]).tolist():
+            for stage, mask in ((QUEUE, queued), (SERVICE, ~queued)):
+                here = index[(blocks.dev[request] == dev) & mask]
+                thing = Thing(device=self._objects.device(int(dev)), stage=stage)
+                fault = pieces.kind[here] == Kind.FAULT
+                pieces.via[here[fault]] = Kind.DEVICE
+                pieces.via_on[here[fault]] = pieces.things.intern(thing)
+                pieces.label(here[~fault], thing, Kind.DEVICE)
+
+    def _device_without_request(self, index: Int64s) -> None:
+        """The stack names a device wait, no request was seen: the device of the call's file system, not split."""
+        dev = self._calls.dev(self._pieces.call[index])
+        for number in np.unique(dev[dev >= 0]).tolist():
+            here = index[dev == number]
+            for on in np.unique(self._pieces.on[here]).tolist():
+                stage = self._pieces.things.all()[on].stage if on != NO_THING else None
+                name = self._objects.device(int(number))
+                self._pieces.label(here[self._pieces.on[here] == on], Thing(device=name, stage=stage))
+
+    def wrap(self, index: Int64s) -> None:
+        """Put pieces into the call they are part of: all explained time of a sync, kernel waits of other file I/O.
+
+        Args:
+            index: the same pieces as in `explain`.
+        """
+        pieces, calls = self._pieces, self._calls
+        sync = calls.among(pieces.call, syscalls.SYNC) & (pieces.kind != Kind.UNEXPLAINED)
+        within = np.flatnonzero(sync)
+        pieces.wrap(within, Kind.FSYNC, self._file_or_call(pieces.call[within]))
+        call = pieces.call[index]
+        io = calls.among(call, syscalls.FILE_IO) & ~calls.is_socket(call)
+        pieces.wrap(index[io], Kind.IO, self._file_or_call(call[io]))
+
+    def _file_or_call(self, call: Int64s) -> Int64s:
+        """Things: the call's file where it is known to lie on a disk, else the call itself."""
+        answer = np.full(len(call), NO_THING, np.int64)
+        dev, ino, nr = self._calls.dev(call), self._calls.ino(call), self._calls.nr(call)
+        on_disk = np.append(self._calls.on_disk, False)[call] & (ino >= 0) & (dev >= 0)
+        for key in np.unique(np.stack([dev[on_disk], ino[on_disk]], axis=1), axis=0).tolist():
+            here = on_disk & (dev == key[0]) & (ino == key[1])
+            answer[here] = self._pieces.things.intern(Thing(path=self._objects.file(key[0], key[1])))
+        for number in np.unique(nr[answer == NO_THING]).tolist():
+            name = self._calls.numbers.name(int(number)) if number != NONE else "an unknown call"
+            answer[(answer == NO_THING) & (nr == number)] = self._pieces.things.intern(Thing(syscall=name))
+        return answer

@@ -1,0 +1,135 @@
+"""What things are called: threads, processes, files, sockets, devices.
+
+Identity comes from the tables; names are looked up here and nowhere else. Names are hostile text: reporters escape
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.units import format_dev
+
+LOOPBACK = ("127.", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """What a wait was spent on; exactly the parts that are known are set."""
+
+    path: str | None = None
+    peer: str | None = None
+    device: str | None = None
+    syscall: str | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process as the capture knows it."""
+
+    pid: int
+    starttime: int | None = None
+    comm: str | None = None
+    cmdline: str | None = None
+    exe: str | None = None
+    unit: str | None = None
+    cgroup: str | None = None
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Socket:
+    """One socket: its ends, and the socket at the other end where that is on this host."""
+
+    ino: int
+    local: str
+    peer: str
+    peer_ino: int | None
+    peer_is_local: bool
+
+
+class Objects:
+    """Names and identities in one capture."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+
+    @cached_property
+    def comm(self) -> dict[int, str]:
+        """tid to thread name."""
+        tasks = self._capture.frame(schema.TASKS).drop_nulls(["tid", "comm"])
+        return dict(zip(tasks["tid"].to_list(), tasks["comm"].to_list(), strict=True))
+
+    @cached_property
+    def kernel_tids(self) -> frozenset[int]:
+        """Kernel threads."""
+        tasks = self._capture.frame(schema.TASKS).drop_nulls("tid")
+        return frozenset(tasks.filter(pl.col("kernel").fill_null(value=False))["tid"].to_list())
+
+    @cached_property
+    def pid_of(self) -> dict[int, int]:
+        """tid to pid."""
+        tasks = self._capture.frame(schema.TASKS).drop_nulls(["tid", "pid"])
+        return dict(zip(tasks["tid"].to_list(), tasks["pid"].to_list(), strict=True))
+
+    @cached_property
+    def _processes(self) -> dict[int, Process]:
+        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container")
+        rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)
+        return {row[0]: Process(**dict(zip(names, row, strict=True))) for row in rows.iter_rows()}
+
+    def process(self, pid: int) -> Process:
+        """The process; only its pid and name where /proc was too late."""
+        return self._processes.get(pid) or Process(pid=pid, comm=self.comm.get(pid))
+
+    def thread_name(self, tid: int) -> str:
+        """`comm[tid]`."""
+        return f"{self.comm.get(tid) or self.process(tid).comm or 'thread'}[{tid}]"
+
+    @cached_property
+    def _files(self) -> dict[tuple[int, int], str]:
+        rows = self._capture.frame(schema.FILES).drop_nulls(["dev", "ino", "path"])
+        return {(dev, ino): path for dev, ino, path in rows.select("dev", "ino", "path").iter_rows()}
+
+    def file(self, dev: int, ino: int) -> str:
+        """The file's path; its identity where the path is not known."""
+        return self._files.get((dev, ino)) or f"inode {ino} on device {self.device(dev)}"
+
+    @cached_property
+    def _devices(self) -> dict[int, str]:
+        rows = self._capture.frame(schema.DEVICES).drop_nulls(["dev", "name"])
+        return dict(zip(rows["dev"].to_list(), rows["name"].to_list(), strict=True))
+
+    def device(self, dev: int) -> str:
+        """The kernel's name of the device, else `major:minor`."""
+        return self._devices.get(dev) or format_dev(dev)
+
+    @cached_property
+    def sockets(self) -> dict[int, Socket]:
+        """Socket inode to socket."""
+        rows = self._capture.frame(schema.SOCKETS).drop_nulls("ino")
+        names = ("ino", "family", "local_addr", "local_port", "peer_addr", "peer_port", "peer_ino")
+        here = {addr for addr in rows["local_addr"].to_list() if addr}
+        found: dict[int, Socket] = {}
+        for ino, family, local, local_port, peer, peer_port, peer_ino in rows.select(names).iter_rows():
+            local_here = family == "unix" or peer_ino is not None or (peer or "").startswith(LOOPBACK) or peer in here
+            found[ino] = Socket(
+                ino=ino,
+                local=_endpoint(local, local_port),
+                peer=_endpoint(local if family == "unix" and not peer else peer, peer_port),
+                peer_ino=peer_ino,
+                peer_is_local=local_here,
+            )
+        return found
+
+
+def _endpoint(addr: str | None, port: int | None) -> str:
+    if port is None:
+        return addr or "an unnamed socket"
+    return f"[{addr}]:{port}" if addr and ":" in addr else f"{addr or '?'}:{port}"

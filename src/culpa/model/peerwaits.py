@@ -1,0 +1,120 @@
+"""Waits for the other end of a socket: whose answer, and what that end did meanwhile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Spans
+from culpa.model.calls import integers, pick
+from culpa.model.kinds import NONE, Kind
+from culpa.model.objects import Objects, Thing
+from culpa.model.pieces import Pieces
+from culpa.model.requests import Requests
+
+FAR = np.iinfo(np.int64).max // 4
+"""Stands for "not in this window" among moments."""
+
+
+class Conversations:
+    """Exchanges laid onto the axis: when a client awaits an answer, when a server works on one."""
+
+    def __init__(self, requests: Requests, axis: Axis) -> None:
+        rows = requests.exchanges
+        self.server_of = requests.server_of
+        self.ino = integers(rows, "ino")
+        self.ask_end = rows["ask_end_ns"].fill_null(axis.start_ns).to_numpy()
+        self.answer_start = rows["answer_start_ns"].fill_null(FAR).to_numpy()
+        self.answer_end = rows["answer_end_ns"].fill_null(FAR).to_numpy()
+        self.lane = axis.lane(integers(rows, "tid"))
+        answer_lane = axis.lane(integers(rows, "answer_tid"))
+        self.answer_lane = np.where(answer_lane >= 0, answer_lane, self.lane)
+        client = (rows["role"] == "client").to_numpy() & (self.lane >= 0)
+        server = (rows["role"] == "server").to_numpy() & (self.lane >= 0)
+        self.awaiting = self._spans(axis, np.flatnonzero(client), self.answer_start)
+        self.serving = self._spans(axis, np.flatnonzero(server), self.answer_end)
+        self._by_end = np.argsort(self.awaiting.end, kind="stable")
+        rows_of = np.flatnonzero(server)
+        self.last_server = dict(zip(self.ino[rows_of].tolist(), self.lane[rows_of].tolist(), strict=True))
+
+    def _spans(self, axis: Axis, rows: Int64s, until: Int64s) -> Spans:
+        lanes = self.lane[rows]
+        end = axis.place(lanes, until[rows]) + (until[rows] > axis.end_ns)
+        return Spans.sorted(axis.place(lanes, self.ask_end[rows]), end, rows)
+
+    def awaited(self, start: Int64s, end: Int64s) -> Int64s:
+        """The exchange that a client's wait [start, end) is for, else `NONE`: of the open ones that answered first."""
+        spans = self.awaiting
+        if len(spans.row) == 0:
+            return np.full(len(start), NONE, np.int64)
+        candidate = np.searchsorted(spans.end[self._by_end], end, side="left")
+        chosen = pick(self._by_end, np.where(candidate < len(self._by_end), candidate, NONE), NONE)
+        holds = (chosen >= 0) & (pick(spans.start, chosen, FAR) <= start)
+        return pick(spans.row, np.where(holds, chosen, spans.covering(start)), NONE)
+
+    def cuts(self, axis: Axis) -> Int64s:
+        """Where the peer had read the question and where it had answered, on the lane of the client that waits."""
+        client = self.awaiting.row
+        server = self.server_of[client]
+        client, server = client[server >= 0], server[server >= 0]
+        moments = (self.ask_end[server], self.answer_end[server])
+        return np.concatenate([axis.place(self.lane[client], moment) for moment in moments])
+
+
+class PeerWaits:
+    """Explains waits between a question written and its answer read."""
+
+    def __init__(self, pieces: Pieces, conversations: Conversations, objects: Objects) -> None:
+        self._pieces = pieces
+        self._talk = conversations
+        self._objects = objects
+
+    def explain(self, index: Int64s, on_socket: Int64s, receives: Bools) -> None:
+        """Follow each wait to the thread that answers.
+
+        Args:
+            index: pieces that wait for bytes, in a receiving call or in one that waits for many files.
+            on_socket: the socket inode of the call, for receiving calls.
+            receives: which of them are receiving calls: they wait for that socket's answer and no other.
+        """
+        talk = self._talk
+        exchange = talk.awaited(self._pieces.start[index], self._pieces.end[index])
+        fits = (exchange >= 0) & (~receives | (pick(talk.ino, exchange, NONE) == on_socket))
+        index, exchange = index[fits], exchange[fits]
+        self._pieces.exchange[index] = exchange
+        server = talk.server_of[exchange]
+        seen = server >= 0
+        moment = self._pieces.axis.time(self._pieces.start[index])
+        before = seen & (moment < pick(talk.ask_end, server, FAR))
+        after = seen & (moment >= pick(talk.answer_end, server, FAR))
+        during = seen & ~before & ~after
+        self._follow(index[before], exchange[before], pick(talk.lane, server[before], NONE), Kind.QUEUED)
+        self._follow(index[during], exchange[during], pick(talk.answer_lane, server[during], NONE), Kind.PEER)
+        self._name(index[after], exchange[after], Kind.UNEXPLAINED, "delivery of the answer")
+        self._unseen(index[~seen], exchange[~seen])
+
+    def _follow(self, index: Int64s, exchange: Int64s, lanes: Int64s, kind: Kind) -> None:
+        self._name(index, exchange, kind, None)
+        self._pieces.next[index] = lanes
+        self._pieces.kind[index[lanes < 0]] = Kind.UNEXPLAINED
+
+    def _name(self, index: Int64s, exchange: Int64s, kind: Kind, stage: str | None) -> None:
+        ino = pick(self._talk.ino, exchange, NONE)
+        for number in np.unique(ino).tolist():
+            socket = self._objects.sockets.get(number)
+            peer = socket.peer if socket else f"socket {number}"
+            self._pieces.label(index[ino == number], Thing(peer=peer, stage=stage), kind)
+
+    def _unseen(self, index: Int64s, exchange: Int64s) -> None:
+        """No sign of the question at the other end: another host, not read yet, or a local process not watched."""
+        ino = pick(self._talk.ino, exchange, NONE)
+        for number in np.unique(ino).tolist():
+            here, rows = index[ino == number], exchange[ino == number]
+            socket = self._objects.sockets.get(number)
+            peer_ino = socket.peer_ino if socket is not None and socket.peer_ino is not None else NONE
+            lane = self._talk.last_server.get(peer_ino, NO_THREAD)
+            if socket is not None and not socket.peer_is_local:
+                self._name(here, rows, Kind.REMOTE, None)
+            elif lane != NO_THREAD:
+                self._follow(here, rows, np.full(len(here), lane), Kind.QUEUED)
+            else:
+                self._name(here, rows, Kind.UNEXPLAINED, "a process that was not watched")

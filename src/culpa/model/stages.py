@@ -1,0 +1,80 @@
+"""What part of the kernel an uninterruptible wait sits in, read off its kernel stack.
+
+Functions are looked for from the innermost frame outwards, the first that has a meaning wins; function names are those
+of fs/, mm/, block/ and kernel/ from 3.10 to 6.x. A stack without any known function keeps its innermost symbol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+StageKind = Literal["journal", "device", "throttle", "reclaim", "fault", "lock", "unexplained"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A named stage of a wait: its kind, and a few words for people."""
+
+    kind: StageKind
+    label: str
+
+
+_PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
+    (r"jbd2_log_wait_commit|jbd2_complete_transaction", "journal", "journal commit"),
+    (r"start_this_handle|wait_transaction_locked|add_transaction_credits", "journal", "room in the journal"),
+    (r"do_get_write_access|jbd2_journal_get_write_access", "journal", "a buffer the journal is writing"),
+    (r"xlog_wait|xfs_log_force|xlog_grant|xfs_log_reserve|xlog_state_", "journal", "log commit"),
+    (r"btrfs_wait_log|btrfs_sync_log|wait_for_commit|wait_current_trans", "journal", "tree log commit"),
+    (r"balance_dirty_pages", "throttle", "dirty page throttling"),
+    (r"blk_throtl|__rq_qos_throttle|rq_qos_wait|wbt_wait", "device", "block layer throttling"),
+    (r"blk_mq_get_tag|__blk_queue_enter|get_request", "device", "a free place in the device queue"),
+    (r"blkdev_issue_flush|blkdev_flush", "device", "device cache flush"),
+    (
+        r"folio_wait_writeback|wait_on_page_writeback|__filemap_fdatawait|filemap_fdatawait",
+        "device",
+        "data written out",
+    ),
+    (r"wait_on_buffer|__wait_on_buffer|sync_dirty_buffer|wait_on_bh", "device", "metadata block"),
+    (r"do_swap_page|swap_readpage|swap_read_folio|swapin", "fault", "swap-in"),
+    (r"shrink_|try_to_free|do_try_to_free|compact_zone|mem_cgroup_handle_over_high", "reclaim", "memory reclaim"),
+    (r"filemap_fault|__do_fault|do_fault|handle_mm_fault|do_page_fault", "fault", "page fault"),
+    (r"jbd2_journal_commit_transaction|kjournald", "device", "journal blocks written"),
+    (r"dio_await|__iomap_dio_rw|iomap_dio|__blockdev_direct_IO|blkdev_direct_IO", "device", "direct I/O"),
+    (
+        r"filemap_read|generic_file_buffered_read|filemap_get_pages|filemap_update_page|page_cache_",
+        "device",
+        "data read",
+    ),
+    (r"rwsem_down|__mutex_lock|__down|inode_dio_wait", "lock", "a kernel lock"),
+    (r"io_schedule|bit_wait_io|blk_mq_|wait_for_completion_io", "device", "block I/O"),
+)
+_COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
+_PLUMBING = re.compile(
+    r"__schedule|schedule|schedule_timeout|io_schedule\w*|bit_wait\w*|__wait_on_bit\w*|out_of_line_wait_on_bit\w*"
+    r"|folio_wait_bit\w*|wait_on_page_bit\w*|__?folio_lock\w*|__lock_page\w*|submit_bio_wait|wait_for_completion\w*|__wait_for_common|prepare_to_wait\w*|__traceiter_\w+|bpf_\w+|trace_\w+|preempt_schedule\w*"
+)
+_SUFFIX = re.compile(r"(\.(isra|part|constprop|cold|llvm)\.?\d*|\+0x[0-9a-f/x]+).*$")
+
+
+def classify(frames: Sequence[str]) -> Stage:
+    """The stage of a stack.
+
+    Args:
+        frames: kernel symbols, innermost first.
+
+    Returns:
+        The first known stage from the inside out; `unknown: symbol` where nothing is known.
+    """
+    names = [_SUFFIX.sub("", frame) for frame in frames]
+    telling = [name for name in names if not _PLUMBING.fullmatch(name)]
+    for name in telling:
+        for pattern, stage in _COMPILED:
+            if pattern.search(name):
+                return stage
+    if any(name.startswith("io_schedule") or name == "bit_wait_io" for name in names):
+        return Stage(kind="device", label="block I/O")
+    innermost = telling[0] if telling else (names[0] if names else "no stack")
+    return Stage(kind="unexplained", label=f"unknown: {innermost}")

@@ -1,0 +1,209 @@
+"""Each thread's time in the window, cut into running, runnable and waiting: no gap, no overlap.
+
+An off-CPU record is [off, wake) waiting and [wake, on) runnable (all runnable if it was preempted); what lies between
+two records is running. Before a thread was watched its time is `unseen`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.model.axis import Axis, Int64s
+
+UNKNOWN = -1
+
+
+class Activity(IntEnum):
+    """What a thread does in a segment."""
+
+    UNSEEN = 0
+    RUNNING = 1
+    RUNNABLE = 2
+    WAITING = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Segments on the axis, sorted and gapless per thread; segment i ends where `end[i]` says.
+
+    `state` is prev_state, `waker` a tid, `stack` a stack id: `UNKNOWN` where there is none.
+    """
+
+    axis: Axis
+    pid: Int64s
+    start: Int64s
+    end: Int64s
+    activity: Int64s
+    state: Int64s
+    waker: Int64s
+    stack: Int64s
+
+    @property
+    def segments(self) -> pl.DataFrame:
+        """The segments with tids and moments: tid, pid, start_ns, end_ns, kind, state, waker_tid, stack_id."""
+        lane = self.start // self.axis.span
+        start_ns = self.axis.time(self.start)
+        return pl.DataFrame(
+            {
+                "tid": self.axis.tids[lane],
+                "pid": self.pid[lane],
+                "start_ns": start_ns,
+                "end_ns": start_ns + (self.end - self.start),
+                "kind": pl.Series([Activity(code).name.lower() for code in self.activity.tolist()], dtype=pl.String),
+                "state": self.state,
+                "waker_tid": self.waker,
+                "stack_id": self.stack,
+            }
+        )
+
+
+def build(capture: Capture) -> Timeline:
+    """Cut every watched thread's window into segments.
+
+    Args:
+        capture: needs `offcpu`; `tasks` and `thread_states` say what threads without records did.
+
+    Returns:
+        Gapless segments for every thread that has records or a known state.
+    """
+    window = capture.manifest.window
+    axis, pids, seen_from, seen_to = _threads(capture)
+    rows = _offcpu_rows(capture.frame(schema.OFFCPU), axis, seen_from, seen_to)
+    quiet = _quiet_rows(capture, axis, rows["lane"].to_numpy(), seen_from, seen_to)
+    rows = pl.concat([rows, quiet]).sort("lane", "off", "on", "wake", "waker", "stack")
+    return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
+
+
+def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
+    """The axis, and per lane: pid, and the moments between which the thread was seen."""
+    window = capture.manifest.window
+    known = pl.concat(
+        [
+            capture.frame(table).select("tid", "pid").drop_nulls()
+            for table in (schema.OFFCPU, schema.SYSCALLS, schema.THREAD_STATES)
+        ]
+    ).unique("tid", keep="first", maintain_order=False)
+    tasks = capture.frame(schema.TASKS).unique("tid", keep="last", maintain_order=True)
+    threads = (
+        known.group_by("tid")
+        .agg(pl.col("pid").min())
+        .join(tasks.select("tid", "watched_ns", "exit_ns"), on="tid", how="left")
+        .sort("tid")
+    )
+    axis = Axis(tids=threads["tid"].cast(pl.Int64).to_numpy(), start_ns=window.start_ns, end_ns=window.end_ns)
+    low = threads["watched_ns"].fill_null(window.start_ns).clip(window.start_ns, window.end_ns).to_numpy()
+    high = threads["exit_ns"].fill_null(window.end_ns).clip(window.start_ns, window.end_ns).to_numpy()
+    return axis, threads["pid"].cast(pl.Int64).to_numpy(), low.astype(np.int64), np.maximum(low, high).astype(np.int64)
+
+
+def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
+    lanes = axis.lane(offcpu["tid"].cast(pl.Int64).fill_null(UNKNOWN).to_numpy())
+    low = pl.Series(seen_from[lanes] if len(seen_from) else [], dtype=pl.Int64)
+    high = pl.Series(seen_to[lanes] if len(seen_to) else [], dtype=pl.Int64)
+    asleep = offcpu["state"].fill_null(1) != 0
+    off = offcpu["off_ns"].fill_null(low)
+    on = offcpu["on_ns"].fill_null(high)
+    # Preempted: runnable at once. Slept and not seen to be woken: waiting until it ran (or until the end).
+    wake = pl.select(pl.when(asleep).then(offcpu["wake_ns"].fill_null(on)).otherwise(off)).to_series()
+    # Neither its start nor its wake was seen: it may have been waiting or merely runnable.
+    blind = offcpu["off_ns"].is_null() & offcpu["wake_ns"].is_null() & offcpu["on_ns"].is_not_null()
+    return pl.DataFrame(
+        {
+            "lane": lanes,
+            "off": off,
+            "wake": wake,
+            "on": on,
+            "state": offcpu["state"].cast(pl.Int64).fill_null(UNKNOWN),
+            "waker": offcpu["waker_tid"].cast(pl.Int64).fill_null(UNKNOWN),
+            "stack": offcpu["stack_id"].cast(pl.Int64).fill_null(UNKNOWN),
+            "blind": blind,
+        }
+    ).filter(pl.col("lane") >= 0)
+
+
+def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
+    """Threads without a single record: off their CPU all the time if /proc said so, else unseen."""
+    states = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="last", maintain_order=True)
+    state_of = dict(zip(states["tid"].to_list(), states["state"].to_list(), strict=True))
+    code = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+    lanes = np.setdiff1d(np.arange(len(axis.tids)), seen)
+    letters = [state_of.get(int(axis.tids[lane])) for lane in lanes]
+    running = np.array([letter == "R" for letter in letters], dtype=bool)
+    lanes, letters = lanes[~running], [letter for letter in letters if letter != "R"]
+    return pl.DataFrame(
+        {
+            "lane": lanes.astype(np.int64),
+            "off": seen_from[lanes],
+            "wake": seen_to[lanes],
+            "on": seen_to[lanes],
+            "state": pl.Series([code.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int64),
+            "waker": np.full(len(lanes), UNKNOWN, np.int64),
+            "stack": np.full(len(lanes), UNKNOWN, np.int64),
+            "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),
+        }
+    )
+
+
+def _cut(
+    axis: Axis, pids: Int64s, rows: pl.DataFrame, seen_from: Int64s, seen_to: Int64s, window_start: int
+) -> Timeline:
+    """Lay the boundaries down in order; a boundary never goes back, so that records that overlap lose, not the sum."""
+    lane = rows["lane"].to_numpy()
+    waiting = np.where(rows["blind"].to_numpy(), Activity.UNSEEN, Activity.WAITING)
+    offs, wakes, ons = (axis.place(lane, rows[name].to_numpy()) for name in ("off", "wake", "on"))
+    lanes = np.arange(len(axis.tids))
+    # Per thread: unseen from the window's start, running from when it was seen, unseen again after it ended.
+    point = np.concatenate(
+        [axis.place(lanes, np.full(len(lanes), window_start)), axis.place(lanes, seen_from), offs, wakes, ons]
+    )
+    kind = np.concatenate(
+        [
+            np.full(len(lanes), Activity.UNSEEN),
+            np.full(len(lanes), Activity.RUNNING),
+            waiting,
+            np.full(len(lane), Activity.RUNNABLE),
+            np.full(len(lane), Activity.RUNNING),
+        ]
+    )
+    index = np.arange(len(lane))
+    order_key = np.concatenate([np.full(2 * len(lanes), -1), 3 * index, 3 * index + 1, 3 * index + 2])
+    row = np.concatenate([np.full(2 * len(lanes), UNKNOWN), index, index, np.full(len(lane), UNKNOWN)])
+    owner = np.concatenate([lanes, lanes, lane, lane, lane])
+    order = np.lexsort((np.arange(len(point)), order_key, owner))
+    point, kind, row, owner = point[order], kind[order], row[order], owner[order]
+    point = np.maximum.accumulate(point)
+    end = np.append(point[1:], axis.span * len(lanes) - 1)
+    last = np.append(owner[1:] != owner[:-1], True) if len(owner) else np.zeros(0, bool)
+    end = np.where(last, axis.place(owner, seen_to[owner]) if len(owner) else end, end)
+    tail = axis.place(lanes, seen_to), axis.place(lanes, np.full(len(lanes), axis.end_ns))
+    point, end = np.concatenate([point, tail[0]]), np.concatenate([end, tail[1]])
+    kind = np.concatenate([kind, np.full(len(lanes), Activity.UNSEEN)])
+    row = np.concatenate([row, np.full(len(lanes), UNKNOWN)])
+    keep = np.flatnonzero(end > point)
+    keep = keep[np.argsort(point[keep], kind="stable")]
+    return _timeline(axis, pids, rows, point[keep], end[keep], kind[keep], row[keep])
+
+
+def _timeline(
+    axis: Axis, pids: Int64s, rows: pl.DataFrame, start: Int64s, end: Int64s, kind: Int64s, row: Int64s
+) -> Timeline:
+    def of_row(name: str) -> Int64s:
+        values = np.append(rows[name].to_numpy(), UNKNOWN)
+        return values[row]
+
+    return Timeline(
+        axis=axis,
+        pid=pids,
+        start=start,
+        end=end,
+        activity=kind.astype(np.int64),
+        state=of_row("state"),
+        waker=of_row("waker"),
+        stack=of_row("stack"),
+    )

@@ -1,0 +1,195 @@
+"""Whose activity each wait was spent on.
+
+Every thread's timeline is cut once more, so that each *piece* has one explanation: a leaf (it ran, it queued for a CPU,
+the device served it, it slept by choice) or another thread whose activity at the same moments explains it. Following
+those edges from moment to moment is all that blame does. What no evidence explains stays `unexplained`.
+
+Wakers are believed only where they cannot be a bystander: the journal's thread, when the waiter's stack says "journal".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.bundle import Capture
+from culpa.model import syscalls
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
+from culpa.model.calls import UNKNOWN_NR, Calls
+from culpa.model.devices import BlockIndex
+from culpa.model.kernelwaits import KernelWaits
+from culpa.model.kinds import NONE, Kind
+from culpa.model.objects import Objects, Thing
+from culpa.model.peerwaits import Conversations, PeerWaits
+from culpa.model.pieces import Pieces
+from culpa.model.requests import Requests
+from culpa.model.stages import Stage, classify
+from culpa.model.timeline import Activity, Timeline
+
+UNINTERRUPTIBLE, STOPPED, TRACED, NOLOAD = 0x2, 0x4, 0x8, 0x400
+"""Bits of prev_state (include/linux/sched.h)."""
+NOT_WATCHED = Thing(stage="not watched at that time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitGraph:
+    """Pieces on the axis, sorted and gapless per thread.
+
+    `kind`/`on`: what this thread's time is called. `via`/`via_on`: a second, inner level (the journal inside an fsync),
+    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `call`:
+    row of `calls` that covers it, `exchange`: row of the exchange it waits for. `first`: the piece begins what it is
+    part of.
+    """
+
+    axis: Axis
+    start: Int64s
+    end: Int64s
+    kind: Int64s
+    on: Int64s
+    via: Int64s
+    via_on: Int64s
+    next: Int64s
+    call: Int64s
+    exchange: Int64s
+    first: Bools
+    things: tuple[Thing, ...]
+    calls: pl.DataFrame
+
+    @property
+    def pieces(self) -> pl.DataFrame:
+        """The pieces with tids and moments: tid, start_ns, end_ns, kind, via, on, next_tid."""
+        start_ns = self.axis.time(self.start)
+        names = [kind.name.lower() for kind in Kind]
+        return pl.DataFrame(
+            {
+                "tid": self.axis.tids[self.start // self.axis.span],
+                "start_ns": start_ns,
+                "end_ns": start_ns + (self.end - self.start),
+                "kind": pl.Series([names[code] for code in self.kind.tolist()], dtype=pl.String),
+                "via": pl.Series([names[c] if c != NONE else None for c in self.via.tolist()], dtype=pl.String),
+                "on": self.on,
+                "next_tid": np.append(self.axis.tids, NO_THREAD)[self.next],
+            }
+        )
+
+
+def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph:
+    """Explain every piece of every thread's time.
+
+    Args:
+        capture: needs `offcpu` and `syscalls`; `blocks`, `stacks` and `sockets` explain more.
+        timeline: of the same capture.
+        requests: of the same capture.
+    """
+    axis, objects = timeline.axis, Objects(capture)
+    calls = Calls(capture.frame(schema.SYSCALLS), axis, syscalls.Numbers(capture.manifest.host.machine))
+    talk = Conversations(requests, axis)
+    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
+    matched = _match_blocks(timeline, calls, blocks)
+    pieces = _cut(timeline, matched, calls, talk, blocks)
+    waits = _Waits(pieces, timeline)
+    kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
+    kernel.explain(waits.blocked)
+    _explain_own_calls(pieces, waits.voluntary, calls, talk, objects)
+    kernel.wrap(waits.blocked)
+    return _frozen(pieces, calls)
+
+
+class _Waits:
+    """Sorts the pieces by what the scheduler saw, and names those that need no further evidence."""
+
+    def __init__(self, pieces: Pieces, timeline: Timeline) -> None:
+        activity = timeline.activity[pieces.segment]
+        pieces.kind[activity == Activity.RUNNING] = Kind.RUNNING
+        pieces.kind[activity == Activity.RUNNABLE] = Kind.RUNNABLE
+        pieces.label(np.flatnonzero(activity == Activity.UNSEEN), NOT_WATCHED)
+        waiting = activity == Activity.WAITING
+        state = np.where(waiting, np.maximum(timeline.state[pieces.segment], 0), 0)
+        stopped = waiting & (state & (STOPPED | TRACED) != 0)
+        pieces.kind[stopped] = Kind.STOPPED
+        blocked = waiting & ~stopped & (state & UNINTERRUPTIBLE != 0) & (state & NOLOAD == 0)
+        self.blocked = np.flatnonzero(blocked)
+        self.voluntary = np.flatnonzero(waiting & ~stopped & ~blocked)
+
+
+def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64s:
+    """For each segment the block request that ended it, `NONE` where it is no uninterruptible wait or none did."""
+    state = np.maximum(timeline.state, 0)
+    blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0))
+    matched = np.full(len(timeline.start), NONE, np.int64)
+    start, end = timeline.start[blocked], timeline.end[blocked]
+    call = calls.covering(start)
+    matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
+    return matched
+
+
+def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex) -> Pieces:
+    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue."""
+    axis, begin, stop = timeline.axis, timeline.start, timeline.end
+    sync = calls.among(calls.spans.row, syscalls.SYNC)
+    ended = np.flatnonzero(matched >= 0)
+    points = np.concatenate(
+        [
+            calls.spans.start[sync],
+            calls.spans.end[sync],
+            talk.cuts(axis),
+            axis.place(begin[ended] // axis.span, blocks.issue[matched[ended]]),
+        ]
+    )
+    points = distinct(np.concatenate([begin, stop, points]))
+    segment = np.searchsorted(begin, points, side="right") - 1
+    inside = (segment >= 0) & (stop[np.maximum(segment, 0)] > points) if len(begin) else np.zeros(len(points), bool)
+    start, segment = points[inside], segment[inside]
+    following = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
+    pieces = Pieces(axis, start, np.minimum(following, stop[segment]), segment)
+    pieces.call = calls.covering(start)
+    pieces.request = matched[segment]
+    return pieces
+
+
+def _explain_own_calls(pieces: Pieces, index: Int64s, calls: Calls, talk: Conversations, objects: Objects) -> None:
+    """Interruptible waits, by the call they sit in; waits for bytes go on to the peers."""
+    call = pieces.call[index]
+    nr = calls.nr(call)
+    serving = talk.serving.depth(pieces.start[index]) > 0
+    pieces.label(index, Thing(stage="no system call seen"))
+    for number in np.unique(nr[nr != UNKNOWN_NR]).tolist():
+        pieces.label(index[nr == number], Thing(syscall=calls.numbers.name(int(number))))
+    kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(objects.kernel_tids)) & (nr == UNKNOWN_NR)
+    pieces.kind[index[kernel]] = Kind.IDLE
+    many, receive = calls.among(call, syscalls.MANY_WAIT), calls.among(call, syscalls.RECEIVE)
+    for_work = many | receive | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
+    pieces.kind[index[for_work & ~serving]] = Kind.IDLE
+    pieces.kind[index[calls.among(call, syscalls.PAUSE)]] = Kind.IDLE
+    pieces.kind[index[calls.among(call, syscalls.SLEEP)]] = Kind.SLEEP
+    # A timer that runs out inside a request is a sleep by choice; outside it is how event loops idle.
+    pieces.kind[index[many & serving & (calls.ret(call) == 0)]] = Kind.SLEEP
+    bytes_awaited = many | receive
+    waits = PeerWaits(pieces, talk, objects)
+    waits.explain(index[bytes_awaited], calls.ino(call[bytes_awaited]), receive[bytes_awaited])
+
+
+def _stages(stacks: pl.DataFrame) -> dict[int, Stage]:
+    rows = stacks.drop_nulls(["stack_id", "frames"]).select("stack_id", "frames")
+    return {int(stack_id): classify(frames) for stack_id, frames in rows.iter_rows()}
+
+
+def _frozen(pieces: Pieces, calls: Calls) -> WaitGraph:
+    return WaitGraph(
+        axis=pieces.axis,
+        start=pieces.start,
+        end=pieces.end,
+        kind=pieces.kind,
+        on=pieces.on,
+        via=pieces.via,
+        via_on=pieces.via_on,
+        next=pieces.next,
+        call=pieces.call,
+        exchange=pieces.exchange,
+        first=pieces.begins(),
+        things=pieces.things.all(),
+        calls=calls.frame,
+    )

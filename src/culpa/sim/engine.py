@@ -1,0 +1,114 @@
+"""Run a program: a discrete event simulation, the same for the same program, without a kernel or a clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from culpa.sim.behaviour import Actor
+from culpa.sim.kernel import Channel, Chunk, Kernel, Listener, Lock
+from culpa.sim.log import Log, Request, Socket
+from culpa.sim.program import Call, Help, Locked, Op, Program, RemoteClient, Serve, Thread
+from culpa.sim.scheduler import Scheduler
+
+MARGIN_NS = 1_000_000
+"""How long the simulation goes on after the window, so that nothing of the truth ends with it."""
+
+
+def run(program: Program) -> Log:
+    """Simulate a program from 0 to a little after its window and return everything that happened."""
+    log = Log()
+    sched = Scheduler(machine=program.machine, rng=random.Random(program.seed), log=log)
+    kernel = Kernel(program=program, sched=sched, log=log)
+    _listen(kernel)
+    _prepare(kernel)
+    sched.spawn_at(0, program.journal_tid, kernel.journal_thread())
+    for process in program.processes:
+        for thread in process.threads:
+            _start(kernel, process.pid, thread)
+    for client in program.remote_clients:
+        _start_remote(kernel, client)
+    sched.run(program.window[1] + MARGIN_NS)
+    return log
+
+
+def _listen(kernel: Kernel) -> None:
+    """A listening socket for every service that a process of this host serves."""
+    servers = {
+        thread.body.service: process.pid
+        for process in kernel.program.processes
+        for thread in process.threads
+        if isinstance(thread.body, Serve)
+    }
+    for service in kernel.program.services:
+        if service.name in servers:
+            pid, ino = servers[service.name], kernel.number()
+            kernel.listeners[service.name] = Listener(service=service, pid=pid, ino=ino)
+            kernel.log.sockets.append(
+                Socket(
+                    ino=ino,
+                    pid=pid,
+                    local_port=service.port,
+                    peer_port=None,
+                    peer_ino=None,
+                    remote=False,
+                    listening=True,
+                )
+            )
+
+
+def _prepare(kernel: Kernel) -> None:
+    """The channels and locks that the program names."""
+    for process in kernel.program.processes:
+        for thread in process.threads:
+            if isinstance(thread.body, Help):
+                base = 0x7F00_0000_0000 + 256 * thread.tid
+                kernel.channels[thread.body.helper] = Channel(
+                    kind=thread.body.channel,
+                    helper_tid=thread.tid,
+                    ino=kernel.number(),
+                    back_ino=kernel.number(),
+                    uaddr=base,
+                    back_uaddr=base + 64,
+                )
+            for op in _ops(thread):
+                if isinstance(op, Locked) and op.lock not in kernel.locks:
+                    number = len(kernel.locks)
+                    kernel.locks[op.lock] = Lock(number=number, uaddr=0x6000_0000_0000 + 64 * number)
+
+
+def _start(kernel: Kernel, pid: int, thread: Thread) -> None:
+    actor = Actor(kernel=kernel, pid=pid, thread=thread)
+    if isinstance(thread.body, Serve) and thread.body.style == "epoll":
+        kernel.listeners[thread.body.service].polls.append((thread.tid, actor.polled))
+    kernel.sched.spawn_at(thread.start_ns, thread.tid, actor.live())
+
+
+def _start_remote(kernel: Kernel, client: RemoteClient) -> None:
+    """A client on another host is no thread: its requests arrive, and its next one follows the answer."""
+    left = client.times
+    call = Call(service=client.service, verb=client.verb, detail=client.detail)
+
+    def ask() -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            requests: tuple[Request, ...] = kernel.new_requests(None, call)
+            kernel.deliver(end, Chunk(requests=requests, kind="request", last=True, bytes=120), None)
+
+    def answered(chunk: Chunk) -> None:
+        if chunk.last:
+            kernel.sched.after(client.think_ns, ask)
+
+    end = kernel.connect_from_afar(client.service, answered)
+    kernel.sched.after(client.think_ns, ask)
+
+
+def _ops(thread: Thread) -> Iterator[Op]:
+    """Every operation a thread may do, those under locks included."""
+    body = thread.body
+    tops = (*(op for ops in body.handlers.values() for op in ops), *body.flush) if isinstance(body, Serve) else body.ops
+    for op in tops:
+        yield op
+        if isinstance(op, Locked):
+            yield from op.ops

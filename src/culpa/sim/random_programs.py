@@ -1,0 +1,215 @@
+"""Random programs: chains of services, load on them, neighbours on the device and the CPUs; the same for the same seed.
+
+A service only asks services further down and locks do not nest, so no program can block itself for good.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from culpa.sim.program import (
+    Ask,
+    Call,
+    Compute,
+    DirectRead,
+    Help,
+    Locked,
+    Loop,
+    Machine,
+    Op,
+    Process,
+    Program,
+    Protocol,
+    RemoteClient,
+    Serve,
+    Service,
+    Sleep,
+    Sync,
+    Thread,
+)
+
+VERBS = ("GET", "PUT", "LIST")
+FOREVER = 10_000
+_US, _MS = 1_000, 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nature:
+    """How nasty a program is; all off is a world in which everything is seen.
+
+    locks: locks and helper threads, which the wait graph does not explain yet. split: requests and answers in two
+    writes. pipelined: several requests in one write. middle: the window opens and ends in the middle of things.
+    late: peers and the journal are watched late, clients not at all. bystanders: wakers are often not the true ones.
+    inside: bytes arrive before the write that carries them has ended.
+    """
+
+    locks: bool = False
+    split: bool = False
+    pipelined: bool = False
+    middle: bool = False
+    late: bool = False
+    bystanders: bool = False
+    inside: bool = False
+
+
+def random_program(seed: int, *, size: int = 2, nature: Nature = Nature()) -> Program:
+    """A program of about `size` services below the target's, and as many clients and neighbours."""
+    return _Writer(random.Random(seed), size, nature).program(seed)
+
+
+class _Writer:
+    """Makes up one program."""
+
+    def __init__(self, rng: random.Random, size: int, nature: Nature) -> None:
+        self._rng, self._size, self._nature = rng, size, nature
+        self._tid = 1000
+        self._end_ns = rng.randint(10 * _MS, 80 * _MS)
+        self._start_ns = rng.randint(2 * _MS, self._end_ns // 2) if nature.middle else 0
+        self._services = [self._service(i) for i in range(rng.randint(1, size + 1))]
+        self._remote = Service(name="far", port=5432, protocol="unknown", remote_ns=(100 * _US, 3 * _MS))
+
+    def program(self, seed: int) -> Program:
+        """All of it."""
+        rng, nature = self._rng, self._nature
+        servers = [self._server(i) for i in range(len(self._services))]
+        clients = [self._client(i) for i in range(rng.randint(1, self._size + 1))]
+        neighbours = [self._neighbour(i) for i in range(rng.randint(0, self._size))]
+        remote_clients = [
+            RemoteClient(
+                service=self._services[0].name,
+                verb=rng.choice(VERBS),
+                detail="/far",
+                think_ns=rng.randint(50 * _US, 4 * _MS),
+                times=FOREVER,
+            )
+            for _ in range(rng.randint(0, 1))
+        ]
+        return Program(
+            seed=seed,
+            machine=Machine(
+                cpus=rng.randint(1, 4),
+                slice_ns=rng.choice((200 * _US, 3 * _MS)),
+                true_wakers=0.4 if nature.bystanders else 1.0,
+                delivery="inside" if nature.inside else "exit",
+            ),
+            processes=(*servers, *clients, *neighbours),
+            services=(*self._services, self._remote),
+            remote_clients=tuple(remote_clients),
+            target_pid=servers[0].pid,
+            journal_watched_ns=self._late(),
+            window=(self._start_ns, self._end_ns),
+        )
+
+    def _late(self) -> int:
+        """Since when something that is not the target is watched."""
+        return self._rng.randint(0, self._end_ns) if self._nature.late and self._rng.random() < 0.5 else 0
+
+    def _next_tid(self) -> int:
+        self._tid += 1
+        return self._tid
+
+    def _service(self, i: int) -> Service:
+        protocols: tuple[Protocol, ...] = ("http", "resp", "unknown")
+        return Service(
+            name=f"s{i}", port=8000 + i, protocol="http" if i == 0 else self._rng.choices(protocols, (2, 5, 1))[0]
+        )
+
+    def _server(self, i: int) -> Process:
+        rng = self._rng
+        helper = f"helper-{i}" if self._nature.locks and rng.random() < 0.5 else None
+        handlers = {verb: self._ops(i, helper, rng.randint(1, 4)) for verb in VERBS}
+        epoll = rng.random() < 0.6
+        flush = (Sync(file=f"/data/log-{i}", journal=rng.random() < 0.7),) if epoll and rng.random() < 0.3 else ()
+        body = Serve(
+            service=self._services[i].name,
+            handlers=handlers,
+            style="epoll" if epoll else "accept",
+            reply_parts=2 if self._nature.split and rng.random() < 0.5 else 1,
+            flush=flush,
+            tick_ns=rng.choice((None, 2 * _MS)) if epoll else None,
+        )
+        workers = rng.randint(1, 3) if epoll else rng.randint(1, 5)
+        threads = [self._thread(f"srv{i}", body) for _ in range(workers)]
+        if helper is not None:
+            threads.append(
+                self._thread(f"help{i}", Help(helper=helper, ops=self._quick(i), channel=rng.choice(("pipe", "queue"))))
+            )
+        return Process(
+            pid=threads[0].tid,
+            name=f"server{i}",
+            role="peer" if i else "target",
+            threads=tuple(threads),
+            watched_ns=self._late() if i else 0,
+        )
+
+    def _client(self, i: int) -> Process:
+        rng = self._rng
+        call = self._call(0, fresh=rng.random() < 0.5)
+        think: tuple[Op, ...] = rng.choice(((), (Sleep(ns=rng.randint(20 * _US, 3 * _MS)),), (Compute(ns=50 * _US),)))
+        thread = self._thread(f"cli{i}", Loop(ops=(call, *think), times=rng.choice((2, FOREVER))))
+        watched = not (self._nature.late and rng.random() < 0.5)
+        return Process(pid=thread.tid, name=f"client{i}", role="peer", threads=(thread,), watched=watched)
+
+    def _neighbour(self, i: int) -> Process:
+        """Somebody with whom the target shares the CPUs, the device and the journal, but no socket."""
+        rng = self._rng
+        ops: tuple[Op, ...] = rng.choice(
+            (
+                (Compute(ns=rng.randint(_MS, 5 * _MS)),),
+                (Sync(file=f"/data/other-{i}"), Sleep(ns=300 * _US)),
+                (DirectRead(file=f"/data/other-{i}"),),
+            )
+        )
+        thread = self._thread(f"nbr{i}", Loop(ops=ops, times=FOREVER))
+        return Process(
+            pid=thread.tid, name=f"neighbour{i}", role="waker", threads=(thread,), watched=not self._nature.late
+        )
+
+    def _thread(self, comm: str, body: Loop | Serve | Help) -> Thread:
+        return Thread(tid=self._next_tid(), comm=comm, body=body)
+
+    def _ops(self, i: int, helper: str | None, count: int) -> tuple[Op, ...]:
+        """What service `i` does for one verb."""
+        return tuple(self._op(i, helper) for _ in range(count))
+
+    def _op(self, i: int, helper: str | None) -> Op:
+        rng, nature = self._rng, self._nature
+        dice = rng.random()
+        deeper = list(range(i + 1, len(self._services)))
+        if dice < 0.35 and deeper:
+            return self._call(rng.choice(deeper), fresh=rng.random() < 0.2)
+        if dice < 0.42:
+            return Call(service="far", verb="GET", wait=rng.choice(("poll", "recv")))
+        if dice < 0.60:
+            return self._sync(i)
+        if dice < 0.65:
+            return DirectRead(file=f"/data/cold-{i}")
+        if dice < 0.73:
+            return Sleep(ns=rng.randint(20 * _US, 2 * _MS))
+        if nature.locks and dice < 0.82:
+            return Locked(lock=f"lock-{i}", ops=self._quick(i))
+        if helper is not None and dice < 0.9:
+            return Ask(helper=helper)
+        return Compute(ns=rng.randint(5 * _US, 800 * _US))
+
+    def _quick(self, i: int) -> tuple[Op, ...]:
+        """What is done under a lock or by a helper."""
+        choices: tuple[Op, ...] = (self._sync(i), Sleep(ns=200 * _US), Compute(ns=300 * _US))
+        return tuple(self._rng.sample(choices, 2))
+
+    def _sync(self, i: int) -> Sync:
+        rng = self._rng
+        return Sync(file=f"/data/log-{i}", data_only=rng.random() < 0.7, journal=rng.random() < 0.6)
+
+    def _call(self, i: int, *, fresh: bool) -> Call:
+        rng, nature = self._rng, self._nature
+        return Call(
+            service=self._services[i].name,
+            verb=rng.choice(VERBS),
+            detail=rng.choice(("/a", "key:*", None)),
+            pipeline=rng.randint(1, 4) if nature.pipelined and not fresh else 1,
+            parts=2 if nature.split and rng.random() < 0.5 else 1,
+            wait=rng.choice(("poll", "recv")),
+            fresh=fresh,
+        )

@@ -1,0 +1,175 @@
+"""Hold culpa's blame against the simulator's truth, nanosecond by nanosecond."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from culpa.capture.bundle import Capture
+from culpa.diagnose import blame, root
+from culpa.model import requests, timeline, waitgraph
+from culpa.sim import emit, engine, truth
+from culpa.sim.log import Log
+from culpa.sim.program import Program
+from culpa.sim.random_programs import Nature, random_program
+from culpa.sim.truth import Leaf
+
+UNCOVERED_EDGES = frozenset({"lock", "job"})
+"""Waits that the wait graph does not explain yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
+
+    start_ns: int
+    end_ns: int
+    kind: str
+    chain: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A program's run, what culpa made of it, and the root it chose."""
+
+    program: Program
+    log: Log
+    basis: str
+    root_ns: int
+    blame: blame.Blame
+    charges: tuple[Charge, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Where the two disagree; None: that side has no such time."""
+
+    start_ns: int
+    end_ns: int
+    charge: Charge | None
+    leaf: Leaf | None
+
+    @property
+    def is_wrong(self) -> bool:
+        """Somebody was charged who does not stand on the true chain, or time that is not the root's."""
+        return self.charge is not None and (self.leaf is None or not stops_early(self.charge, self.leaf))
+
+
+def stops_early(charge: Charge, leaf: Leaf) -> bool:
+    """culpa followed the true chain up to a point and says that it does not know more from there."""
+    on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
+    edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
+    return on_the_way and (charge.kind == "unexplained" or (charge.kind == "journal" and edge == "journal"))
+
+
+def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:
+    """A random program and its run."""
+    program = random_program(seed, size=size, nature=nature)
+    return program, engine.run(program)
+
+
+def judge(program: Program, log: Log, capture: Capture | None = None) -> Judged:
+    """What culpa makes of a run."""
+    seen = capture or emit.capture(program, log)
+    spans = timeline.build(seen)
+    found = requests.find(seen)
+    graph = waitgraph.build(seen, spans, found)
+    base = root.find(seen, graph, found)
+    shared = blame.share_out(graph, base.interval, root.seed(base))
+    thread_of = dict(
+        zip(base.interval.item.tolist(), graph.axis.tids[base.interval.start // graph.axis.span].tolist(), strict=True)
+    )
+    charges = tuple(_charges(shared, thread_of))
+    return Judged(program=program, log=log, basis=base.basis, root_ns=base.ns, blame=shared, charges=charges)
+
+
+def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]:
+    rows = shared.coverage
+    for row in np.flatnonzero(rows.leaf).tolist():
+        node = int(rows.node[row])
+        chain = [thread_of[int(rows.item[row])]]
+        for step in shared.path(node)[1:]:
+            if shared.nodes[step].who != chain[-1]:
+                chain.append(shared.nodes[step].who)
+        yield Charge(
+            start_ns=int(rows.start_ns[row]),
+            end_ns=int(rows.end_ns[row]),
+            kind=shared.nodes[node].kind.name.lower(),
+            chain=tuple(chain),
+        )
+
+
+def true_leaves(judged: Judged) -> list[Leaf]:
+    """The truth for the root that culpa chose: the requests of the target, or all that its threads did."""
+    program, log = judged.program, judged.log
+    spans = [(span.tid, span.start_ns, span.end_ns) for span in truth.roots(program, log)]
+    if judged.basis == "threads":
+        spans = [(t.tid, *program.window) for p in program.processes if p.pid == program.target_pid for t in p.threads]
+    return [leaf for span in spans for leaf in truth.explain(program, log, *span)]
+
+
+def differences(judged: Judged) -> list[Difference]:
+    """Every stretch of a root on which culpa and the truth do not say the same kind and the same chain."""
+    charges, leaves = _by_thread(judged.charges), _by_thread(true_leaves(judged))
+    return [d for tid in sorted({*charges, *leaves}) for d in _compare(charges[tid], leaves[tid])]
+
+
+def _by_thread(items: Iterable[Charge | Leaf]) -> defaultdict[int, list[Charge | Leaf]]:
+    found: defaultdict[int, list[Charge | Leaf]] = defaultdict(list)
+    for item in sorted(items, key=lambda item: item.start_ns):
+        found[item.chain[0]].append(item)
+    return found
+
+
+def _compare(charges: list[Charge], leaves: list[Leaf]) -> Iterator[Difference]:
+    cuts = sorted({moment for item in (*charges, *leaves) for moment in (item.start_ns, item.end_ns)})
+    at_charge, at_leaf = _Walk(charges), _Walk(leaves)
+    for start, end in pairwise(cuts):
+        charge, leaf = at_charge.at(start), at_leaf.at(start)
+        idle = leaf is not None and leaf.kind == "idle" and len(leaf.chain) == 1
+        if charge is None and (leaf is None or idle):
+            continue
+        if charge is None or leaf is None or (charge.kind, charge.chain) != (leaf.kind, leaf.chain):
+            yield Difference(start_ns=start, end_ns=end, charge=charge, leaf=leaf)
+
+
+class _Walk:
+    """Goes through intervals that are sorted and do not overlap, forwards."""
+
+    def __init__(self, items: list[Charge] | list[Leaf]) -> None:
+        for before, after in pairwise(items):
+            assert before.end_ns <= after.start_ns, (before, after)
+        self._items, self._next = items, 0
+
+    def at(self, moment_ns: int) -> Charge | Leaf | None:
+        while self._next < len(self._items) and self._items[self._next].end_ns <= moment_ns:
+            self._next += 1
+        here = self._items[self._next] if self._next < len(self._items) else None
+        return here if here is not None and here.start_ns <= moment_ns else None
+
+
+def may_stop(difference: Difference, judged: Judged) -> bool:
+    """Whether a world in which everything is seen leaves culpa an excuse for not knowing.
+
+    Locks and helpers are not explained yet; nobody can know who will take a connection that nobody has taken, or for
+    whom a thread waits that idles; a wait that is still open at the end of the window has not named who ends it.
+    """
+    charge, leaf = difference.charge, difference.leaf
+    if charge is None or leaf is None or not stops_early(charge, leaf):
+        return False
+    stopped_at = charge.chain[-1]
+    uncovered = UNCOVERED_EDGES & {*leaf.edges[: len(charge.chain)]}
+    return (
+        bool(uncovered) or leaf.kind in ("idle", "queued") or _waits_at_the_end(judged, stopped_at, difference.start_ns)
+    )
+
+
+def _waits_at_the_end(judged: Judged, tid: int, moment_ns: int) -> bool:
+    end_ns = judged.program.window[1]
+    return any(
+        off.off_ns <= moment_ns and (off.wake_ns is None or off.wake_ns >= end_ns) for off in judged.log.offs[tid]
+    )

@@ -1,0 +1,37 @@
+"""A lab in a process of its own, for tests that end it in every way: `lab_process.py DIRECTORY [DIE_AFTER_ENTRIES]`.
+
+It opens a site with a slow disk and a redis-server, says `ready` and waits to be ended. With a second argument it
+kills itself with SIGKILL as soon as that many entries are in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from culpa.labs import ledger, redis_server, site, slowdisk
+from culpa.labs.places import Places
+
+DIRECTORY = Path(sys.argv[1])
+DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+PLACES = Places(temp=DIRECTORY / "temp", state=DIRECTORY, lock=DIRECTORY / "lock")
+
+if DIE_AFTER:
+    note = ledger.Ledger.note
+
+    def note_and_die(self: ledger.Ledger, entry: ledger.Entry) -> None:
+        """Write the entry; at the chosen one, die before the thing it announces is made."""
+        note(self, entry)
+        if len(PLACES.ledger.read_bytes().splitlines()) >= DIE_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ledger.Ledger.note = note_and_die  # type: ignore[method-assign]
+
+with site.opened(lambda line: print(line, file=sys.stderr), places=PLACES) as here:
+    with_disk = here.stack.enter_context(slowdisk.slow_disk(here, image_bytes=64 << 20))
+    redis_server.start(here, with_disk.directory, appendonly="yes")
+    print("ready", flush=True)
+    time.sleep(120)

@@ -1,0 +1,105 @@
+"""The slow disk is as slow as it says, and ordinary where it cannot be had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lab_host
+import pytest
+
+from culpa.labs import loopdev, site, slowdisk
+from culpa.labs.places import Places
+
+WINDOW_S = 2.0
+
+
+def count_syncs(directory: Path, seconds: float) -> int:
+    """How many appends of 64 bytes reach the disk one by one in some time."""
+    descriptor = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    deadline = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < deadline:
+        os.write(descriptor, b"x" * 64)
+        os.fdatasync(descriptor)
+        count += 1
+    os.close(descriptor)
+    return count
+
+
+def writes_completed(device: str) -> int:
+    """Field 5 of /sys/block/DEV/stat."""
+    return int(Path(f"/sys/block/{Path(device).name}/stat").read_text().split()[4])
+
+
+@pytest.mark.root
+def test_writes_are_held_to_the_limit(places: Places) -> None:
+    """The kernel's own count of writes stays at the limit, and a sync costs several of them."""
+    with site.opened(print, places=places) as here:
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, write_iops=800, image_bytes=256 << 20))
+        assert disk.device is not None
+        lower = loopdev.backing_of(Path(disk.device).name)
+        assert lower is not None
+        count_syncs(disk.directory, 0.3)  # uses up what the limiter saved while idle
+        before = writes_completed(lower)
+        syncs = count_syncs(disk.directory, WINDOW_S)
+        writes = writes_completed(lower) - before
+    assert 0.5 * 800 * WINDOW_S <= writes <= 1.15 * 800 * WINDOW_S
+    assert 20 * WINDOW_S <= syncs <= 400 * WINDOW_S
+
+
+@pytest.mark.root
+def test_the_disk_is_gone_afterwards(places: Places) -> None:
+    """Mount, loop devices, limit and image end with the disk, before the site ends."""
+    limits_before = lab_host.write_limits()
+    with site.opened(print, places=places) as here:
+        with slowdisk.slow_disk(here, image_bytes=64 << 20):
+            assert len(lab_host.mounts_in(here.directory)) == 1
+            assert limits_before < lab_host.write_limits()
+        assert lab_host.mounts_in(here.directory) == []
+        assert lab_host.loop_devices_over(here.directory) == []
+        assert limits_before == lab_host.write_limits()
+        assert [path.name for path in here.directory.iterdir()] == ["disk"]
+
+
+@pytest.mark.root
+def test_a_failure_half_way_undoes_the_first_half(places: Places) -> None:
+    """An image too small for a file system fails at mkfs, with two loop devices made: ordinary disk, none left."""
+    with site.opened(print, places=places) as here:
+        with pytest.raises(site.LabError, match="mkfs"), slowdisk.slow_disk(here, image_bytes=4096):
+            pass
+        assert lab_host.loop_devices_over(here.directory) == []
+        assert list(here.directory.glob("disk.img")) == []
+
+
+@pytest.mark.root
+def test_without_root_the_disk_is_ordinary_and_says_so(places: Places) -> None:
+    """An ordinary user gets a directory and a reason."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom culpa.labs import site, slowdisk\n"
+        "from culpa.labs.places import Places\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "base = Path(sys.argv[1])\n"
+        "places = Places(temp=base, state=base, lock=base / 'lock')\n"
+        "with site.opened(print, places=places) as here:\n"
+        "    disk = slowdisk.slow_or_ordinary(here, write_iops=800, progress=print)\n"
+        "    print(disk.kind, disk.directory.is_dir())\n"
+        "print(sorted(path.name for path in base.iterdir()))\n"
+    )
+    base = Path(tempfile.gettempdir()) / f"{places.temp.parent.name}-nobody-{os.getpid()}"
+    base.mkdir()
+    try:
+        os.chown(base, 65534, 65534)
+        done = subprocess.run([sys.executable, "-c", program, str(base)], capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        assert (done.stdout.splitlines()) == [
+            "ordinary disk, nothing throttled: a slow disk needs root",
+            "ordinary True",
+            "[]",
+        ]
+    finally:
+        base.rmdir()

@@ -1,0 +1,96 @@
+"""The wait graph's pieces against timeline and simulator."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from culpa.model import requests, timeline, waitgraph
+from culpa.sim import emit, engine, truth
+from culpa.sim.log import Log
+from culpa.sim.program import Program
+from culpa.sim.random_programs import Nature, random_program
+
+SEEDS = st.integers(0, 2**32)
+often = settings(max_examples=60, deadline=None, derandomize=True)
+NATURES = {
+    "all seen": Nature(locks=True, bystanders=True, inside=True),
+    "part hidden": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
+}
+natures = pytest.mark.parametrize("nature", list(NATURES.values()), ids=list(NATURES))
+
+
+def _simulate(seed: int, nature: Nature) -> tuple[Program, Log, pl.DataFrame, pl.DataFrame]:
+    program = random_program(seed, size=3, nature=nature)
+    log = engine.run(program)
+    capture = emit.capture(program, log)
+    spans = timeline.build(capture)
+    graph = waitgraph.build(capture, spans, requests.find(capture))
+    return program, log, spans.segments, graph.pieces
+
+
+@natures
+@often
+@given(seed=SEEDS)
+def test_pieces_tile_the_window_of_every_thread(nature: Nature, seed: int):
+    """Each begins where the one before it ends, and together they are as long as the segments."""
+    program, _, segments, pieces = _simulate(seed, nature)
+    assert set(segments["tid"].to_list()) == set(pieces["tid"].to_list())
+    for _, own in pieces.group_by("tid"):
+        bounds = own.select("start_ns", "end_ns").sort("start_ns")
+        joints = [program.window[0], *bounds["end_ns"].to_list()]
+        assert joints == [*bounds["start_ns"].to_list(), program.window[1]]
+
+
+@natures
+@often
+@given(seed=SEEDS)
+def test_who_runs_or_is_runnable_waits_for_nobody(nature: Nature, seed: int):
+    """A piece that leads on to another thread lies in a wait of its own thread."""
+    _, log, _, pieces = _simulate(seed, nature)
+    led = pieces.filter(pl.col("next_tid") >= 0)
+    for tid, start, end in led.select("tid", "start_ns", "end_ns").iter_rows():
+        assert {"waiting"} == {interval.state for interval in truth.states(log, tid, start, end)}
+
+
+@natures
+@often
+@given(seed=SEEDS)
+def test_a_wait_leads_to_the_thread_that_it_truly_waited_for(nature: Nature, seed: int):
+    """Of every watched thread, not only of those that serve the target's requests."""
+    program, log, _, pieces = _simulate(seed, nature)
+    led = pieces.filter(pl.col("next_tid") >= 0)
+    for tid, start, end, to in led.select("tid", "start_ns", "end_ns", "next_tid").iter_rows():
+        chains = {leaf.chain[:2] for leaf in truth.explain(program, log, tid, start, end)}
+        assert {(tid, to)} == chains, (tid, start, end)
+
+
+@natures
+@often
+@given(seed=SEEDS)
+def test_sleep_and_idleness_are_what_they_are_called(nature: Nature, seed: int):
+    """A piece called sleep or idle truly is one, for every watched thread."""
+    program, log, _, pieces = _simulate(seed, nature)
+    named = pieces.filter(pl.col("kind").is_in(["sleep", "idle"]))
+    for tid, start, end, kind in named.select("tid", "start_ns", "end_ns", "kind").iter_rows():
+        assert {(kind, (tid,))} == {(leaf.kind, leaf.chain) for leaf in truth.explain(program, log, tid, start, end)}, (
+            tid,
+            start,
+            end,
+        )
+
+
+@often
+@given(seed=SEEDS)
+def test_a_device_wait_is_split_into_queue_and_service_as_the_device_did(seed: int):
+    """On the device's own times: before the request was issued it queued, from then on it was served."""
+    program, log, _, pieces = _simulate(seed, NATURES["all seen"])
+    blocks = {(b.tid, b.issue_ns) for b in log.blocks}
+    waits = pieces.filter((pl.col("via") == "device") | (pl.col("kind") == "device"))
+    for tid, start, end in waits.select("tid", "start_ns", "end_ns").iter_rows():
+        leaves = truth.explain(program, log, tid, start, end)
+        assert {"device"} == {leaf.kind for leaf in leaves}
+        if end < program.window[1]:
+            assert len({leaf.stage for leaf in leaves}) == 1 or (tid, start) in blocks
