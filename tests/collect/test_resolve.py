@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -109,7 +110,12 @@ def program(tmp_path: Path) -> str:
     return str(tmp_path / name)
 
 
-SPAWN = "import subprocess,sys; p=[subprocess.Popen([sys.argv[1],'60']) for _ in range(int(sys.argv[2]))]; print(*[x.pid for x in p]); sys.stdin.read(); [x.kill() for x in p]"
+SPAWN = """
+import subprocess, sys
+children = [subprocess.Popen([sys.argv[1], "60"]) for _ in range(int(sys.argv[2]))]
+print(*[child.pid for child in children])
+sys.stdin.read()
+"""
 
 
 def test_name_of_one_process(program: str) -> None:
@@ -164,24 +170,24 @@ def test_host_capture_and_command_have_no_processes_yet() -> None:
 
 def test_peers_over_tcp_both_ways() -> None:
     """Client and server find each other, and the rows carry both ends."""
-    with running(SERVE, "127.0.0.1", "0") as server:
-        with socket.create_connection(("127.0.0.1", int(line_of(server)))) as client:
-            line_of(server)
-            assert server.pid in peers_of([os.getpid()])
-            assert {os.getpid()} == peers_of([server.pid])
-            rows = socket_rows([server.pid])
-            mine = rows.filter(ino=os.fstat(client.fileno()).st_ino).to_dicts()[0]
-            assert (os.getpid(), client.getsockname()[1]) == (mine["pid"], mine["local_port"])
-            assert [server.pid] == rows.filter(ino=mine["peer_ino"])["pid"].to_list()
-            assert [True] == rows.filter(pid=server.pid, listening=True)["listening"].to_list()
+    with (
+        running(SERVE, "127.0.0.1", "0") as server,
+        socket.create_connection(("127.0.0.1", int(line_of(server)))) as client,
+    ):
+        line_of(server)
+        assert server.pid in peers_of([os.getpid()])
+        assert {os.getpid()} == peers_of([server.pid])
+        rows = socket_rows([server.pid])
+        mine = rows.filter(ino=os.fstat(client.fileno()).st_ino).to_dicts()[0]
+        assert (os.getpid(), client.getsockname()[1]) == (mine["pid"], mine["local_port"])
+        assert [server.pid] == rows.filter(ino=mine["peer_ino"])["pid"].to_list()
+        assert [True] == rows.filter(pid=server.pid, listening=True)["listening"].to_list()
 
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a network namespace needs root")
 def test_peer_port_and_address_in_another_network_namespace() -> None:
     """As with a container on a bridge: found by port, by address, and as a peer of its client."""
-    import subprocess
-
     with network_namespace("peer") as name:
         near, far = f"cuT{os.getpid() % 100000}", f"cuF{os.getpid() % 100000}"
         for command in (

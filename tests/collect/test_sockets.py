@@ -16,6 +16,7 @@ from culpa.collect.sockdiag import unix_peers
 from culpa.collect.sockets import (
     Socket,
     SocketTable,
+    _tcp_peers,
     holders,
     parse_net_tcp,
     parse_net_unix,
@@ -118,10 +119,8 @@ def end(ino: int, netns: int, local: tuple[str, int], peer: tuple[str, int]) -> 
     )
 
 
-def test_pairing_across_namespaces_guesses_nothing(tmp_path: Path) -> None:
+def test_pairing_across_namespaces_guesses_nothing() -> None:
     """One foreign mirror is the peer; two are none; loopback never leaves its namespace."""
-    from culpa.collect.sockets import _tcp_peers
-
     a, b = ("10.0.0.1", 5), ("10.0.0.2", 6)
     assert {1: 2, 2: 1} == _tcp_peers([end(1, 1, a, b), end(2, 2, b, a)])
     assert 1 not in _tcp_peers([end(1, 1, a, b), end(2, 2, b, a), end(3, 3, b, a)])
@@ -136,5 +135,7 @@ def test_a_listener_in_another_network_namespace_is_seen() -> None:
     code = "import socket,sys; s=socket.create_server(('127.0.0.1',0)); print(s.getsockname()[1]); sys.stdin.read()"
     with network_namespace("sockets") as name, running(code, prefix=("ip", "netns", "exec", name)) as child:
         port = int(line_of(child))
-        (found,) = [s for s in SocketTable.read(PROC).listeners(port) if s.netns != os.stat("/proc/self/ns/net").st_ino]
-        assert os.stat(f"/proc/{child.pid}/ns/net").st_ino == found.netns
+        (found,) = [
+            s for s in SocketTable.read(PROC).listeners(port) if s.netns != Path("/proc/self/ns/net").stat().st_ino
+        ]
+        assert Path(f"/proc/{child.pid}/ns/net").stat().st_ino == found.netns

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from against_truth import differences, judge, may_stop, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from against_truth import differences, judge, may_stop, run
 from culpa.capture.bundle import Capture
 from culpa.sim import emit, truth
 from culpa.sim.random_programs import Nature
@@ -63,7 +63,7 @@ def test_leaves_add_up_to_the_root(nature: Nature, seed: int, size: int):
 def test_nobody_innocent_is_charged(nature: Nature, seed: int, size: int):
     """Each nanosecond stands with who truly spent it, or as `unexplained` with somebody on the way there."""
     wrong = [difference for difference in differences(judge(*run(seed, size, nature))) if difference.is_wrong]
-    assert [] == wrong
+    assert not wrong
 
 
 @_all(SEEN)
@@ -72,24 +72,26 @@ def test_nobody_innocent_is_charged(nature: Nature, seed: int, size: int):
 def test_what_can_be_known_is_explained(nature: Nature, seed: int, size: int):
     """Where everything was seen, every nanosecond is charged to its true end, apart from what nobody could know."""
     judged = judge(*run(seed, size, nature))
-    assert [] == [d for d in differences(judged) if d.charge is not None and not may_stop(d, judged)]
+    unknown = [d for d in differences(judged) if d.charge is not None and not may_stop(d, judged)]
+    assert not unknown
 
 
-@_all({name: nature for name, nature in SEEN.items() if not nature.split})
+@_all({name: nature for name, nature in SEEN.items() if not (nature.split or nature.pipelined)})
 @often
 @given(seed=SEEDS, size=SIZES)
 def test_the_root_is_every_request_of_the_target(nature: Nature, seed: int, size: int):
     """Nothing that the target served is left out.
 
-    An answer in two writes that the window cuts looks whole, so those are not asked for here.
+    An answer of which the window shows only the first write looks whole, so those are not asked for here.
     """
-    assert [] == [d for d in differences(judge(*run(seed, size, nature))) if d.charge is None]
+    lost = [difference for difference in differences(judge(*run(seed, size, nature))) if difference.charge is None]
+    assert not lost
 
 
 @often
 @given(seed=SEEDS, size=SIZES)
 def test_seconds_by_who_and_what_are_the_truth(seed: int, size: int):
-    """The sums that a report shows, in a world that ends with nobody waiting for the journal, and fully explained."""
+    """The sums that a report shows, wherever nothing had to be left unexplained."""
     program, log = run(seed, size, PLAIN)
     judged = judge(program, log)
     charged = Counter()
@@ -136,4 +138,5 @@ def test_seeing_less_only_moves_time_to_unexplained(seed: int, size: int):
         journal_watched_ns=half,
         processes=tuple(p if p.pid == program.target_pid else replace(p, watched_ns=half) for p in program.processes),
     )
-    assert [] == [d for d in differences(judge(less, log)) if d.is_wrong]
+    wrong = [difference for difference in differences(judge(less, log)) if difference.is_wrong]
+    assert not wrong

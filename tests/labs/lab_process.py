@@ -1,7 +1,8 @@
 """A lab in a process of its own, for tests that end it in every way: `lab_process.py DIRECTORY [DIE_AFTER_ENTRIES]`.
 
 It opens a site with a slow disk and a redis-server, says `ready` and waits to be ended. With a second argument it
-kills itself with SIGKILL as soon as that many entries are in the ledger.
+kills itself with SIGKILL as soon as that many entries are in the ledger; with `unsaid`, instead of writing down the
+program it has just started.
 """
 
 from __future__ import annotations
@@ -16,19 +17,32 @@ from culpa.labs import ledger, redis_server, site, slowdisk
 from culpa.labs.places import Places
 
 DIRECTORY = Path(sys.argv[1])
-DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+UNSAID = sys.argv[2:] == ["unsaid"]
+DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 and not UNSAID else 0
 PLACES = Places(temp=DIRECTORY / "temp", state=DIRECTORY, lock=DIRECTORY / "lock")
 
-if DIE_AFTER:
+if DIE_AFTER or UNSAID:
     note = ledger.Ledger.note
 
     def note_and_die(self: ledger.Ledger, entry: ledger.Entry) -> None:
         """Write the entry; at the chosen one, die before the thing it announces is made."""
+        if UNSAID and isinstance(entry, ledger.Started):
+            wait_for_title(entry.pid)
+            os.kill(os.getpid(), signal.SIGKILL)
         note(self, entry)
-        if len(PLACES.ledger.read_bytes().splitlines()) >= DIE_AFTER:
+        if len(PLACES.ledger.read_bytes().splitlines()) == DIE_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
 
     ledger.Ledger.note = note_and_die  # type: ignore[method-assign]
+
+
+def wait_for_title(pid: int) -> None:
+    """Wait until redis-server has overwritten its environment with its title."""
+    deadline = time.monotonic() + 20
+    while b"CULPA_LAB" in Path(f"/proc/{pid}/environ").read_bytes():
+        assert time.monotonic() < deadline, "it still has its environment"
+        time.sleep(0.02)
+
 
 with site.opened(lambda line: print(line, file=sys.stderr), places=PLACES) as here:
     with_disk = here.stack.enter_context(slowdisk.slow_disk(here, image_bytes=64 << 20))

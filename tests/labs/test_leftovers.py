@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lab_host
@@ -70,6 +71,31 @@ def test_a_lab_killed_while_it_builds_is_removed(places: Places, entries: int) -
     assert lab.returncode == -signal.SIGKILL
     assert entries == len(ledger.read(places.ledger))
     leftovers.remove(places)
+    assert_nothing_left(places, limits_before)
+
+
+def test_a_program_that_was_not_written_down_is_found_by_its_log(places: Places) -> None:
+    """Killed between starting redis-server, which overwrites its environment with its title, and its ledger line."""
+    limits_before = lab_host.write_limits()
+    lab = start_lab(places, "unsaid")
+    lab.communicate()
+    assert lab.returncode == -signal.SIGKILL
+    assert not any(isinstance(entry, ledger.Started) for entry in ledger.read(places.ledger))
+    assert len(lab_host.processes_in(places.temp)) == 1
+    leftovers.remove(places)
+    assert_nothing_left(places, limits_before)
+
+
+@pytest.mark.parametrize("delay_ms", [40, 80, 120, 160, 200, 240, 280, 320, 360, 400])
+def test_ctrl_c_while_it_builds_leaves_nothing(places: Places, delay_ms: int) -> None:
+    """At moments spread over the building, whatever is being made just then."""
+    limits_before = lab_host.write_limits()
+    lab = start_lab(places)
+    lab_host.wait_until(places.ledger.exists)
+    time.sleep(delay_ms / 1000)
+    lab.send_signal(signal.SIGINT)
+    lab.communicate(timeout=25)
+    assert lab.returncode != 0
     assert_nothing_left(places, limits_before)
 
 

@@ -50,9 +50,9 @@ def cause(
     )
 
 
-def node(pid: int, *children: Node, kind: str = "peer", path: str | None = None) -> Node:
+def node(pid: int, *children: Node, kind: str = "peer", path: str | None = None, device: str | None = None) -> Node:
     """A node of a blame tree."""
-    parts = {"label": "", "kind": kind, "who": {"pid": pid}, "on": {"path": path} if path else None}
+    parts = {"label": "", "kind": kind, "who": {"pid": pid}, "on": {"path": path, "device": device}}
     plain = msgspec.convert({**parts, "seconds": 1.0, "share": 1.0, "count": 1}, Node)
     return msgspec.structs.replace(plain, children=children)
 
@@ -151,6 +151,16 @@ def test_the_chain_must_go_down_in_order() -> None:
         score(verdict(FIRST, SECOND, tree=tree), TRUTH, MEASURED).path for tree in (beside, upside_down, other_file)
     ]
     assert paths == [False, False, False]
+
+
+@pytest.mark.parametrize(("device", "right"), [("loop3", True), ("sda", False), (None, False)])
+def test_a_chain_may_end_at_a_device(device: str | None, right: bool) -> None:
+    """The device that the syncs wait for, by its kernel name."""
+    truth = msgspec.structs.replace(TRUTH, path=(*TRUTH.path, TruthStep(kind="device", device="loop3")))
+    fsync = node(10, node(11, kind="device", device=device), kind="fsync", path=AOF)
+    found = score(verdict(FIRST, SECOND, tree=node(1, node(20, fsync))), truth, MEASURED)
+    assert found.path is right
+    assert found.missed == (() if right else ("path",))
 
 
 @pytest.mark.parametrize(("state", "right"), [("not-slow", True), ("unknown", False), ("slow", False)])

@@ -67,11 +67,28 @@ def test_a_wait_leads_to_the_thread_that_it_truly_waited_for(nature: Nature, see
         assert {(tid, to)} == chains, (tid, start, end)
 
 
-@natures
+@often
+@given(seed=SEEDS)
+def test_a_question_is_queued_until_it_is_read_and_then_the_peer_works_on_it(seed: int):
+    """The cut lies where the peer's read of the question ended."""
+    program, log, _, pieces = _simulate(seed, NATURES["all seen"])
+    named = pieces.filter(pl.col("kind").is_in(["queued", "peer"]))
+    for tid, start, end, kind in named.select("tid", "start_ns", "end_ns", "kind").iter_rows():
+        assert {kind} == {leaf.edges[0] for leaf in truth.explain(program, log, tid, start, end)}, (tid, start, end)
+
+
+@pytest.mark.parametrize(
+    "nature",
+    [NATURES["all seen"], Nature(locks=True, middle=True, late=True, bystanders=True, inside=True)],
+    ids=["all seen", "part hidden"],
+)
 @often
 @given(seed=SEEDS)
 def test_sleep_and_idleness_are_what_they_are_called(nature: Nature, seed: int):
-    """A piece called sleep or idle truly is one, for every watched thread."""
+    """A piece called sleep or idle truly is one, for every watched thread.
+
+    Nobody can know that one more answer is due of several that were asked for before the window, so without those.
+    """
     program, log, _, pieces = _simulate(seed, nature)
     named = pieces.filter(pl.col("kind").is_in(["sleep", "idle"]))
     for tid, start, end, kind in named.select("tid", "start_ns", "end_ns", "kind").iter_rows():

@@ -37,6 +37,6 @@ _KERNEL = """
     throttle device full some CAP BPF BTF PERFMON SYS ADMIN PTRACE eBPF libbpf perf event paranoid yama ptrace scope
     trace py spy
 """
-_TARGETS = "http https redis rediss unix localhost host"
+_TARGETS = "http https redis rediss unix localhost this host"
 
 PUBLIC_WORDS: Final = frozenset(" ".join((_FOLDERS, _PROGRAMS, _EXTENSIONS, _REDIS, _KERNEL, _TARGETS)).split())

@@ -37,8 +37,10 @@ from culpa.target import (
     Target,
     UrlTarget,
 )
+from culpa.units import printable
 
 MAX_LISTED = 20
+INIT = 1
 _DEAD = frozenset("ZXx")
 
 
@@ -109,11 +111,12 @@ def _named(proc_root: Path, name: str) -> tuple[int, ...]:
     }
     if not parents:
         raise CulpaError(
-            f"there is no process named {name!r}", way_out="see ps -ef, or name it by PID or by :PORT if it listens"
+            f"there is no process named {printable(name)}",
+            way_out="see ps -ef, or name it by PID or by :PORT if it listens",
         )
     groups = _families(proc_root, parents)
     if len(groups) > 1:
-        raise _ambiguous(proc_root, f"several processes are named {name!r}", [min(group) for group in groups])
+        raise _ambiguous(proc_root, f"several processes are named {printable(name)}", [min(group) for group in groups])
     return tuple(sorted(parents))
 
 
@@ -169,32 +172,35 @@ def _listening(proc_root: Path, port: int) -> tuple[int, ...]:
 def _owners(proc_root: Path, listeners: list[Socket], place: str) -> tuple[int, ...]:
     """The processes behind listening sockets of one network namespace."""
     if not listeners:
-        raise CulpaError(f"nobody listens on {place} of this host", way_out="see ss -ltn for the ports in use")
+        raise CulpaError(
+            f"nobody listens on {printable(place)} of this host", way_out="see ss -ltn for the ports in use"
+        )
     held = holders(proc_root, {s.ino for s in listeners})
     pids = {pid for of_socket in held.values() for pid in of_socket}
     if not pids:
-        raise CulpaError(f"cannot see which process listens on {place}", way_out="run culpa as root")
+        raise CulpaError(f"cannot see which process listens on {printable(place)}", way_out="run culpa as root")
     by_namespace: dict[int | None, list[int]] = defaultdict(list)
     for s in listeners:
         by_namespace[s.netns].extend(held.get(s.ino, ()))
     groups = [of_namespace for of_namespace in by_namespace.values() if of_namespace]
     if len(groups) > 1:
-        what = f"several network namespaces have a listener on {place}"
+        what = f"several network namespaces have a listener on {printable(place)}"
         raise _ambiguous(proc_root, what, sorted(min(group) for group in groups))
-    return tuple(sorted(pids))
+    # Under socket activation init keeps the socket that it handed to the service.
+    return tuple(sorted(pids - {INIT} or pids))
 
 
 def _at_address(proc_root: Path, host: str, port: int) -> Resolution:
     """Local listeners that a connection to this address would reach; none for an address of another host."""
     addresses = _addresses_of(host, port)
     if not addresses:
-        return Resolution(pids=(), reason=f"the name {host} has no address that this host could look up")
+        return Resolution(pids=(), reason=f"the name {printable(host)} has no address that this host could look up")
     table = SocketTable.read(proc_root, diagnose=False)
     for address in addresses:
         reached = _reached(proc_root, table, address, port)
         if reached is not None:
             return Resolution(pids=_owners(proc_root, reached, f"{address} port {port}"))
-    return Resolution(pids=(), reason=f"{host} ({addresses[0]}) is not an address of this host")
+    return Resolution(pids=(), reason=f"{printable(host)} ({addresses[0]}) is not an address of this host")
 
 
 def _reached(proc_root: Path, table: SocketTable, address: str, port: int) -> list[Socket] | None:

@@ -6,14 +6,13 @@ before the probe is cut off. Whatever happens, an interrupt included, everything
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
@@ -25,11 +24,11 @@ from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, EndedBy
 from culpa.collect.command import CommandProbe, user_for
 from culpa.collect.commandline import masked_arguments
-from culpa.collect.exchange import HttpPlan, Sent, make_plan
+from culpa.collect.exchange import Sent
+from culpa.collect.options import Options, credentials_of, request_plan
 from culpa.collect.probe import HttpProbe
 from culpa.collect.procfs import PROC
 from culpa.collect.ranking import busiest
-from culpa.collect.redis_answers import Credentials
 from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
 from culpa.collect.window import Kind, Share, Window
@@ -46,54 +45,6 @@ GRACE_SECONDS: Final = 1.0
 """A request that is nearly done is not cut off: servers complain about that."""
 TELL_AFTER_NS: Final = 15 * NS_PER_SECOND
 _DEAD: Final = frozenset("ZXx")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
-    """What the user said about the requests to a URL."""
-
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str | None = None
-    method: str | None = None
-    verify_tls: bool = True
-    max_requests: int | None = None
-    repeat: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to record. None means: not said. `budget_percent` is of one core."""
-
-    for_ns: int | None = None
-    passive: bool = False
-    trace: bool = True
-    budget_percent: float = 20.0
-    slower_than_ns: int | None = None
-    http: HttpSettings | None = None
-    user: str | None = None
-    output_to_stderr: bool = False
-
-
-def check(target: Target, options: Options) -> None:
-    """Refuse what makes no sense together, before anything is started.
-
-    Raises:
-        UsageError: an option does not go with the target.
-    """
-    if options.http is not None and (not isinstance(target, UrlTarget) or options.passive):
-        way_out = "name an http:// URL, without --passive" if options.passive else "name an http:// URL"
-        raise UsageError(
-            "-H, -d, -X, -k, --max-requests and --repeat are about a request that culpa sends", way_out=way_out
-        )
-    if options.user is not None and not isinstance(target, CommandTarget):
-        raise UsageError("--user is about a command that culpa runs", way_out="write it before -- COMMAND")
-    if isinstance(target, CommandTarget) and options.passive:
-        raise UsageError("--passive and a command exclude each other", way_out="watch a running process by its PID")
-    if isinstance(target, CaptureTarget) and (options.for_ns or options.passive or not options.trace):
-        raise UsageError(
-            "--for, --passive and --no-trace are about recording, and this is a saved capture",
-            way_out="leave them out",
-        )
 
 
 def opened(target: CaptureTarget, options: Options) -> Capture:
@@ -166,7 +117,7 @@ class _Recording:
     def open(self, stack: ExitStack) -> None:
         """Find the processes and attach to them; nothing is asked yet."""
         target, options = self._target, self._options
-        plan = _plan(target, options) if isinstance(target, UrlTarget) and not options.passive else None
+        plan = request_plan(target, options) if isinstance(target, UrlTarget) and not options.passive else None
         if isinstance(target, CommandTarget):
             self._probe = CommandProbe(
                 target.argv, user=user_for(options.user), output_to_stderr=options.output_to_stderr
@@ -177,7 +128,7 @@ class _Recording:
             pids = self._resolved(asks=plan is not None)
         self._stop_if_interrupted()
         self._remember(pids)
-        credentials = _credentials(target)
+        credentials = credentials_of(target)
         self._watch = stack.enter_context(
             Watch(pids, Limits(trace=options.trace, budget_percent=options.budget_percent, credentials=credentials))
         )
@@ -240,7 +191,7 @@ class _Recording:
         """A pid may be used again: with its start time it is the process that was meant."""
         for pid in pids:
             stat = process_stat(PROC, pid)
-            if stat is not None:
+            if stat is not None and stat.state not in _DEAD:
                 self._identity[pid] = stat.starttime
         if pids and not self._identity:
             raise TargetVanished(f"{self._target.display} ended before anything was seen", way_out="start it again")
@@ -262,12 +213,13 @@ class _Recording:
                 return "interrupt"
             now = time.monotonic_ns()
             self._hear_probe()
-            ended_by = self._exited() or self._window.ends(now)
+            events = self._watch.events()
+            ended_by = self._exited() or self._window.ends(now, events)
             if ended_by is not None:
                 return ended_by
             self._watch.tick()
             self._tell(now)
-            if self._window.wants_judgement(now):
+            if self._window.wants_judgement(now, events):
                 capture = self._watch.snapshot(self._named(), self._requests())
                 self._window.judged(now, self._enough(capture), time.monotonic_ns())
 
@@ -349,30 +301,6 @@ class _Recording:
 
     def _blind(self, what: str, why: str, way_out: str) -> None:
         self._spots.append(BlindSpot(what=what, why=why, way_out=way_out))
-
-
-def _plan(target: UrlTarget, options: Options) -> HttpPlan:
-    said = options.http or HttpSettings()
-    headers = said.headers
-    given = {name.lower() for name, _ in headers}
-    if (target.user is not None or target.password is not None) and "authorization" not in given:
-        pair = f"{target.user or ''}:{target.password or ''}".encode()
-        headers = (*headers, ("Authorization", f"Basic {base64.b64encode(pair).decode('ascii')}"))
-    return make_plan(
-        target.url,
-        method=said.method,
-        headers=headers,
-        body=said.body,
-        verify_tls=said.verify_tls,
-        max_requests=said.max_requests,
-        repeat=said.repeat,
-    )
-
-
-def _credentials(target: Target) -> Credentials | None:
-    if isinstance(target, RedisTarget) and target.password is not None:
-        return Credentials(username=target.user, password=target.password)
-    return None
 
 
 def _kind_of(target: Target) -> manifest.TargetKind:

@@ -47,6 +47,9 @@ class Source(Protocol):
     def watched(self) -> frozenset[int]:
         """Processes watched so far, with those that it found by itself."""
 
+    def events(self) -> int:
+        """How many events it holds; cheap. Samples are no events."""
+
     def snapshot(self) -> Seen:
         """Rows so far; watching goes on."""
 
@@ -78,6 +81,10 @@ class TraceSource:
     def watched(self) -> frozenset[int]:
         """Processes watched so far."""
         return frozenset() if self._tracer is None else self._tracer.watched()
+
+    def events(self) -> int:
+        """Events drained so far."""
+        return 0 if self._tracer is None else self._tracer.events()
 
     def snapshot(self) -> Seen:
         """Rows so far."""
@@ -117,6 +124,10 @@ class SampleSource:
     def watched(self) -> frozenset[int]:
         """Processes watched so far."""
         return self._pids
+
+    def events(self) -> int:
+        """None: sweeps are bounded by the budget."""
+        return 0
 
     def snapshot(self) -> Seen:
         """Rows so far."""
@@ -171,5 +182,7 @@ def _from_trace(result: TraceResult) -> Seen:
 def _from_samples(result: SamplerResult) -> Seen:
     """Without culpa itself, which the sampler meets among the descendants of the shell it was started from."""
     own = os.getpid()
-    tables = {name: rows.filter(pl.col("pid") != own) if "pid" in rows else rows for name, rows in result.tables.items()}
+    tables = {
+        name: rows.filter(pl.col("pid") != own) if "pid" in rows else rows for name, rows in result.tables.items()
+    }
     return Seen(tables=tables, blind_spots=result.blind_spots)

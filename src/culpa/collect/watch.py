@@ -110,6 +110,10 @@ class Watch:
             done = time.monotonic_ns()
             self._next_look_ns = done + max(LOOK_AROUND_NS, LOOK_AROUND_COST * (done - now))
 
+    def events(self) -> int:
+        """Events held so far; 0 where threads are sampled."""
+        return self._source.events()
+
     def snapshot(self, target: Target, requests: pl.DataFrame) -> Capture:
         """The capture as if the window ended now; watching goes on."""
         seen = self._source.snapshot()

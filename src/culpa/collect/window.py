@@ -22,6 +22,10 @@ WAITED_NS: Final = 3 * NS_PER_SECOND
 JUDGE_EVERY_NS: Final = NS_PER_SECOND
 JUDGE_COST_FACTOR: Final = 3
 """Judging may take a quarter of the time at most: the watched host has better things to do."""
+JUDGEABLE_EVENTS: Final = 300_000
+"""Above it judging while watching would hold up the draining of events, and lose some."""
+ENOUGH_EVENTS: Final = 1_000_000
+"""What memory and the time for the verdict are meant for."""
 
 Kind = Literal["url", "command", "watch"]
 
@@ -67,9 +71,9 @@ class Window:
         """Whether one request of this length ends the window, so that another would only be load."""
         return self._for_ns is None and end_ns - start_ns >= MIN_NS
 
-    def wants_judgement(self, now_ns: int) -> bool:
-        """Whether it is worth knowing the first cause's share now."""
-        if self._for_ns is not None or self._kind == "command":
+    def wants_judgement(self, now_ns: int, events: int = 0) -> bool:
+        """Whether it is worth knowing the first cause's share now, with so many events to judge."""
+        if self._for_ns is not None or self._kind == "command" or events > JUDGEABLE_EVENTS:
             return False
         return now_ns >= self._next_judgement_ns and (self._kind != "url" or self._first_request is not None)
 
@@ -81,21 +85,23 @@ class Window:
             self._judged.append((taken_ns, share))
         self._next_judgement_ns = max(taken_ns + JUDGE_EVERY_NS, done_ns + JUDGE_COST_FACTOR * (done_ns - taken_ns))
 
-    def ends(self, now_ns: int) -> EndedBy | None:
-        """Why the window is over at this moment; None: it goes on."""
+    def ends(self, now_ns: int, events: int = 0) -> EndedBy | None:
+        """Why the window is over at this moment, with so many events seen; None: it goes on."""
         elapsed_ns = now_ns - self._start_ns
         if elapsed_ns >= self.longest_ns:
             return "limit"
         if self._for_ns is not None or self._kind == "command" or elapsed_ns < MIN_NS:
             return None
-        if self._kind == "url":
-            return self._url_ends(elapsed_ns)
+        if self._kind == "url" and self._first_request is None:
+            return "request" if self._no_more_requests else None
+        if events >= ENOUGH_EVENTS:
+            return "limit"
+        if self._kind == "url" and self._first_request is not None:
+            return self._url_ends(self._first_request, elapsed_ns)
         return "steady" if self._steady() else None
 
-    def _url_ends(self, elapsed_ns: int) -> EndedBy | None:
-        if self._first_request is None:
-            return "request" if self._no_more_requests else None
-        if self.is_whole_picture(*self._first_request) or self._no_more_requests:
+    def _url_ends(self, first: tuple[int, int], elapsed_ns: int) -> EndedBy | None:
+        if self.is_whole_picture(*first) or self._no_more_requests:
             return "request"
         if self._steady():
             return "steady"

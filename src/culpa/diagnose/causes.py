@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from culpa.diagnose import predict
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -17,6 +15,8 @@ CRITICAL_SHARE = 0.5
 WARNING_SHARE = 0.1
 MIN_NS_PER_REQUEST = 1_000_000
 MIN_WALL_SHARE = 0.01
+MIN_NOTE_WALL_SHARE = 0.1
+"""Of the window, for notes about a process or a host: below it nothing would be gained."""
 SAME_SHARE = 0.10
 """Shares this near to each other count as equal; then the nearer to a change comes first."""
 ON_THE_CHAIN = 0.80
@@ -39,7 +39,7 @@ class Found:
 def weigh(picture: Picture, rule: Rule, finding: Finding) -> Found:
     """Share, level and prediction of one finding."""
     ns = finding.moments.ns
-    predicted = finding.predicted or predict.without(picture, finding.moments)
+    predicted = finding.predicted or predict.without(picture, finding.moments) if picture.has_price else None
     return Found(
         rule=rule,
         finding=finding,
@@ -63,14 +63,18 @@ def _level(picture: Picture, finding: Finding, ns: int) -> Level:
 
 
 def _saves(picture: Picture, ns: int, predicted: Predicted | None) -> float:
-    """Seconds saved a request where requests are the root, else in the window."""
-    if picture.root.basis != "requests":
+    """Seconds saved a request where the target's requests have a price of their own, else in the whole window."""
+    if not picture.has_price:
         return ns / NS_PER_SECOND
-    done = picture.root.requests.filter(picture.root.requests["done"])
-    if predicted is None or done.is_empty():
+    if predicted is None:
         return ns / picture.request_count / NS_PER_SECOND
-    typical = float(np.median((done["end_ns"] - done["start_ns"]).to_numpy())) / NS_PER_SECOND
-    return max(0.0, typical - predicted.p50)
+    return max(0.0, (picture.typical_ns or 0.0) / NS_PER_SECOND - predicted.p50)
+
+
+def is_worth_saying(picture: Picture, found: Found) -> bool:
+    """Whether a finding is more than a note about next to nothing: a busy thread of an idle service is no news."""
+    asked = picture.has_price or not found.finding.only_note
+    return asked or found.finding.moments.ns >= MIN_NOTE_WALL_SHARE * picture.root.wall_ns
 
 
 def arrange(picture: Picture, found: list[Found]) -> tuple[Cause, ...]:

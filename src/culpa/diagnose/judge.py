@@ -84,7 +84,8 @@ def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[
     for one in rules:
         answer = one.ask(picture)
         if isinstance(answer, Fired):
-            found.extend(causes_of.weigh(picture, one, finding) for finding in answer.findings)
+            weighed = (causes_of.weigh(picture, one, finding) for finding in answer.findings)
+            found.extend(entry for entry in weighed if causes_of.is_worth_saying(picture, entry))
         elif isinstance(answer, Failed):
             broken.append(
                 BlindSpot(
@@ -97,14 +98,21 @@ def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[
 
 
 def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
+    """Slow with a cause; not slow if enough was seen and explained; unknown if not, or if it is slow without a
+    cause.
+    """
     if any(cause.level != "note" for cause in heads):
         return "slow"
+    if picture.is_slow:
+        return "unknown"
     seen = picture.root.ns >= MIN_SEEN_NS or len(picture.root.requests) > 0
-    healthy_kinds = (
-        picture.share(sum(picture.blame.nodes[n].ns for n in _leaves(picture, Kind.UNEXPLAINED))) <= MAX_UNEXPLAINED
-    )
-    idle = picture.root.ns < MIN_SEEN_NS and picture.root.basis == "threads" and picture.root.threads > 0
-    return "not-slow" if (seen and healthy_kinds) or idle else "unknown"
+    explained = picture.share(_unexplained(picture)) <= MAX_UNEXPLAINED
+    idle = picture.root.basis == "threads" and picture.root.threads > 0 and picture.root.ns < MIN_SEEN_NS
+    return "not-slow" if (seen and explained) or idle else "unknown"
+
+
+def _unexplained(picture: Picture) -> int:
+    return sum(picture.blame.nodes[n].ns for n in _leaves(picture, Kind.UNEXPLAINED))
 
 
 def _leaves(picture: Picture, kind: Kind) -> list[int]:
@@ -156,12 +164,22 @@ def _headline(picture: Picture, heads: tuple[Cause, ...], state: State) -> str:
     elif state == "not-slow":
         sentence = f"{name}{took}: nothing to blame; no cause cost it a tenth of its time"
     else:
-        sentence = f"{name}{took}: too little was seen or explained to name a cause"
+        sentence = f"{name}{took}: no cause can be named; {_largest(picture)}"
     return printable(sentence, 400)
 
 
+def _largest(picture: Picture) -> str:
+    """The largest leaf of the tree, for a reader who has to go on alone."""
+    leaves = [n for n in range(1, len(picture.blame.nodes)) if not picture.blame.nodes[n].children]
+    if not leaves or not picture.root.ns:
+        return "nothing of it was seen"
+    largest = max(leaves, key=lambda n: (picture.blame.nodes[n].ns, -n))
+    name, share = tree.label(picture, [largest]), picture.share(picture.blame.nodes[largest].ns)
+    return f"the largest part is {name} ({format_share(share)})"
+
+
 def _took(picture: Picture) -> str:
-    seen = _observed(picture)
+    seen = _observed(picture) if picture.has_price else None
     if seen is None:
         return ""
     if seen.p50 is not None:

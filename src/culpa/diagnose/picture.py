@@ -61,6 +61,28 @@ class Picture:
         return None if rows.is_empty() else str(rows[0])
 
     @property
+    def has_price(self) -> bool:
+        """Whether "a request" means one thing: requests of a URL or runs of a command, not all that a process
+        serves.
+        """
+        return self.root.basis == "requests" and self.capture.manifest.target.kind in ("url", "command")
+
+    @cached_property
+    def typical_ns(self) -> float | None:
+        """Median length of the root's finished requests; None without any."""
+        done = self.root.requests.filter(pl.col("done"))
+        return None if done.is_empty() else float(np.median((done["end_ns"] - done["start_ns"]).to_numpy()))
+
+    @property
+    def is_slow(self) -> bool:
+        """What was asked about is slow by itself: a command, or a URL that takes longer than `--slower-than`."""
+        target, requests = self.capture.manifest.target, self.root.requests
+        if target.kind != "url" or requests.is_empty():
+            return target.kind == "command"
+        lengths = (requests["end_ns"] - requests["start_ns"]).to_numpy()
+        return float(np.median(lengths)) > target.slower_than_ns
+
+    @property
     def request_count(self) -> int:
         """Requests of the root that were answered, at least 1 where there is a root."""
         return max(1, int(self.root.requests["done"].sum() or 0))

@@ -68,14 +68,14 @@ def ruled_out(picture: Picture) -> tuple[RuledOut, ...]:
 
 def _cpu(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:
     fields = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-    spent = {name: counters.delta("/proc/stat", "cpu", name) or 0.0 for name in fields}
+    spent = {name: counters.delta("/proc/stat", "", name) or 0.0 for name in fields}
     total = sum(spent.values())
     idle = (spent["idle"] + spent["iowait"]) / total if total else 0.0
     if total and idle >= IDLE_CPU:
         yield RuledOut(
             resource="CPU",
             verdict="had room",
-            evidence=(_fact("CPUs idle or waiting for I/O", idle, "share", IDLE_CPU, "/proc/stat"),),
+            evidence=(_fact("idle or waiting for I/O", idle, "share", IDLE_CPU, "/proc/stat"),),
         )
 
 
@@ -87,7 +87,7 @@ def _run_queue(picture: Picture, _counters: Counters) -> Iterator[RuledOut]:
         yield RuledOut(
             resource="run queue",
             verdict="no queueing for a CPU on the chain",
-            evidence=(_fact("share of the time runnable but not running", share, "share", SMALL_SHARE, "offcpu"),),
+            evidence=(_fact("runnable but not running", share, "share", SMALL_SHARE, "offcpu"),),
         )
 
 
@@ -100,7 +100,7 @@ def _memory(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:
         yield RuledOut(
             resource="memory",
             verdict="enough",
-            evidence=(_fact("memory available", available / total, "share", FREE_MEMORY, "/proc/meminfo"),),
+            evidence=(_fact("available", available / total, "share", FREE_MEMORY, "/proc/meminfo"),),
         )
 
 
@@ -117,7 +117,7 @@ def _swap(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:
 def _disks(picture: Picture, counters: Counters) -> Iterator[RuledOut]:
     blamed = _blamed_devices(picture)
     for name in counters.objects("/proc/diskstats"):
-        ticks = counters.per_second("/proc/diskstats", name, "io_ticks_ms")
+        ticks = counters.per_second("/proc/diskstats", name, "io_ms")
         if ticks is None:
             continue
         busy = ticks / 1000
@@ -142,13 +142,12 @@ def _blamed_devices(picture: Picture) -> set[str]:
 
 
 def _network(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:
-    again = counters.delta("/proc/net/snmp", "Tcp", "RetransSegs")
-    again = counters.delta("/proc/net/snmp", "", "TcpRetransSegs") if again is None else again
+    again = counters.delta("/proc/net/snmp", "", "RetransSegs")
     if again == 0:
         yield RuledOut(
             resource="network",
             verdict="nothing was sent again",
-            evidence=(_fact("TCP segments retransmitted", again, "segments", 0, "/proc/net/snmp"),),
+            evidence=(_fact("TCP segments sent again", again, "segments", 0, "/proc/net/snmp"),),
         )
 
 

@@ -31,7 +31,7 @@ def _node(picture: Picture, group: list[int]) -> Node:
         children.append(_rest(picture, [n for i in small for n in families[i]], len(small)))
     ns = sum(blamed[n].ns for n in group)
     return Node(
-        label=_label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
+        label=label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
         who=_who(picture, group), on=_on(blamed[group[0]].on), seconds=ns / NS_PER_SECOND, share=picture.share(ns),
         count=sum(blamed[n].count for n in group), children=tuple(children),
     )  # fmt: skip
@@ -74,7 +74,7 @@ def _on(thing: Thing | None) -> On | None:
     return on if on != On() else None
 
 
-def _label(picture: Picture, group: list[int]) -> str:
+def label(picture: Picture, group: list[int]) -> str:
     """What the nodes are, in words: no jargon without its object."""
     node = picture.blame.nodes[group[0]]
     who = "" if node.who == NO_ONE else picture.objects.thread_name(node.who)

@@ -55,6 +55,7 @@ def _stage_lines(stage: Stage) -> Iterator[str]:
     yield f"  {stage.name}"
     yield f"    truth      {', '.join(stage.truth.causes)}"
     yield f"    named      {named}"
+    yield f"    missed     {', '.join(stage.score.missed) or 'nothing'}"
     if stage.measured.after_fix is None:
         return
     yield f"    measured   {format_seconds(stage.measured.before)} -> {format_seconds(stage.measured.after_fix)}"
@@ -72,7 +73,7 @@ def _predicted(stage: Stage) -> str:
 
 def _show(page: str) -> None:
     """Print a page that culpa made; it has been made safe for terminals there."""
-    print(page, flush=True)
+    print(page.rstrip("\n"), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

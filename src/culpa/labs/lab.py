@@ -76,7 +76,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def found(self) -> bool:
         """Whether the whole truth was found."""
-        return self.top1 and self.all_named and self.who and self.on and self.path
+        return not self.missed
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """The measures that are not met."""
+        return tuple(name for name in ("top1", "all_named", "who", "on", "path") if not getattr(self, name))
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

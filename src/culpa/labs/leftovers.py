@@ -2,8 +2,8 @@
 
 Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
-process's environment, pid and start time as the ledger has them, a limit that the ledger names, a cgroup with the
-prefix.
+process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
+and start time as the ledger has them, a limit that the ledger names, a cgroup with the prefix.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find(places: Places) -> Leftovers:
     loops = _loops(places)
     return Leftovers(
         limits=tuple(_limits(entries, loops)),
-        processes=tuple(_processes(entries, runs)),
+        processes=tuple(_processes(entries, runs, places)),
         mounts=tuple(path for path in reversed(loopdev.mounts()) if places.owns(path)),
         loops=loops,
         groups=tuple(_groups(entries)),
@@ -115,16 +115,23 @@ def marked_run(pid: int) -> str | None:
     return None
 
 
-def _processes(entries: tuple[ledger.Entry, ...], runs: set[str]) -> Iterator[int]:
-    """Processes that carry the marker of one of these runs, and those that the ledger names by pid and start time."""
+def _processes(entries: tuple[ledger.Entry, ...], runs: set[str], places: Places) -> Iterator[int]:
+    """Processes that these runs started, by marker, by log, or by pid and start time in the ledger."""
     noted = {(entry.pid, entry.starttime) for entry in entries if isinstance(entry, ledger.Started)}
     spared = set(_ancestors(os.getpid()))
     for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
         if pid in spared:
             continue
         begun = starttime(pid)
-        if begun is not None and (marked_run(pid) in runs or (pid, begun) in noted):
+        if begun is not None and (marked_run(pid) in runs or _logs_to_run(pid, places) or (pid, begun) in noted):
             yield pid
+
+
+def _logs_to_run(pid: int, places: Places) -> bool:
+    try:
+        return places.owns(Path(f"/proc/{pid}/fd/2").readlink())
+    except OSError:
+        return False
 
 
 def _ancestors(pid: int) -> Iterator[int]:

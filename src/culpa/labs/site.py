@@ -9,15 +9,14 @@ import os
 import secrets
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from culpa.errors import LabError
 from culpa.labs import ledger, leftovers, lock
+from culpa.labs.endings import Endings
 from culpa.labs.places import MARKER, PREFIX, Places, of_host
 from culpa.units import printable
 
@@ -25,7 +24,6 @@ LOCK_WAIT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 TAIL_BYTES = 2000
 WORDS_LIMIT = 400
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +69,7 @@ class Site:
     ledger: ledger.Ledger
     stack: ExitStack
     places: Places
+    endings: Endings
 
     def start(self, argv: list[str], *, name: str, output: Path | None = None, cwd: Path | None = None) -> Program:
         """Start a program of the lab in a session of its own, so that Ctrl-C reaches only the lab, which stops it.
@@ -85,7 +84,7 @@ class Site:
             LabError: it cannot be started.
         """
         log = self.directory / f"{name}.log"
-        with log.open("wb") as said, (output or log).open("ab") as out:
+        with self.endings.deferred(), log.open("wb") as said, (output or log).open("ab") as out:
             try:
                 popen = subprocess.Popen(
                     argv,
@@ -98,11 +97,11 @@ class Site:
                 )
             except OSError as error:
                 raise LabError(f"cannot start {argv[0]}: {error.strerror}") from error
-        program = Program(popen=popen, log=log)
-        self.stack.callback(program.stop)
-        begun = leftovers.starttime(popen.pid)
-        if begun is not None:
-            self.ledger.note(ledger.Started(pid=popen.pid, starttime=begun))
+            program = Program(popen=popen, log=log)
+            self.stack.callback(program.stop)
+            begun = leftovers.starttime(popen.pid)
+            if begun is not None:
+                self.ledger.note(ledger.Started(pid=popen.pid, starttime=begun))
         return program
 
 
@@ -116,7 +115,8 @@ def opened(
         LabError: another lab runs, or leftovers of one would not go.
     """
     places = places or of_host()
-    with lock.held(places.lock, wait_s=lock_wait_s, progress=progress), _endings_raise():
+    endings = Endings()
+    with lock.held(places.lock, wait_s=lock_wait_s, progress=progress), endings.caught():
         for line in leftovers.remove(places):
             progress(f"removed what a killed lab left: {line}")
         name = f"{PREFIX}{secrets.token_hex(4)}"
@@ -126,9 +126,9 @@ def opened(
             book.note(ledger.Run(name=name))
             directory = places.temp / name
             directory.mkdir(mode=0o755)
-            yield Site(name=name, directory=directory, ledger=book, stack=stack, places=places)
+            yield Site(name=name, directory=directory, ledger=book, stack=stack, places=places, endings=endings)
         finally:
-            _ignore_endings()
+            endings.ignore()
             _undo(stack, book, places)
 
 
@@ -140,29 +140,3 @@ def _undo(stack: ExitStack, book: ledger.Ledger, places: Places) -> None:
         book.close()
         leftovers.remove(places)
         leftovers.require_none(places)
-
-
-@contextmanager
-def _endings_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP undo the lab as Ctrl-C does (only the main thread can set handlers)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Raise once; the signals that follow must not disturb the undoing."""
-    _ignore_endings()
-    raise KeyboardInterrupt
-
-
-def _ignore_endings() -> None:
-    if threading.current_thread() is threading.main_thread():
-        for ending in _ENDING:
-            signal.signal(ending, signal.SIG_IGN)

@@ -102,11 +102,14 @@ def _image(path: Path, size: int) -> Iterator[Path]:
 @contextmanager
 def _loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
     site.ledger.note(ledger.Loop(backing=backing))
-    device = loopdev.attach(backing, direct=direct)
+    device = None
     try:
+        with site.endings.deferred():
+            device = loopdev.attach(backing, direct=direct)
         yield device
     finally:
-        loopdev.detach(device)
+        if device is not None:
+            loopdev.detach(device)
 
 
 @contextmanager
@@ -114,8 +117,9 @@ def _mounted(device: str, directory: Path, site: Site) -> Iterator[None]:
     """A fresh ext4 without the background initialisation that would eat the writes the limit leaves."""
     loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
     site.ledger.note(ledger.Mount(path=str(directory)))
-    loopdev.mount(device, directory)
     try:
+        with site.endings.deferred():
+            loopdev.mount(device, directory)
         yield
     finally:
         loopdev.unmount(str(directory))

@@ -98,7 +98,7 @@ def _head(number: int, cause: Cause, verdict: Verdict, detail: Detail) -> Iterat
         yield Line(label="" if position else "because", text=text, indent=1)
     for position, fix in enumerate(cause.fixes[: detail.fixes]):
         yield Line(label="" if position else "fix", text=wording.fix(fix), indent=1)
-    if saving := wording.saving(cause, verdict.root.basis):
+    if saving := wording.saving(cause, verdict.target.kind):
         yield Line(label="saves", text=saving, indent=1)
 
 
@@ -113,12 +113,17 @@ def _rest(causes: tuple[Cause, ...]) -> Iterator[Line]:
 
 
 def _ruled_out(verdict: Verdict, detail: Detail) -> Iterator[Line]:
-    for position, suspect in enumerate(verdict.ruled_out[: detail.ruled_out]):
-        facts = "; ".join(wording.fact(evidence, source=detail.sources) for evidence in suspect.evidence)
-        text = f"{wording.sentence(suspect.resource)}: {facts or wording.sentence(suspect.verdict)}"
-        yield Line(label="" if position else "ruled out", text=text)
-    if (hidden := len(verdict.ruled_out) - detail.ruled_out) > 0:
-        yield Line(text=f"and {hidden} more suspects: -v shows them", style="faint")
+    """One flowing line of suspects and their figures; with sources each has a line of its own."""
+    shown = verdict.ruled_out[: detail.ruled_out]
+    hidden = len(verdict.ruled_out) - len(shown)
+    if detail.sources:
+        for position, suspect in enumerate(shown):
+            facts = "; ".join(wording.fact(evidence, source=True) for evidence in suspect.evidence)
+            text = f"{wording.sentence(suspect.resource)}: {facts or wording.sentence(suspect.verdict)}"
+            yield Line(label="" if position else "ruled out", text=text)
+    elif shown:
+        more = f"; {hidden} more with -v" if hidden else ""
+        yield Line(label="ruled out", text="; ".join(wording.acquittal(suspect) for suspect in shown) + more)
 
 
 def _blind_spots(verdict: Verdict, detail: Detail) -> Iterator[Line]:

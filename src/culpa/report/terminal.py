@@ -13,18 +13,19 @@ from culpa.diagnose.verdict import Verdict
 from culpa.report import page, wording
 from culpa.report.page import Detail, Line
 
-MAX_LINES: Final = 40
+MAX_LINES: Final = 44
 """One screen."""
 MIN_WIDTH, MAX_WIDTH = 40, 160
 
 _DETAILS: Final = (
-    Detail(heads=3, facts=6, becauses=3, fixes=2, ruled_out=8, blind_spots=4, rows=6),
-    Detail(heads=3, facts=4, becauses=2, fixes=2, ruled_out=8, blind_spots=3, rows=4),
-    Detail(heads=3, facts=3, becauses=1, fixes=1, ruled_out=7, blind_spots=2, rows=4),
-    Detail(heads=2, facts=3, becauses=1, fixes=1, ruled_out=6, blind_spots=2, rows=3),
-    Detail(heads=2, facts=2, becauses=1, fixes=1, ruled_out=4, blind_spots=1, rows=3),
-    Detail(heads=1, facts=2, becauses=1, fixes=1, ruled_out=3, blind_spots=1, rows=2),
-    Detail(heads=1, facts=1, becauses=0, fixes=1, ruled_out=1, blind_spots=1, rows=1),
+    Detail(heads=3, facts=6, becauses=3, fixes=2, ruled_out=12, blind_spots=4, rows=6),
+    Detail(heads=3, facts=5, becauses=2, fixes=2, ruled_out=12, blind_spots=3, rows=4),
+    Detail(heads=2, facts=5, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=4),
+    Detail(heads=2, facts=4, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=3),
+    Detail(heads=2, facts=3, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=3),
+    Detail(heads=2, facts=2, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=2),
+    Detail(heads=1, facts=2, becauses=1, fixes=1, ruled_out=6, blind_spots=1, rows=2),
+    Detail(heads=1, facts=1, becauses=0, fixes=1, ruled_out=4, blind_spots=1, rows=1),
 )
 """From rich to poor; the first that fits on a screen is shown."""
 _VERBOSE: Final = Detail(
@@ -52,7 +53,7 @@ def headline(verdict: Verdict) -> str:
 def render(verdict: Verdict, *, width: int, color: bool, verbose: bool = False) -> str:
     """The whole page, every line at most `width` cells (between 40 and 160) and ended by a newline.
 
-    Without `verbose` it has at most 40 lines at 80 cells: what does not fit is counted. `verbose` shows all facts with
+    Without `verbose` it has at most 44 lines at 80 cells: what does not fit is counted. `verbose` shows all facts with
     their sources, and the blame tree.
     """
     width = max(MIN_WIDTH, min(width, MAX_WIDTH))
@@ -84,7 +85,8 @@ def _printed(console: Console, rows: Iterable[Text]) -> str:
 
 def _wrapped(console: Console, lines: Iterable[Line], width: int, most: int) -> Iterator[Text]:
     for line in lines:
-        yield from _rows(console, line, width, most)
+        answer = line.style in ("slow", "not-slow", "unknown")
+        yield from _rows(console, line, width, MAX_LINES if answer else most)
 
 
 def _rows(console: Console, line: Line, width: int, most: int) -> Iterator[Text]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from typing import Literal
 
-from culpa.diagnose.verdict import Cause, Evidence, Fix, On, Predicted, Who
+from culpa.capture.manifest import TargetKind
+from culpa.diagnose.verdict import Cause, Evidence, Fix, On, Predicted, RuledOut, Who
 from culpa.units import format_bytes, format_count, format_ns, format_seconds, format_share, printable
 
 MAX_NAME = 120
@@ -81,6 +81,12 @@ def fact(evidence: Evidence, *, source: bool) -> str:
     return f"{text} [{name(evidence.source)}]" if source else text
 
 
+def acquittal(suspect: RuledOut) -> str:
+    """A suspect and the figure that acquits it: `memory available 76 %`."""
+    facts = ", ".join(f"{sentence(e.fact)} {value(e.value, e.unit)}" for e in suspect.evidence if e.value is not None)
+    return f"{sentence(suspect.resource)} {facts or sentence(suspect.verdict)}"
+
+
 def fix(fix: Fix) -> str:
     """What to do: the command or the change, and what it risks."""
     action = shlex.join(printable(word) for word in fix.argv) if fix.argv else sentence(fix.change or fix.id)
@@ -88,9 +94,9 @@ def fix(fix: Fix) -> str:
     return f"{action} ({caution}; risk: {sentence(fix.risk)})" if fix.risk else f"{action} ({caution})"
 
 
-def saving(cause: Cause, basis: Literal["requests", "threads"]) -> str:
+def saving(cause: Cause, target: TargetKind) -> str:
     """What its remedy saves, and what a request would then take."""
-    per = "a request" if basis == "requests" else "of the threads' time"
+    per = {"url": "a request", "command": "a run"}.get(target, "of the watched time")
     saved = f"{format_seconds(cause.saves_seconds)} {per}" if cause.saves_seconds > 0 else ""
     if cause.predicted is None:
         return saved

@@ -21,20 +21,16 @@ from culpa.sim.kernel import (
     PREAD64,
     READ,
     SOCKET_DEV,
-    STACK_DATA,
-    STACK_FLUSH,
-    STACK_READ,
     WRITE,
     ChannelKind,
-    Chunk,
     Does,
-    End,
     Kernel,
-    Listener,
 )
 from culpa.sim.log import Cause, Job, Request, Syscall
 from culpa.sim.program import Ask, Call, Compute, DirectRead, Help, Locked, Loop, Op, Serve, Sleep, Sync, Thread
 from culpa.sim.scheduler import Pause, Run
+from culpa.sim.sockets import Chunk, End, Listener, Sockets
+from culpa.sim.storage import STACK_DATA, STACK_FLUSH, STACK_READ, Storage
 
 CRON_NS = 10_000
 """What a server does when its epoll_wait times out."""
@@ -45,6 +41,8 @@ class Actor:
     """One thread of a process, with the connections it keeps open."""
 
     kernel: Kernel
+    sockets: Sockets
+    storage: Storage
     pid: int
     thread: Thread
     polled: list[End] = field(default_factory=list)
@@ -68,7 +66,7 @@ class Actor:
         elif body.style == "epoll":
             yield from self._serve_by_epoll(body)
         else:
-            yield from self._serve_by_accept(body, self.kernel.listeners[body.service])
+            yield from self._serve_by_accept(body, self.sockets.listeners[body.service])
 
     def perform(self, ops: Sequence[Op]) -> Does[None]:
         """Operations in order."""
@@ -112,24 +110,24 @@ class Actor:
     def _call(self, op: Call) -> Does[None]:
         kernel = self.kernel
         end = yield from self._connection(op)
-        requests = kernel.new_requests(self.tid, op)
+        requests = self.sockets.new_requests(self.tid, op)
         for part in range(op.parts):
             last = part == op.parts - 1
-            yield from kernel.write(
+            yield from self.sockets.write(
                 self.tid, end, Chunk(requests=requests, kind="data" if part else "request", last=last, bytes=120)
             )
         for request in requests:
             request.sent_ns = kernel.sched.now
         yield from self._await_answers(op, end, requests)
         if op.fresh:
-            yield from kernel.close(self.tid, end)
+            yield from self.sockets.close(self.tid, end)
 
     def _await_answers(self, op: Call, end: End, requests: tuple[Request, ...]) -> Does[None]:
         cause, missing = Cause(kind="reply", ids=tuple(r.number for r in requests)), len(requests)
         while missing:
             if op.wait == "poll":
-                yield from self.kernel.poll(self.tid, end, cause)
-            chunks = yield from self.kernel.read(self.tid, end, cause)
+                yield from self.sockets.poll(self.tid, end, cause)
+            chunks = yield from self.sockets.read(self.tid, end, cause)
             missing -= sum(len(chunk.requests) for chunk in chunks if chunk.last)
 
     def _connection(self, op: Call) -> Does[End]:
@@ -140,7 +138,7 @@ class Actor:
         call = kernel.enter(self.tid, CONNECT, (0, 0x7FFC_0000_0000, 16), dev=SOCKET_DEV, kind="sock")
         yield kernel.cost()
         service = next(s for s in kernel.program.services if s.name == op.service)
-        end = kernel.connect(self.pid, service)
+        end = self.sockets.connect(self.pid, service)
         if not op.fresh:
             self._open[op.service] = end
         call.args, call.ino = (end.fd, *call.args[1:]), end.ino
@@ -151,7 +149,7 @@ class Actor:
 
     def _serve_by_epoll(self, body: Serve) -> Does[None]:
         while True:
-            ready = yield from self.kernel.epoll_wait(self.tid, self.polled, body.tick_ns)
+            ready = yield from self.sockets.epoll_wait(self.tid, self.polled, body.tick_ns)
             if not ready:
                 yield Run(ns=CRON_NS)
             answers: list[tuple[End, Request]] = []
@@ -161,10 +159,10 @@ class Actor:
                 yield from self._answer_together(body, answers)
 
     def _serve_readable(self, body: Serve, end: End) -> Does[list[tuple[End, Request]]]:
-        chunks = yield from self.kernel.read(self.tid, end, IDLE)
+        chunks = yield from self.sockets.read(self.tid, end, IDLE)
         if not chunks:
             self.polled.remove(end)
-            yield from self.kernel.close(self.tid, end)
+            yield from self.sockets.close(self.tid, end)
         requests = self._take(chunks)
         yield from self._handle(body, end, requests, answer=not body.flush)
         return [(end, request) for request in requests] if body.flush else []
@@ -176,10 +174,10 @@ class Actor:
 
     def _serve_by_accept(self, body: Serve, listener: Listener) -> Does[None]:
         while True:
-            end = yield from self.kernel.accept(self.tid, listener)
-            while chunks := (yield from self.kernel.read(self.tid, end, IDLE)):
+            end = yield from self.sockets.accept(self.tid, listener)
+            while chunks := (yield from self.sockets.read(self.tid, end, IDLE)):
                 yield from self._handle(body, end, self._take(chunks), answer=True)
-            yield from self.kernel.close(self.tid, end)
+            yield from self.sockets.close(self.tid, end)
 
     def _take(self, chunks: Sequence[Chunk]) -> list[Request]:
         """The requests that these bytes complete."""
@@ -199,7 +197,7 @@ class Actor:
             if part:
                 yield Run(ns=body.between_parts_ns)
             last = part == body.reply_parts - 1
-            yield from self.kernel.write(
+            yield from self.sockets.write(
                 self.tid, end, Chunk(requests=(request,), kind="data" if part else "response", last=last, bytes=300)
             )
         request.reply_ns = self.kernel.sched.now
@@ -217,11 +215,11 @@ class Actor:
             self.tid, FDATASYNC if op.data_only else FSYNC, (8, 0, 0), dev=FILE_DEV, ino=ino, kind="reg"
         )
         yield kernel.cost()
-        yield from kernel.until_complete(kernel.submit(self.tid, "write", ino), STACK_DATA)
+        yield from self.storage.until_complete(self.storage.submit(self.tid, "write", ino), STACK_DATA)
         if op.journal:
-            yield from kernel.until_committed(self.tid)
+            yield from self.storage.until_committed(self.tid)
         else:
-            yield from kernel.until_complete(kernel.submit(self.tid, "flush", None), STACK_FLUSH)
+            yield from self.storage.until_complete(self.storage.submit(self.tid, "flush", None), STACK_FLUSH)
         kernel.leave(call, 0)
 
     def _read_file(self, op: DirectRead) -> Does[None]:
@@ -229,7 +227,7 @@ class Actor:
         yield kernel.user()
         call = kernel.enter(self.tid, PREAD64, (9, 0, 4096), dev=FILE_DEV, ino=ino, kind="reg")
         yield kernel.cost()
-        yield from kernel.until_complete(kernel.submit(self.tid, "read", ino), STACK_READ)
+        yield from self.storage.until_complete(self.storage.submit(self.tid, "read", ino), STACK_READ)
         kernel.leave(call, 4096)
 
     # Locks and helpers

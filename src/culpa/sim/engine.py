@@ -6,10 +6,12 @@ import random
 from collections.abc import Iterator
 
 from culpa.sim.behaviour import Actor
-from culpa.sim.kernel import Channel, Chunk, Kernel, Listener, Lock
+from culpa.sim.kernel import Channel, Kernel, Lock
 from culpa.sim.log import Log, Request, Socket
 from culpa.sim.program import Call, Help, Locked, Op, Program, RemoteClient, Serve, Thread
 from culpa.sim.scheduler import Scheduler
+from culpa.sim.sockets import Chunk, Listener, Sockets
+from culpa.sim.storage import Storage
 
 MARGIN_NS = 1_000_000
 """How long the simulation goes on after the window, so that nothing of the truth ends with it."""
@@ -20,20 +22,22 @@ def run(program: Program) -> Log:
     log = Log()
     sched = Scheduler(machine=program.machine, rng=random.Random(program.seed), log=log)
     kernel = Kernel(program=program, sched=sched, log=log)
-    _listen(kernel)
+    sockets, storage = Sockets(kernel=kernel), Storage(kernel=kernel)
+    _listen(sockets)
     _prepare(kernel)
-    sched.spawn_at(0, program.journal_tid, kernel.journal_thread())
+    sched.spawn_at(0, program.journal_tid, storage.journal_thread())
     for process in program.processes:
         for thread in process.threads:
-            _start(kernel, process.pid, thread)
+            _start(Actor(kernel=kernel, sockets=sockets, storage=storage, pid=process.pid, thread=thread))
     for client in program.remote_clients:
-        _start_remote(kernel, client)
+        _start_remote(sockets, client)
     sched.run(program.window[1] + MARGIN_NS)
     return log
 
 
-def _listen(kernel: Kernel) -> None:
+def _listen(sockets: Sockets) -> None:
     """A listening socket for every service that a process of this host serves."""
+    kernel = sockets.kernel
     servers = {
         thread.body.service: process.pid
         for process in kernel.program.processes
@@ -43,7 +47,7 @@ def _listen(kernel: Kernel) -> None:
     for service in kernel.program.services:
         if service.name in servers:
             pid, ino = servers[service.name], kernel.number()
-            kernel.listeners[service.name] = Listener(service=service, pid=pid, ino=ino)
+            sockets.listeners[service.name] = Listener(service=service, pid=pid, ino=ino)
             kernel.log.sockets.append(
                 Socket(
                     ino=ino,
@@ -77,14 +81,14 @@ def _prepare(kernel: Kernel) -> None:
                     kernel.locks[op.lock] = Lock(number=number, uaddr=0x6000_0000_0000 + 64 * number)
 
 
-def _start(kernel: Kernel, pid: int, thread: Thread) -> None:
-    actor = Actor(kernel=kernel, pid=pid, thread=thread)
-    if isinstance(thread.body, Serve) and thread.body.style == "epoll":
-        kernel.listeners[thread.body.service].polls.append((thread.tid, actor.polled))
-    kernel.sched.spawn_at(thread.start_ns, thread.tid, actor.live())
+def _start(actor: Actor) -> None:
+    body = actor.thread.body
+    if isinstance(body, Serve) and body.style == "epoll":
+        actor.sockets.listeners[body.service].polls.append((actor.tid, actor.polled))
+    actor.kernel.sched.spawn_at(actor.thread.start_ns, actor.tid, actor.live())
 
 
-def _start_remote(kernel: Kernel, client: RemoteClient) -> None:
+def _start_remote(sockets: Sockets, client: RemoteClient) -> None:
     """A client on another host is no thread: its requests arrive, and its next one follows the answer."""
     left = client.times
     call = Call(service=client.service, verb=client.verb, detail=client.detail)
@@ -93,15 +97,15 @@ def _start_remote(kernel: Kernel, client: RemoteClient) -> None:
         nonlocal left
         if left:
             left -= 1
-            requests: tuple[Request, ...] = kernel.new_requests(None, call)
-            kernel.deliver(end, Chunk(requests=requests, kind="request", last=True, bytes=120), None)
+            requests: tuple[Request, ...] = sockets.new_requests(None, call)
+            sockets.deliver(end, Chunk(requests=requests, kind="request", last=True, bytes=120), None)
 
     def answered(chunk: Chunk) -> None:
         if chunk.last:
-            kernel.sched.after(client.think_ns, ask)
+            sockets.kernel.sched.after(client.think_ns, ask)
 
-    end = kernel.connect_from_afar(client.service, answered)
-    kernel.sched.after(client.think_ns, ask)
+    end = sockets.connect_from_afar(client.service, answered)
+    sockets.kernel.sched.after(client.think_ns, ask)
 
 
 def _ops(thread: Thread) -> Iterator[Op]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 
 import pytest
+from watched_children import DONE, GO, Child, Spawn, line_of
 
 from culpa.collect.trace.tracer import usable
-
-Spawn = Callable[..., subprocess.Popen[str]]
-
-GO = "import sys; print('ready', flush=True); sys.stdin.readline()\n"
-DONE = "\nprint('done', flush=True); sys.stdin.readline()\n"
 
 
 @pytest.fixture(autouse=True)
@@ -28,52 +21,21 @@ def _trace_works_here(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def spawn() -> Iterator[Spawn]:
     """Start a Python child that says `ready`, waits for a line, runs the code, says `done` and waits again."""
-    children: list[subprocess.Popen[str]] = []
+    children: list[Child] = []
 
-    def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(code: str, *arguments: str) -> Child:
         child = subprocess.Popen(
             [sys.executable, "-S", "-c", GO + code + DONE, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            bufsize=1,
         )
         children.append(child)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        assert line_of(child) == "ready"
         return child
 
     yield start
     for child in children:
         child.kill()
         child.communicate()
-
-
-def run(child: subprocess.Popen[str]) -> None:
-    """Let the child's code run, and wait until it is done."""
-    go(child)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "done\n"
-
-
-def go(child: subprocess.Popen[str]) -> None:
-    """Let the child's code begin."""
-    assert child.stdin is not None
-    child.stdin.write("\n")
-    child.stdin.flush()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Ask again and again until it holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def open_fds() -> set[str]:
-    """What this process's descriptors lead to, one entry per descriptor."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-    return found

@@ -109,7 +109,9 @@ def test_keys_become_patterns(key: str, pattern: str) -> None:
 
 
 hostile = st.binary(max_size=300) | st.lists(
-    st.sampled_from([b"*", b"$", b"+", b"-1", b"3", b"99999999999999", b"\r\n", b"GET", b" /", b" HTTP/1.1", b"\0", b"%", b"x"]),
+    st.sampled_from(
+        [b"*", b"$", b"+", b"-1", b"3", b"99999999999999", b"\r\n", b"GET", b" /", b" HTTP/1.1", b"\0", b"%", b"x"]
+    ),
     max_size=60,
 ).map(b"".join)
 
@@ -129,7 +131,10 @@ def test_any_bytes_are_survived(messages: list[bytes]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(alphabet="qzj9", min_size=6, max_size=20), st.sampled_from([b"AUTH", b"HELLO", b"EVAL", b"CONFIG", b"SET", b"XYZ"]))
+@given(
+    st.text(alphabet="qzj9", min_size=6, max_size=20),
+    st.sampled_from([b"AUTH", b"HELLO", b"EVAL", b"CONFIG", b"SET", b"XYZ"]),
+)
 def test_values_are_never_kept(secret: str, verb: bytes) -> None:
     """A value, an argument of AUTH, a script or a query string appears nowhere in the result."""
     raw = secret.encode()

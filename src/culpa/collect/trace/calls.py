@@ -22,7 +22,8 @@ BUFFER: Final = 1 << 5
 VECTOR: Final = 1 << 6
 MSGHDR: Final = 1 << 7
 SOCKET: Final = 1 << 8
-PASSIVE: Final = 1 << 9
+WAKES: Final = 1 << 9
+SLEEPS: Final = 1 << 10
 
 MACHINES: Final = ("x86_64", "aarch64")
 
@@ -31,8 +32,8 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("write", 1, 64, FD | OUT | BUFFER),
     ("open", 2, None, FD_RETURN),
     ("close", 3, 57, FD | FD_GONE),
-    ("fstat", 5, 80, FD | PASSIVE),
-    ("lseek", 8, 62, FD | PASSIVE),
+    ("fstat", 5, 80, FD),
+    ("lseek", 8, 62, FD),
     ("ioctl", 16, 29, FD),
     ("pread64", 17, 67, FD | IN | BUFFER),
     ("pwrite64", 18, 68, FD | OUT | BUFFER),
@@ -45,15 +46,15 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("recvfrom", 45, 207, FD | IN | BUFFER | SOCKET),
     ("sendmsg", 46, 211, FD | OUT | MSGHDR),
     ("recvmsg", 47, 212, FD | IN | MSGHDR),
-    ("shutdown", 48, 210, FD),
+    ("shutdown", 48, 210, FD | WAKES),
     ("bind", 49, 200, FD),
     ("listen", 50, 201, FD),
     ("getsockname", 51, 204, FD),
     ("getpeername", 52, 205, FD),
     ("setsockopt", 54, 208, FD),
     ("getsockopt", 55, 209, FD),
-    ("fcntl", 72, 25, FD),
-    ("flock", 73, 32, FD),
+    ("fcntl", 72, 25, FD | WAKES),
+    ("flock", 73, 32, FD | WAKES),
     ("fsync", 74, 82, FD),
     ("fdatasync", 75, 83, FD),
     ("ftruncate", 77, 46, FD),
@@ -65,12 +66,12 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("readahead", 187, 213, FD),
     ("getdents64", 217, 61, FD),
     ("fadvise64", 221, 223, FD),
-    ("epoll_wait", 232, None, FD | PASSIVE),
+    ("epoll_wait", 232, None, FD),
     ("epoll_ctl", 233, 21, FD),
     ("openat", 257, 56, FD_RETURN),
     ("splice", 275, 76, FD | IN),
     ("sync_file_range", 277, 84, FD),
-    ("epoll_pwait", 281, 22, FD | PASSIVE),
+    ("epoll_pwait", 281, 22, FD),
     ("fallocate", 285, 47, FD),
     ("timerfd_settime", 286, 86, FD),
     ("timerfd_gettime", 287, 87, FD),
@@ -83,35 +84,26 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("copy_file_range", 326, 285, FD),
     ("preadv2", 327, 286, FD | IN | VECTOR),
     ("pwritev2", 328, 287, FD | OUT | VECTOR),
-    ("io_uring_enter", 426, 426, FD),
+    ("io_uring_enter", 426, 426, FD | WAKES),
+    ("nanosleep", 35, 101, SLEEPS),
+    ("clock_nanosleep", 230, 115, SLEEPS),
+    ("msgsnd", 69, 189, WAKES),
+    ("msgrcv", 70, 188, WAKES),
+    ("semop", 65, 193, WAKES),
+    ("clone", 56, 220, WAKES),
+    ("fork", 57, None, WAKES),
+    ("vfork", 58, None, WAKES),
+    ("execve", 59, 221, WAKES),
+    ("exit", 60, 93, WAKES),
+    ("kill", 62, 129, WAKES),
+    ("tkill", 200, 130, WAKES),
+    ("futex", 202, 98, WAKES),
+    ("exit_group", 231, 94, WAKES),
+    ("tgkill", 234, 131, WAKES),
+    ("clone3", 435, 435, WAKES),
+    ("futex_wake", 454, 454, WAKES),
     ("openat2", 437, 437, FD_RETURN),
-    ("stat", 4, None, PASSIVE),
-    ("lstat", 6, None, PASSIVE),
-    ("poll", 7, None, PASSIVE),
-    ("brk", 12, 214, PASSIVE),
-    ("access", 21, None, PASSIVE),
-    ("select", 23, None, PASSIVE),
-    ("sched_yield", 24, 124, PASSIVE),
-    ("pause", 34, None, PASSIVE),
-    ("nanosleep", 35, 101, PASSIVE),
-    ("getpid", 39, 172, PASSIVE),
-    ("wait4", 61, 260, PASSIVE),
-    ("gettimeofday", 96, 169, PASSIVE),
-    ("getrusage", 98, 165, PASSIVE),
-    ("times", 100, 153, PASSIVE),
-    ("getuid", 102, 174, PASSIVE),
-    ("getppid", 110, 173, PASSIVE),
-    ("rt_sigtimedwait", 128, 137, PASSIVE),
-    ("rt_sigsuspend", 130, 133, PASSIVE),
-    ("gettid", 186, 178, PASSIVE),
-    ("clock_gettime", 228, 113, PASSIVE),
-    ("clock_nanosleep", 230, 115, PASSIVE),
-    ("newfstatat", 262, 79, PASSIVE),
-    ("pselect6", 270, 72, PASSIVE),
-    ("ppoll", 271, 73, PASSIVE),
-    ("waitid", 247, 95, PASSIVE),
-    ("statx", 332, 291, PASSIVE),
-    ("epoll_pwait2", 441, 441, FD | PASSIVE),
+    ("epoll_pwait2", 441, 441, FD),
 )
 
 
@@ -128,11 +120,6 @@ def kinds(machine: str) -> npt.NDArray[np.uint16]:
         if isinstance(number, int):
             table[number] = row[3]
     return table
-
-
-def exits(machine: str) -> tuple[int, ...]:
-    """The calls that never return."""
-    return {"x86_64": (60, 231), "aarch64": (93, 94)}[machine]
 
 
 def fd_numbers(machine: str) -> npt.NDArray[np.intp]:

@@ -101,6 +101,10 @@ class Identities:
                 task.watched_ns = now_ns if task.watched_ns is None else task.watched_ns
                 self.tasks[task.tid] = task
 
+    def watched_pids(self) -> frozenset[int]:
+        """The processes whose threads were watched at some time."""
+        return frozenset(t.pid for t in self.tasks.values() if t.watched_ns is not None and t.pid is not None)
+
     def meet(self, tids: Iterable[int]) -> None:
         """Ask /proc for threads that appear in the events and have no name yet."""
         for tid in tids:

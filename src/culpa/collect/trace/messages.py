@@ -212,8 +212,9 @@ def settle(messages: pl.DataFrame) -> pl.DataFrame:
         (pl.col("role") > 0) | ((pl.col("role") == 0) & pl.col("verb").is_in(KNOWN))
     )
     later = redis & (pl.col("kind") == "response") & (pl.col("role") >= CERTAIN_VOTES)
+    foreign = (pl.col("protocol") != pl.col("spoken")) & (pl.col("protocol") != "unknown")
     kind = (
-        pl.when(later).then(pl.lit("data"))
+        pl.when(later | foreign).then(pl.lit("data"))
         .when(request).then(pl.lit("request"))
         .when(pl.col("kind") == EITHER).then(pl.lit("response"))
         .otherwise("kind")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -107,8 +108,9 @@ class Ring:
         """Unmap; safe to call twice. No view of the ring may be used afterwards."""
         self._consumer = self._producer = np.zeros(1, dtype="<u8")
         self._data = np.zeros(0, dtype=np.uint8)
-        self._producer_map.close()
-        self._consumer_map.close()
+        for memory in (self._producer_map, self._consumer_map):
+            with suppress(BufferError):  # a view lives on in a traceback: unmapped when that goes
+                memory.close()
 
     def __enter__(self) -> Ring:
         return self

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -29,12 +30,15 @@ from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
 from culpa.units import format_count
 
-DRAIN_SECONDS: Final = 0.05
+DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
 BUSY_FILL: Final = 0.1
 """Above this part of a ring in use the next round comes sooner."""
 CONVERT_ROWS: Final = 50_000
 """Records are turned into columns in such portions while the trace runs, so that little is left for its end."""
+MEASURED_EVENTS: Final = 20_000
+"""Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
+MEASURED_SECONDS: Final = 1.0
 MAX_THREADS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
@@ -48,7 +52,10 @@ _TABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceResult:
-    """What was seen: capture tables by name, how many events, how many the probes could not hand over."""
+    """What was seen: capture tables by name, how many events, how many the probes could not hand over.
+
+    `probe_cpu_ns` is measured for the first events or the first second, whichever ends first, and extrapolated to all.
+    """
 
     tables: Mapping[str, pl.DataFrame]
     events: int
@@ -103,6 +110,9 @@ class Tracer:
         self._events = 0
         self._stacks: dict[int, list[str]] = {}
         self._stack_taken = False
+        self._paused = False
+        self._sampled: int | None = None
+        self._measure_until = 0.0
         self._symbols: KernelSymbols | None = None
         self._anonymous_dev = _anonymous_dev()
 
@@ -119,6 +129,7 @@ class Tracer:
                 self._put_watch(pid, excluded=True)
             self.watch(self._pids)
             self._probes.attach()
+            self._measure_until = time.monotonic() + MEASURED_SECONDS
             self._thread = threading.Thread(target=self._drain_until_end, name="culpa-drain", daemon=True)
             self._thread.start()
         except BaseException:
@@ -139,10 +150,11 @@ class Tracer:
         self._loaded().put("watched", pid, state, replace=True)
 
     def watched(self) -> frozenset[int]:
-        """The living processes watched now, those that the probes added included."""
+        """Every process watched so far, those that the probes added and those that ended included."""
         with self._lock:
             pids, states = self._loaded().table("watched", "<u4", events.WATCH_STATE, MAX_PROCESSES)
-        return frozenset(pid for pid, out in zip(pids, states["excluded"].tolist(), strict=True) if not out)
+            seen = self._identities.watched_pids()
+        return seen | {pid for pid, out in zip(pids, states["excluded"].tolist(), strict=True) if not out}
 
     def events(self) -> int:
         """Events drained so far."""
@@ -200,6 +212,8 @@ class Tracer:
                     return
                 fullest = max(ring.fill() for ring in self._probes.rings)
                 self._drain()
+                self._convert_one()
+                self._measure_enough(self._probes)
             if self._stack_taken and self._symbols is None:
                 self._symbols = KernelSymbols()  # a tenth of a second, and here nobody waits for it
             wait = BUSY_DRAIN_SECONDS if fullest > BUSY_FILL else DRAIN_SECONDS
@@ -208,10 +222,7 @@ class Tracer:
         """Empty every ring once; above the limit of events the probes are told to pause."""
         probes = self._loaded()
         takers: tuple[Callable[[Records], None], ...] = (
-            lambda found: self._keep(events.OFFCPU, found),
-            lambda found: self._keep(events.SYSCALLS, found),
-            lambda found: self._frames[events.MESSAGES].append(tables.messages(found)),
-            lambda found: self._keep(events.BLOCKS, found),
+            *(partial(self._keep, ring) for ring in _TABLES),
             self._identities.take_sockets,
             self._identities.take_tasks,
             self._identities.take_files,
@@ -219,30 +230,44 @@ class Tracer:
         for spec, ring, take in zip(events.RINGS, probes.rings, takers, strict=True):
             drained = ring.drain(take)
             self._events += drained if spec.counted else 0
-        if self._events >= self._max_events:
-            probes.counters()["paused"] = 1
+        self._convert(events.MESSAGES)  # at once: their bytes may be secrets
+        if self._events >= self._max_events and not self._paused:
+            self._paused = True
+            probes.pause()
 
     def _keep(self, ring: int, found: Records) -> None:
+        """Copy records out of a ring; the kernel wants its memory back before anything slow is done."""
         if ring == events.OFFCPU and not self._stack_taken:
             self._stack_taken = bool((found["stack_id"] >= 0).any())
         self._raw[ring].append(found.copy())
-        if sum(map(len, self._raw[ring])) >= CONVERT_ROWS:
-            self._convert(ring)
 
-    def _convert(self, ring: int) -> None:
-        if not self._raw[ring]:
-            return
-        records = np.concatenate(self._raw[ring])
-        self._raw[ring].clear()
-        self._frames[ring].append(self._frame(ring, records))
+    def _convert(self, ring: int, at_least: int = 1) -> None:
+        """Turn what was copied into columns, once there are `at_least` so many records."""
+        if sum(map(len, self._raw[ring])) >= at_least:
+            parts, self._raw[ring] = self._raw[ring], []
+            self._frames[ring].append(self._frame(ring, np.concatenate(parts) if len(parts) > 1 else parts[0]))
 
     def _frame(self, ring: int, records: Records) -> pl.DataFrame:
         if ring == events.SYSCALLS:
             return tables.syscalls(records, self._anonymous_dev)
+        if ring == events.MESSAGES:
+            return tables.messages(records)
         if ring == events.BLOCKS:
             return tables.blocks(records)
         self._name_stacks(records["stack_id"])
         return tables.offcpu(records, wakes_seen=True)
+
+    def _measure_enough(self, probes: Probes) -> None:
+        """End the measuring of the probes' run time once it has a sample; the rest is extrapolated by events."""
+        enough = self._events >= MEASURED_EVENTS or time.monotonic() >= self._measure_until
+        if self._sampled is None and enough:
+            probes.stop_measuring()
+            self._sampled = self._events
+
+    def _convert_one(self) -> None:
+        """Convert the fullest table if it is worth it; one a round, as the rings fill up meanwhile."""
+        fullest = max(_TABLES, key=lambda ring: sum(map(len, self._raw[ring])))
+        self._convert(fullest, CONVERT_ROWS)
 
     def _name_stacks(self, stack_ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
         for stack_id in set(np.unique(stack_ids[stack_ids >= 0]).tolist()) - self._stacks.keys():
@@ -270,7 +295,7 @@ class Tracer:
             tables=found,
             events=sum(len(found[name]) for name in _TABLES.values()),
             lost_events=lost,
-            probe_cpu_ns=probes.probe_cpu_ns(),
+            probe_cpu_ns=round(probes.probe_cpu_ns() * self._events / (self._sampled or self._events or 1)),
             blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
         )
 
@@ -310,7 +335,7 @@ class Tracer:
                     way_out="watch fewer processes, or for a shorter time",
                 )
             )
-        if counters["paused"]:
+        if self._paused:
             spots.append(
                 BlindSpot(
                     what="the end of the window",

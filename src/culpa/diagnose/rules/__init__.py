@@ -5,7 +5,7 @@ from __future__ import annotations
 from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
-from culpa.diagnose.rules.disk import fsync_heavy
+from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 
@@ -14,6 +14,8 @@ RULES: tuple[Rule, ...] = (
     write_in_read_path,
     round_trips,
     fsync_heavy,
+    saturated,
+    slow_device,
     remote_slow,
     busy,
     sleeping,

@@ -17,18 +17,6 @@ MIN_BUSY_SHARE = 0.5
 MIN_SLEEP_SHARE = 0.1
 
 
-def is_slow(picture: Picture) -> bool:
-    """The root is a command, or a URL whose requests take longer than `--slower-than`."""
-    target = picture.capture.manifest.target
-    if target.kind == "command":
-        return True
-    requests = picture.root.requests
-    if target.kind != "url" or requests.is_empty():
-        return False
-    typical = (requests["end_ns"] - requests["start_ns"]).median()
-    return isinstance(typical, int | float) and typical > target.slower_than_ns
-
-
 def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
     found: dict[int, list[int]] = defaultdict(list)
     for node in picture.nodes(kind):
@@ -78,7 +66,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
             on=On(code=line.place if line else None),
             evidence=tuple(evidence),
             confidence=0.9 if not picture.sampled else 0.6,
-            only_note=not is_slow(picture),
+            only_note=not picture.is_slow,
         )
 
 
@@ -126,5 +114,5 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
             on=On(syscall=call, code=line.place if line else None),
             evidence=tuple(evidence),
             confidence=0.9,
-            only_note=not is_slow(picture),
+            only_note=not picture.is_slow,
         )

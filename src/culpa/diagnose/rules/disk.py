@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import polars as pl
+
+from culpa.capture.schema import BLOCKS
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -19,9 +22,11 @@ from culpa.diagnose.rules.evidence import (
     waits_source,
 )
 from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.model.kernelwaits import QUEUE
 from culpa.model.kinds import Kind
 from culpa.units import format_count
 
+MIN_DEVICE_SHARE = 0.1
 MIN_SYNCS = 10
 """Syncs in one window from which they are a habit and not a shutdown or a checkpoint."""
 
@@ -104,3 +109,95 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
                 ),
             ),
         )
+
+
+def _device_nodes(picture: Picture) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for node in picture.nodes(Kind.DEVICE):
+        on = picture.blame.nodes[node].on
+        if on is not None and on.device:
+            found[on.device].append(node)
+    return found
+
+
+def _device_finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
+    """The device's part of the root's time, split into queueing and service, with what one request took."""
+    moments = picture.moments(*nodes)
+    queue = picture.moments(*[n for n in nodes if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]).ns
+    evidence = [
+        Evidence(fact=f"waited for {device}: queued", value=seconds(queue), unit="s", threshold=None, source="blocks"),
+        Evidence(
+            fact=f"waited for {device}: being served", value=seconds(moments.ns - queue), unit="s", threshold=None,
+            source="blocks",
+        ),
+    ]  # fmt: skip
+    evidence.extend(_service(picture, device))
+    return Finding(
+        moments=moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=device), evidence=tuple(evidence),
+        confidence=0.85,
+    )  # fmt: skip
+
+
+def _service(picture: Picture, device: str) -> Iterator[Evidence]:
+    """Requests that the device finished in the window, and the mean time each spent queued and in service."""
+    rows = picture.capture.frame(BLOCKS).drop_nulls(["dev", "issue_ns", "complete_ns"])
+    rows = rows.filter(pl.col("dev").map_elements(picture.objects.device, return_dtype=pl.String) == device)
+    if rows.is_empty():
+        return
+    service = (rows["complete_ns"] - rows["issue_ns"]).mean()
+    yield Evidence(
+        fact=f"{device}: {format_count(len(rows))} requests finished, mean service time",
+        value=round(float(str(service)) / 1e6, 4), unit="ms", threshold=None, source="blocks",
+    )  # fmt: skip
+
+
+def _queues(picture: Picture, nodes: list[int]) -> bool:
+    queued = [n for n in nodes if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]
+    return bool(queued) and picture.moments(*queued).ns > picture.moments(*nodes).ns / 2
+
+
+@rule(
+    id="disk.saturated",
+    title="Requests queue for the device",
+    needs=(BLOCKS,),
+    fixes=(),
+    fires=(Lab("redis-slow"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+def saturated(picture: Picture) -> Iterator[Finding]:
+    """What it detects: the request waits for a block device, more than half of it before the device was given the
+    request.
+
+    Why it slows you: more is asked of the device than it takes at once, by whomever.
+
+    How sure: each wait is matched with the block request whose completion ended it; time before that request was
+    handed to the device is queueing. Utilisation alone proves nothing and is not used.
+
+    What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
+    """
+    for device, nodes in _device_nodes(picture).items():
+        if _queues(picture, nodes) and picture.share(picture.moments(*nodes).ns) >= MIN_DEVICE_SHARE:
+            yield _device_finding(picture, device, nodes)
+
+
+@rule(
+    id="disk.slow-device",
+    title="The device itself takes long",
+    needs=(BLOCKS,),
+    fixes=(),
+    fires=(Lab("redis-slow"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+def slow_device(picture: Picture) -> Iterator[Finding]:
+    """What it detects: the request waits for a block device, at least half of it while the device works on its request.
+
+    Why it slows you: each request takes the device this long, even with nothing before it.
+
+    How sure: each wait is matched with the block request whose completion ended it. Whether the device is slow or is
+    held back (a limit of a control group, a stacked device) is not told apart here.
+
+    What to do: a faster device, or fewer requests that somebody waits for.
+    """
+    for device, nodes in _device_nodes(picture).items():
+        if not _queues(picture, nodes) and picture.share(picture.moments(*nodes).ns) >= MIN_DEVICE_SHARE:
+            yield _device_finding(picture, device, nodes)

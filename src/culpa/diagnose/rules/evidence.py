@@ -61,7 +61,9 @@ def names_below(picture: Picture, nodes: list[int], kind: Kind) -> list[str]:
     names = []
     for n in below:
         on = picture.blame.nodes[n].on
-        name = on.device if kind is Kind.DEVICE and on else picture.objects.thread_name(picture.blame.nodes[n].who)
+        who = picture.blame.nodes[n].who
+        kernel = who in picture.objects.kernel_tids
+        name = on.device if kind is Kind.DEVICE and on else picture.objects.thread_name(who) if kernel else None
         if name and name not in names:
             names.append(name)
     return names

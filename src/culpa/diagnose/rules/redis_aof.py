@@ -91,7 +91,6 @@ def _evidence(picture: Picture, pid: int, path: str, nodes: list[int], setting: 
             fact=f"main thread of {who} seen in fdatasync in {hits} of {of} samples",
             value=seconds(total), unit="s", threshold=None, source=f"{source}: tid {pid}",
         )  # fmt: skip
-    yield Evidence(fact="append-only file", value=path, unit="", threshold=None, source="files")
     journal = part(picture, nodes, Kind.JOURNAL)
     if journal:
         thread = ", ".join(names_below(picture, nodes, Kind.JOURNAL)[:2])
@@ -129,6 +128,7 @@ def _evidence(picture: Picture, pid: int, path: str, nodes: list[int], setting: 
             threshold=None,
             source="inference",
         )
+    yield Evidence(fact="append-only file", value=path, unit="", threshold=None, source="files")
 
 
 def _everysec(picture: Picture, pid: int) -> Fix:

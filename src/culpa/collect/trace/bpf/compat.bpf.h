@@ -161,9 +161,13 @@ INLINE s32 current_call(void)
 INLINE void call_arguments(void *regs, u64 *arg)
 {
 	if (FIELD_EXISTS(struct pt_regs___x86, di)) {
-		arg[0] = LOAD((struct pt_regs___x86 *)regs, di);
-		arg[1] = LOAD((struct pt_regs___x86 *)regs, si);
-		arg[2] = LOAD((struct pt_regs___x86 *)regs, dx);
+		/* One read: dx, si, di lie in a row in this user ABI struct (arch/x86/include/uapi/asm/ptrace.h). */
+		u64 row[3];
+
+		read_kernel(row, sizeof(row), &((struct pt_regs___x86 *)regs)->dx);
+		arg[0] = row[2];
+		arg[1] = row[1];
+		arg[2] = row[0];
 	} else if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0)) {
 		arg[0] = LOAD((struct pt_regs___arm64 *)regs, orig_x0);
 		arg[1] = LOAD((struct pt_regs___arm64 *)regs, regs[1]);

@@ -34,7 +34,8 @@ enum call_bits {
 	CALL_VECTOR = 1 << 6,    /* second argument: iovecs, third: how many */
 	CALL_MSGHDR = 1 << 7,    /* second argument: a msghdr */
 	CALL_SOCKET = 1 << 8,   /* worth a look at the socket although it moves no bytes (connect, accept) */
-	CALL_PASSIVE = 1 << 9,  /* only looks or waits: never wakes another thread */
+	CALL_WAKES = 1 << 9,    /* can wake another thread, besides those that move bytes */
+	CALL_SLEEPS = 1 << 10,  /* ended by a timer, never by a thread */
 };
 
 enum task_kind { TASK_SEEN = 1, TASK_EXEC = 2, TASK_EXIT = 3 };

@@ -97,8 +97,8 @@ INLINE void woken(struct task_struct *task)
 	thread->wake_ns = ktime_ns();
 	thread->waker_tid = waker;
 	thread->waker_pid = waker >> 32;
-	if ((u32)waker && (waker >> 32) != thread->pid)
-		follow_waker(waker >> 32, thread->depth);
+	if ((u32)waker && (waker >> 32) != thread->pid && !(kind_of(thread->nr) & CALL_SLEEPS))
+		follow_waker(waker >> 32, thread->depth, thread->state);
 }
 
 /* In the context of the waker; sched_wakeup may come later and elsewhere. */

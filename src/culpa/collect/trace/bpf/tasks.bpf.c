@@ -110,30 +110,33 @@ INLINE u32 kind_of(s32 nr)
 }
 
 /*
- * Whether the wake-up may be the doing of the current task. An interrupt borrows anybody's context, so a program that
- * merely computes, or is in a call that can wake nobody, has nothing to do with it. What an interrupt is cannot be asked
- * everywhere: x86 keeps the preemption count where only kernels with all their data symbols in kallsyms let it be read.
+ * Whether the wake-up may be the doing of the current task. An interrupt borrows anybody's context, so a program must be
+ * in a call that wakes others, and what ends an uninterruptible wait is an interrupt or a kernel thread. Whether this is
+ * an interrupt cannot be asked everywhere: x86 keeps the preemption count where only kernels with all their data symbols
+ * in kallsyms let it be read.
  */
-INLINE int may_be_own_doing(struct task_struct *task)
+INLINE int may_be_own_doing(struct task_struct *task, s32 state)
 {
 	s32 nr;
 
 	if (LOAD(task, flags) & PF_KTHREAD)
 		return 1;
+	if (state & TASK_UNINTERRUPTIBLE)
+		return 0;
 	nr = current_call();
-	return nr == -2 || (nr >= 0 && !(kind_of(nr) & CALL_PASSIVE));
+	return nr == -2 || (kind_of(nr) & (CALL_IN | CALL_OUT | CALL_SOCKET | CALL_FD_GONE | CALL_WAKES));
 }
 
 /*
  * The current thread wakes one at `depth`. The further from the target, the more often that must happen before it is
  * watched: once, twice, four times ...
  */
-INLINE void follow_waker(u32 pid, u32 depth)
+INLINE void follow_waker(u32 pid, u32 depth, s32 state)
 {
 	struct task_struct *task = (void *)current_task();
 	u32 one = 1, *count;
 
-	if (!settings.follow_wakers || depth >= settings.max_depth || map_lookup(&watched, &pid) || !may_be_own_doing(task))
+	if (!settings.follow_wakers || depth >= settings.max_depth || map_lookup(&watched, &pid) || !may_be_own_doing(task, state))
 		return;
 	count = map_lookup(&wakes, &pid);
 	if (count)

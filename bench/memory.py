@@ -1,0 +1,80 @@
+"""Peak memory of `culpa why PID --save FILE` for a million events: VmHWM of the real command."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from culpa.collect.trace.tracer import usable
+from measure import Effort, Row, at_most
+from stand import BenchError
+from startup import command
+from verdict_time import SESSION_SECONDS, busy_redis
+
+EVENTS: Final = 1_000_000
+MAX_MIB: Final = 300.0
+LOOK_SECONDS: Final = 0.005
+_HIGH_WATER: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The most memory a command held, and how many events it judged."""
+
+    mib: float
+    events: int
+
+
+def _high_water_mib(pid: int) -> float:
+    """Of the address space as it is now; ru_maxrss would also count what the parent held at the fork."""
+    found = _HIGH_WATER.search(Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _run(pid: int, window: float, directory: Path) -> Peak:
+    argv = [*command(), "why", str(pid), "--for", f"{window:.2f}s", "--json", "--save", str(directory / "bench.culpa")]
+    said = directory / "verdict.json"
+    with said.open("wb") as out:
+        popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.DEVNULL)
+        try:
+            peak = _watch(popen)
+        finally:
+            popen.kill()
+            popen.wait()
+    if popen.returncode:
+        raise BenchError(f"culpa ended with status {popen.returncode}")
+    return Peak(mib=peak, events=json.loads(said.read_bytes())["cost"]["events"])
+
+
+def _watch(popen: subprocess.Popen[bytes]) -> float:
+    """The highest water mark until it ends."""
+    peak, deadline = 0.0, time.monotonic() + SESSION_SECONDS
+    while popen.poll() is None:
+        if time.monotonic() > deadline:
+            raise BenchError("culpa did not end")
+        peak = max(peak, _high_water_mib(popen.pid))
+        time.sleep(LOOK_SECONDS)
+    return peak
+
+
+def measure(effort: Effort) -> Iterator[Row]:
+    """One session; its capture is saved as well."""
+    events = effort.times(EVENTS, EVENTS // 10)
+    name = f"peak memory, {events:,} events"
+    problem = usable()
+    if problem is not None:
+        yield Row(name=f"{name} (not measured: {problem})", value=None, unit="MiB", goal=at_most(MAX_MIB))
+        return
+    with busy_redis(50, events) as (server, window), tempfile.TemporaryDirectory(prefix="culpa-bench-") as directory:
+        runs = [_run(server.pid, window, Path(directory)) for _ in range(effort.times(2, 1))]
+    yield Row(name=name, value=max(one.mib for one in runs), unit="MiB", goal=at_most(MAX_MIB),
+              runs=tuple(one.mib for one in runs))  # fmt: skip
+    yield Row(name=f"{name}: events, fewest", value=float(min(one.events for one in runs)), unit="events",
+              runs=tuple(float(one.events) for one in runs))  # fmt: skip
