@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -83,11 +82,11 @@ def median_row(name: str, runs: Sequence[float], unit: str, goal: Goal | None = 
     return Row(name=name, value=float(np.median(runs)), unit=unit, goal=goal, runs=tuple(runs))
 
 
-def interval(pairs: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of `pairs`, by the bootstrap (percentiles of resampled means)."""
+def interval(pairs: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of `pairs`, by the bootstrap (percentiles of resampled means); one pair has none."""
     values = np.asarray(pairs, dtype=np.float64)
     if len(values) < 2:
-        return -math.inf, math.inf
+        return None
     drawn = np.random.default_rng(SEED).choice(values, size=(RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn.mean(axis=1), [tail, 1 - tail])

@@ -20,7 +20,7 @@ from typing import Final
 
 from measure import Effort, Row
 from stand import BenchError, Load, Server, Stretch, redis_server
-from target_cost import compared, rounds
+from target_cost import case_name, compared, rounds
 
 READY_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 5.0
@@ -132,13 +132,13 @@ def measure(effort: Effort) -> Iterator[Row]:
         for command, clients in CASES:
             with server.loader(command, clients) as load:
                 for peer in PEERS:
-                    name = f"redis {command}, {clients} client{'s' if clients > 1 else ''}, {peer.shown}"
+                    name = f"{case_name(command, clients)}, {peer.shown}"
                     yield from _one(name, peer, server, load, effort)
 
 
 def _one(name: str, peer: Peer, server: Server, load: Load, effort: Effort) -> Iterator[Row]:
     if shutil.which(peer.program) is None:
-        yield Row(name=f"{name} (not installed)", value=None, unit="%")
+        yield Row(name=f"{name} (not installed)", value=None, unit="% more")
         return
     seconds = effort.choose(0.6, 0.25)
 
@@ -150,6 +150,6 @@ def _one(name: str, peer: Peer, server: Server, load: Load, effort: Effort) -> I
         arms = {"untraced": lambda: load.stretch(seconds), "peer": with_peer}
         found = rounds(load, arms, effort.times(4, 1))
     except BenchError as error:
-        yield Row(name=f"{name} ({error})", value=None, unit="%")
+        yield Row(name=f"{name} ({error})", value=None, unit="% more")
         return
     yield from compared(name, found["peer"], found["untraced"])

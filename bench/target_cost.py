@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from culpa.collect.trace.tracer import Tracer, TraceResult, usable
-from measure import Effort, Goal, Row, at_most, interval
+from measure import Effort, Goal, Row, at_most, interval, median_row
 from stand import Load, Server, Stretch, redis_server
 
 MAX_LOSS_PERCENT: Final = 3.0
 MAX_PROBE_NS_PER_EVENT: Final = 500.0
 SETTLE_SECONDS: Final = 0.05
 CASES: Final = (("GET", 1), ("GET", 50), ("SET", 1), ("SET", 50))
-
-Arm = Callable[[Server], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +61,33 @@ def percent_more(these: list[float], those: list[float]) -> list[float]:
     return [(one / other - 1) * 100 for one, other in zip(these, those, strict=True)]
 
 
-def compared(what: str, arm: list[Stretch], base: list[Stretch], goal: Goal | None = None) -> Iterator[Row]:
-    """CPU, throughput and p99 of one arm against another, pair by pair; the goal is for the CPU's upper end."""
-    cpu = percent_more([one.cpu_us_per_request for one in arm], [one.cpu_us_per_request for one in base])
+def cpu_losses(arm: list[Stretch], base: list[Stretch]) -> list[float]:
+    """By how many percent the server's CPU time for a request rose, pair by pair."""
+    return percent_more([one.cpu_us_per_request for one in arm], [one.cpu_us_per_request for one in base])
+
+
+def compared(what: str, arm: list[Stretch], base: list[Stretch]) -> Iterator[Row]:
+    """CPU, time (the inverse of throughput) and p99 of one arm against another, pair by pair."""
+    cpu = cpu_losses(arm, base)
     slower = percent_more([one.per_second for one in base], [one.per_second for one in arm])
     p99 = percent_more([one.p99_us for one in arm], [one.p99_us for one in base])
-    low, high = interval(cpu)
-    yield Row(name=f"{what}: CPU per request, mean loss", value=float(np.mean(cpu)), unit="%", runs=tuple(cpu))
-    yield Row(name=f"{what}: CPU per request, low end of 95 %", value=low, unit="%")
-    yield Row(name=f"{what}: CPU per request, high end of 95 %", value=high, unit="%", goal=goal)
-    yield Row(name=f"{what}: time per request, median loss", value=float(np.median(slower)), unit="%",
-              runs=tuple(slower))  # fmt: skip
-    yield Row(name=f"{what}: p99, median loss", value=float(np.median(p99)), unit="%", runs=tuple(p99))
+    yield Row(name=f"{what}: CPU per request, mean", value=float(np.mean(cpu)), unit="% more", runs=tuple(cpu))
+    yield median_row(f"{what}: time per request", slower, "% more")
+    yield median_row(f"{what}: p99", p99, "% more")
+
+
+def bounds(what: str, losses: list[float], goal: Goal | None = None) -> Iterator[Row]:
+    """The ends of the 95 % interval of the mean; the goal is for the high one."""
+    low, high = interval(losses) or (None, None)
+    yield Row(name=f"{what}: CPU per request, low end of 95 %", value=low, unit="% more")
+    yield Row(name=f"{what}: CPU per request, high end of 95 %", value=high, unit="% more", goal=goal)
 
 
 def measure(effort: Effort) -> Iterator[Row]:
     """All cases, one after the other."""
     problem = usable()
     if problem is not None:
-        yield Row(name=f"cost of tracing (not measured: {problem})", value=None, unit="%",
+        yield Row(name=f"cost of tracing (not measured: {problem})", value=None, unit="% more",
                   goal=at_most(MAX_LOSS_PERCENT))  # fmt: skip
         return
     with redis_server() as server:
@@ -91,26 +97,34 @@ def measure(effort: Effort) -> Iterator[Row]:
 
 def _case(server: Server, command: str, clients: int, effort: Effort) -> Iterator[Row]:
     seconds, count = effort.choose(0.6, 0.25), effort.times(24, 3)
-    results: list[TraceResult] = []
     sums = Sums()
-
     with server.loader(command, clients) as load:
 
         def untraced() -> Stretch:
             return load.stretch(seconds)
 
         def with_culpa() -> Stretch:
+            results: list[TraceResult] = []
             with traced(server.pid, results):
                 found = load.stretch(seconds)
-            _add(sums, results.pop(), found)
+            _add(sums, results[0], found)
             return found
 
         found = rounds(load, {"untraced": untraced, "culpa": with_culpa, "again": untraced}, count)
-    name = f"redis {command}, {clients} client{'s' if clients > 1 else ''}"
-    yield from _untraced(name, found["untraced"])
-    yield from compared(f"{name}, culpa", found["culpa"], found["untraced"], at_most(MAX_LOSS_PERCENT))
-    yield from compared(f"{name}, untraced again", found["again"], found["untraced"])
+    name, base = case_name(command, clients), found["untraced"]
+    yield from _untraced(name, base)
+    for shown, arm, goal in (
+        (f"{name}, culpa", found["culpa"], at_most(MAX_LOSS_PERCENT)),
+        (f"{name}, untraced again", found["again"], None),
+    ):
+        yield from compared(shown, arm, base)
+        yield from bounds(shown, cpu_losses(arm, base), goal)
     yield from _probes(name, sums)
+
+
+def case_name(command: str, clients: int) -> str:
+    """How a case is called in the table."""
+    return f"redis {command}, {clients} client{'s' if clients > 1 else ''}"
 
 
 def _add(sums: Sums, result: TraceResult, stretch: Stretch) -> None:
@@ -120,18 +134,13 @@ def _add(sums: Sums, result: TraceResult, stretch: Stretch) -> None:
 
 
 def _untraced(name: str, base: list[Stretch]) -> Iterator[Row]:
-    cpu = [one.cpu_us_per_request for one in base]
-    speed = [one.per_second for one in base]
-    p99 = [one.p99_us for one in base]
-    yield Row(name=f"{name}, untraced: CPU per request", value=float(np.median(cpu)), unit="us", runs=tuple(cpu))
-    yield Row(name=f"{name}, untraced: throughput", value=float(np.median(speed)), unit="1/s", runs=tuple(speed))
-    yield Row(name=f"{name}, untraced: p99", value=float(np.median(p99)), unit="us", runs=tuple(p99))
+    yield median_row(f"{name}, untraced: CPU per request", [one.cpu_us_per_request for one in base], "us")
+    yield median_row(f"{name}, untraced: throughput", [one.per_second for one in base], "1/s")
+    yield median_row(f"{name}, untraced: p99", [one.p99_us for one in base], "us")
 
 
 def _probes(name: str, sums: Sums) -> Iterator[Row]:
-    per_event = sums.probe_ns_per_event
-    yield Row(name=f"{name}, culpa: probe CPU per event", value=float(np.median(per_event)), unit="ns",
-              goal=at_most(MAX_PROBE_NS_PER_EVENT), runs=tuple(per_event))  # fmt: skip
-    yield Row(name=f"{name}, culpa: events per request", value=float(np.median(sums.events_per_request)), unit="",
-              runs=tuple(sums.events_per_request))  # fmt: skip
+    goal = at_most(MAX_PROBE_NS_PER_EVENT)
+    yield median_row(f"{name}, culpa: probe CPU per event", sums.probe_ns_per_event, "ns", goal)
+    yield median_row(f"{name}, culpa: events per request", sums.events_per_request, "events")
     yield Row(name=f"{name}, culpa: events lost", value=sum(sums.lost), unit="events", runs=tuple(sums.lost))

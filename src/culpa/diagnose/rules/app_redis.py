@@ -8,6 +8,7 @@ from math import sqrt
 import polars as pl
 
 from culpa.capture.schema import MESSAGES
+from culpa.diagnose import chatter
 from culpa.diagnose.code import CodeLine, line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
@@ -23,9 +24,8 @@ READ_METHODS = ("GET", "HEAD")
 """HTTP methods that are defined as safe (RFC 9110, 9.2.1)."""
 MIN_WRITE_SHARE = 0.10
 """The writes' own wait as a share of the request, from which they matter."""
-MIN_TRIPS = 20
 MIN_TRIPS_SHARE = 0.30
-"""Sequential round trips of one shape in one request, and their share of it, from which batching pays."""
+"""The waiting in round trips as a share of the request, from which batching pays."""
 
 
 def _resp(picture: Picture) -> pl.DataFrame:
@@ -171,27 +171,12 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
 
     What to do: a pipeline, one command for many keys (MGET, SADD with many members), a larger COUNT for SCAN.
     """
-    rows = _resp(picture)
-    if rows.is_empty():
-        return
-    per_item = (
-        rows.group_by("item", "pid", "verb", "detail").agg(pl.len().alias("trips")).filter(pl.col("trips") >= MIN_TRIPS)
-    )
-    many = rows.join(
-        per_item.select("item", "pid", "verb", "detail").unique(),
-        on=["item", "pid", "verb", "detail"],
-        how="semi",
-        nulls_equal=True,
-    )
-    blocked = (
-        picture.moments(*picture.nodes(Kind.FSYNC, Kind.IO, Kind.SLEEP, Kind.STOPPED, Kind.LOCK))
-        if picture.blame.nodes
-        else None
-    )
+    many = chatter.repeated(picture).filter(pl.col("protocol") == "resp")
+    blocked = picture.moments(*picture.nodes(Kind.FSYNC, Kind.IO, Kind.SLEEP, Kind.STOPPED, Kind.LOCK))
     for (pid,), mine in many.group_by("pid", maintain_order=True):
-        trips = _moments(mine)
-        moments = trips.minus(blocked) if blocked is not None else trips
-        if picture.share(moments.ns) < MIN_TRIPS_SHARE:
+        trips = chatter.waited(mine)
+        moments = chatter.spent(mine).minus(blocked)
+        if picture.share(trips.minus(blocked).ns) < MIN_TRIPS_SHARE:
             continue
         shapes = _shapes(mine)
         verbs = [verb for verb in shapes["verb"].to_list() if verb]
@@ -205,7 +190,7 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
             on=On(code=line.place if line else None, peer=_peer(picture, mine)),
             evidence=tuple(_trip_evidence(picture, mine, shapes, moments, working, line)),
             confidence=0.9,
-            predicted=_batched(picture, mine, moments, working),
+            predicted=_batched(picture, trips, moments, working),
             fixes=(
                 Fix(
                     id="app-batch-redis-commands",
@@ -255,20 +240,16 @@ def _trip_evidence(
         yield code_evidence(line)
 
 
-def _batched(picture: Picture, trips: pl.DataFrame, moments: Moments, working: int) -> Predicted | None:
+def _batched(picture: Picture, trips: Moments, moments: Moments, working: int) -> Predicted | None:
     """What a request would take with its commands batched.
 
-    The trips go, the server's own work stays: the upper bound. A program that batches also stops preparing each command
-    by itself: without the gaps before the trips it is the lower bound. The likely value lies between, on a log scale.
+    The trips go, the server's own work stays: the upper bound. A program that batches does not prepare each command by
+    itself either: without that it is the lower bound. The likely value lies between, on a log scale.
     """
-    done = picture.root.requests.filter(pl.col("done"))
-    if picture.root.basis != "requests" or done.is_empty():
+    if not picture.has_price or picture.typical_ns is None:
         return None
-    total = float((done["end_ns"] - done["start_ns"]).median() or 0)  # type: ignore[arg-type]  # a number of ns
-    count = max(1, picture.root.requests["item"].n_unique())
-    ordered = trips.sort("item", "ask_start_ns")
-    gap = (pl.col("ask_start_ns") - pl.col("stop_ns").shift(1).over("item")).clip(0, None)
-    gaps = float(ordered.select(gap.sum()).item() or 0) / count
-    high = max(total - (moments.ns - working) / count, 1.0)
-    low = min(max(high - gaps, working / count, 1.0), high)
+    requests = max(1, picture.root.requests["item"].n_unique())
+    total, work = picture.typical_ns, working / requests
+    high = max(total - trips.ns / requests + work, 1.0)
+    low = min(max(total - moments.ns / requests, 0.0) + work + 1.0, high)
     return Predicted(p50=sqrt(low * high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND)

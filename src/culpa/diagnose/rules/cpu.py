@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from culpa.diagnose import chatter
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -41,12 +42,14 @@ def busy(picture: Picture) -> Iterator[Finding]:
     Why it slows you: nothing is waited for; the work itself takes this long.
 
     How sure: time on the CPU is measured at every context switch. It is a note unless a command, or a URL slower than
-    `--slower-than`, is what was asked about: computing is what programs are for.
+    `--slower-than`, is what was asked about: computing is what programs are for. What it computes to send one command
+    after another is not counted: that belongs to the round trips.
 
     What to do: profile the named function or line.
     """
+    talking = chatter.spent(chatter.repeated(picture))
     for pid, nodes in _by_process(picture, Kind.RUNNING).items():
-        moments = picture.moments(*nodes)
+        moments = picture.moments(*nodes).minus(talking)
         if picture.share(moments.ns) < MIN_BUSY_SHARE:
             continue
         line = line_of(picture, threads_of(picture, nodes), moments)
