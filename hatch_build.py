@@ -52,7 +52,7 @@ def platform_tag() -> str:
     return "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
 
 
-class ProbesHook(BuildHookInterface):  # type: ignore[type-arg,misc]  # hatchling is present only while building
+class ProbesHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling is present only while building
     """Compiles the probes before a wheel or an editable install is put together."""
 
     PLUGIN_NAME = "custom"

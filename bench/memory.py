@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from culpa.collect.trace.tracer import usable
 from measure import Effort, Row, at_most
 from stand import BenchError
 from startup import command
 from verdict_time import SESSION_SECONDS, busy_redis
+
+from culpa.collect.trace.tracer import usable
 
 EVENTS: Final = 1_000_000
 MAX_MIB: Final = 300.0

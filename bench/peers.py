@@ -6,7 +6,6 @@ them the writing. A tool that is not installed, or refuses, is a row without a v
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -57,7 +56,7 @@ def _is_ptraced(target: int, _tool: int) -> bool:
 
 def _has_perf_events(_target: int, tool: int) -> bool:
     """It has opened its events, and sleeps until they come."""
-    links = [os.readlink(link) for link in Path(f"/proc/{tool}/fd").iterdir() if link.is_symlink()]
+    links = [str(link.readlink()) for link in Path(f"/proc/{tool}/fd").iterdir() if link.is_symlink()]
     asleep = Path(f"/proc/{tool}/stat").read_text().rpartition(")")[2].split()[0] == "S"
     return asleep and any("perf_event" in link for link in links)
 

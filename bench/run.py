@@ -1,6 +1,6 @@
 """`make bench`: measure how fast culpa is and what it costs, print a table, and write build/bench.json.
 
-    python bench/run.py [--only NAME]... [--quick] [-o FILE]
+python bench/run.py [--only NAME]... [--quick] [-o FILE]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ import storm
 import target_cost
 import verdict_time
 from measure import Effort, Measurement, Row
+from stand import BenchError
+
+from culpa.errors import CulpaError
 
 SCHEMA: Final = "culpa.benchmark/1"
 OUTPUT: Final = Path(__file__).resolve().parent.parent / "build" / "bench.json"
@@ -37,24 +40,33 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "target_cost": target_cost.measure,
     "peers": peers.measure,
 }
+FAILED: Final = "not measured:"
 NAME_WIDTH: Final = 66
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; 0 whether or not the goals were kept: the table says that."""
+    """Run what was asked for; 0 whether or not the goals were kept, which the table says; 1 if something broke."""
     options = _options(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     effort = Effort(quick=options.quick)
     rows: list[Row] = []
     for name in options.only or MEASUREMENTS:
         began = time.monotonic()
-        for row in MEASUREMENTS[name](effort):
+        for row in _rows(name, effort):
             rows.append(row)
             _show(row)
         print(f"-- {name} took {time.monotonic() - began:.1f} s", flush=True)
     _write(rows, options.output)
     _sum_up(rows, options.output)
-    return 0
+    return int(any(row.name.startswith(FAILED) for row in rows))
+
+
+def _rows(name: str, effort: Effort) -> Iterator[Row]:
+    """The rows of one measurement; one that breaks leaves a row that says so, and the others go on."""
+    try:
+        yield from MEASUREMENTS[name](effort)
+    except (BenchError, CulpaError, OSError) as error:
+        yield Row(name=f"{FAILED} {name}: {error}", value=None, unit="")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -83,12 +95,10 @@ def _show(row: Row) -> None:
 
 def _machine() -> str:
     """One line on what it was measured on."""
-    model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor() or platform.machine(),
-    )
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}, load {load:.2f}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{(models or [platform.machine()])[0]}, {os.cpu_count()} CPUs, {system}, load {os.getloadavg()[0]:.2f}"
 
 
 def _write(rows: Sequence[Row], output: Path) -> None:

@@ -81,11 +81,6 @@ class Child:
         stdin.write(f"{text}\n")
         stdin.flush()
 
-    def ask(self, text: str) -> str:
-        """Its answer to one line."""
-        self.tell(text)
-        return self.line()
-
     def stop(self) -> None:
         """End it, if it has not ended; returns when it has."""
         stop(self.popen)
@@ -147,10 +142,15 @@ class Load:
     server: Server
     child: Child
 
-    def stretch(self, seconds: float) -> Stretch:
-        """Load the server for so long."""
+    def begin(self, seconds: float, per_second: float = 0.0) -> None:
+        """Load the server for so long, at that rate or as fast as it goes; its line is the end."""
+        self.child.tell(f"{seconds} {per_second}")
+
+    def stretch(self, seconds: float, per_second: float = 0.0) -> Stretch:
+        """Load the server, and wait for the end."""
         before = self.server.cpu_ns()
-        answer = json.loads(self.child.ask(str(seconds)))
+        self.begin(seconds, per_second)
+        answer = json.loads(self.child.line())
         spent = self.server.cpu_ns() - before
         return Stretch(
             requests=answer["requests"], seconds=answer["seconds"], p99_us=answer["p99_us"], server_cpu_ns=spent

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from culpa.collect.trace.tracer import Tracer, usable
 from measure import Effort, Row, at_most, median_row
+
+from culpa.collect.trace.tracer import Tracer, usable
 
 MAX_HELP_SECONDS: Final = 0.3
 MAX_ATTACH_SECONDS: Final = 0.15

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from typing import Final
 
 import polars as pl
-
-from culpa.collect.trace.tracer import Tracer, usable
 from measure import Effort, Row, at_least, at_most
 from stand import HERE, Child
+
+from culpa.collect.trace.tracer import Tracer, usable
 
 EVENTS_PER_SECOND: Final = 200_000
 MARGIN: Final = 1.02

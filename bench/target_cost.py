@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-
-from culpa.collect.trace.tracer import Tracer, TraceResult, usable
 from measure import Effort, Goal, Row, at_most, interval, median_row
 from stand import Load, Server, Stretch, redis_server
+
+from culpa.collect.trace.tracer import Tracer, TraceResult, usable
 
 MAX_LOSS_PERCENT: Final = 3.0
 MAX_PROBE_NS_PER_EVENT: Final = 500.0

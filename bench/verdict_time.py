@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from culpa.collect.trace.tracer import usable
 from measure import Effort, Row, at_most
 from stand import HERE, BenchError, Load, Server, redis_server
 from target_cost import traced
+
+from culpa.collect.trace.tracer import TraceResult, usable
 
 if TYPE_CHECKING:
     from judged_session import Stages
 
 EVENTS: Final = 500_000
 MAX_SECONDS: Final = 2.0
+PER_SECOND: Final = 20_000.0
+"""Requests: some 160,000 events a second, below the rate at which no event may be lost."""
 MARGIN: Final = 1.1
 """The window is this much longer than the rate asks for, so that it holds no fewer events than said."""
 SESSION_SECONDS: Final = 180.0
@@ -33,15 +36,15 @@ def busy_redis(clients: int, events: int) -> Iterator[tuple[Server, float]]:
     """A redis-server under load, and the window in seconds that holds so many events of it."""
     with redis_server() as server, server.loader("GET", clients) as load:
         window = events / _event_rate(load) * MARGIN
-        load.child.tell(str(LONG_SECONDS))
+        load.begin(LONG_SECONDS, PER_SECOND)
         yield server, window
 
 
 def _event_rate(load: Load) -> float:
-    results: list[float] = []
-    with traced(load.server.pid, found := []):
-        results.append(load.stretch(CALIBRATION_SECONDS).seconds)
-    return found[0].events / results[0]
+    results: list[TraceResult] = []
+    with traced(load.server.pid, results):
+        seconds = load.stretch(CALIBRATION_SECONDS, PER_SECOND).seconds
+    return results[0].events / seconds
 
 
 def session(pid: int, window: float) -> Stages:

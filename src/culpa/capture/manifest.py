@@ -21,7 +21,7 @@ class BlindSpot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """The watched host. `machine` is uname's, e.g. x86_64; `page_bytes` and `ticks_per_second` are for reading /proc."""
+    """The watched host. `machine` is uname's, e.g. x86_64; `page_bytes` and `ticks_per_second` help to read /proc."""
 
     kernel: str
     machine: str

@@ -10,8 +10,8 @@ from culpa.diagnose.picture import Picture
 MIN_TRIPS = 20
 """Sequential round trips of one shape in one request, from which they are a habit."""
 MAX_PREPARING = 2.0
-"""Of the gap before a trip at most this many times the shape's median trip counts as preparing the command; what is longer
-is work of the program's own."""
+"""Of the gap before a trip at most this many times the shape's median trip counts as preparing the command; what is
+longer is work of the program's own."""
 _SHAPE = ("item", "pid", "ino", "protocol", "verb", "detail")
 
 

@@ -20,8 +20,9 @@ class Calls:
     Look-ups take row numbers and answer -1 for the row -1, so that "no call" needs no special case.
     """
 
-    def __init__(self, frame: pl.DataFrame, axis: Axis, numbers: syscalls.Numbers) -> None:
-        self.frame = frame
+    def __init__(self, seen: pl.DataFrame, states: pl.DataFrame, axis: Axis, numbers: syscalls.Numbers) -> None:
+        self._seen = len(seen)
+        self.frame = frame = pl.concat([seen, _resting(seen, states)], how="diagonal")
         self.numbers = numbers
         self._nr = integers(frame, "nr")
         self._ret = frame["ret"].cast(pl.Int64).fill_null(OPEN_RET).to_numpy()
@@ -65,6 +66,11 @@ class Calls:
         """Which of the calls are of a class."""
         return self.numbers.among(self.nr(rows), names)
 
+    def is_resting(self, rows: Int64s) -> Bools:
+        """Calls that a thread sat in all the time, known only from /proc."""
+        resting: Bools = rows >= self._seen
+        return resting
+
     def is_socket(self, rows: Int64s) -> Bools:
         """Which of the calls are on a socket."""
         on_socket: Bools = pick(self.on_socket.astype(np.int64), rows, 0) > 0
@@ -75,6 +81,18 @@ class Calls:
         operation = pick(self._arg1, rows, 0) & syscalls.FUTEX_COMMAND_MASK
         for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
         return for_work
+
+
+def _resting(seen: pl.DataFrame, states: pl.DataFrame) -> pl.DataFrame:
+    """Calls of threads that made none: /proc saw them in the same one at the start and at the end.
+
+    Which futex operation such a wait is cannot be read there; a wait that outlasts the window is one for work.
+    """
+    both = states.filter(pl.col("nr").is_not_null()).group_by("tid", maintain_order=True).agg(
+        pl.col("pid", "nr", "arg0").first(), pl.len().alias("times"), pl.col("nr").n_unique().alias("calls")
+    )  # fmt: skip
+    quiet = both.filter((pl.col("times") > 1) & (pl.col("calls") == 1)).join(seen.select("tid"), on="tid", how="anti")
+    return quiet.select("tid", "pid", "nr", "arg0", arg1=pl.lit(syscalls.FUTEX_WAIT_BITSET, pl.UInt64)).sort("tid")
 
 
 def integers(frame: pl.DataFrame, name: str) -> Int64s:

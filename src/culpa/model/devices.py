@@ -67,10 +67,13 @@ class _Keyed:
         code = np.array([self._known.get(tuple(key), -1) for key in keys.tolist()], dtype=np.int64)
         if len(self._row) == 0 or len(code) == 0:
             return np.full(len(code), -1, np.int64)
-        low, high = self._axis.place(code, begin), self._axis.place(code, until + COMPLETION_LAG_NS)
-        found = np.searchsorted(self._point, high, side="right") - 1
-        fits = (code >= 0) & (found >= 0) & (self._point[np.maximum(found, 0)] >= low)
-        return np.where(fits, self._row[np.maximum(found, 0)], -1)
+        low, wake, high = (self._axis.place(code, t) for t in (begin, until, until + COMPLETION_LAG_NS))
+        before = np.searchsorted(self._point, wake, side="right") - 1
+        holds = (before >= 0) & (self._point[np.maximum(before, 0)] >= low)
+        found = np.where(holds, before, np.minimum(before + 1, len(self._row) - 1))
+        point = self._point[found]
+        fits = (code >= 0) & (point >= low) & (point <= high)
+        return np.where(fits, self._row[found], -1)
 
 
 def _integers(frame: pl.DataFrame, name: str) -> Int64s:

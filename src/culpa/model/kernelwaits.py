@@ -63,6 +63,13 @@ class KernelWaits:
         kernel = np.isin(waker, list(self._objects.kernel_tids))
         follow = (pieces.kind[index] == Kind.JOURNAL) & kernel & (lanes >= 0)
         pieces.next[index[follow]] = lanes[follow]
+        # A wait that is still open has no waker yet: the thread that ended the other waits on that file system.
+        dev = self._calls.dev(pieces.call[index])
+        rest = (pieces.kind[index] == Kind.JOURNAL) & (waker < 0) & (dev >= 0)
+        for number in np.unique(dev[rest]).tolist():
+            known = np.unique(lanes[follow & (dev == number)])
+            if len(known) == 1:
+                pieces.next[index[rest & (dev == number)]] = known[0]
 
     def _device_time(self, index: Int64s) -> None:
         """Until its request was handed to the device the wait was queueing, after that service."""

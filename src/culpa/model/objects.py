@@ -111,6 +111,12 @@ class Objects:
         return self._devices.get(dev) or format_dev(dev)
 
     @cached_property
+    def listening_pids(self) -> frozenset[int]:
+        """Processes that hold a listening socket: what they wait for when nothing is asked is work."""
+        rows = self._capture.frame(schema.SOCKETS).filter(pl.col("listening")).drop_nulls("pid")
+        return frozenset(rows["pid"].to_list())
+
+    @cached_property
     def sockets(self) -> dict[int, Socket]:
         """Socket inode to socket."""
         rows = self._capture.frame(schema.SOCKETS).drop_nulls("ino")

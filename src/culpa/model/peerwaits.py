@@ -30,7 +30,7 @@ class Conversations:
         self.answer_lane = np.where(answer_lane >= 0, answer_lane, self.lane)
         client = (rows["role"] == "client").to_numpy() & (self.lane >= 0)
         server = (rows["role"] == "server").to_numpy() & (self.lane >= 0)
-        self.awaiting = self._spans(axis, np.flatnonzero(client), self.answer_start)
+        self.awaiting = self._spans(axis, np.flatnonzero(client), self.answer_end)
         self.serving = self._spans(axis, np.flatnonzero(server), self.answer_end)
         self._by_end = np.argsort(self.awaiting.end, kind="stable")
         rows_of = np.flatnonzero(server)

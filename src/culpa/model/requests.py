@@ -66,7 +66,7 @@ def find(capture: Capture) -> Requests:
 
 
 def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
-    """pid, ino, role: by the first recognised request, else by a listening port, else by who spoke first."""
+    """pid, ino, role: by the first recognised request, else by whether its port listens, else by who spoke first."""
     asked = (
         messages.filter(pl.col("kind") == "request")
         .sort("exit_ns")
@@ -86,7 +86,7 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         sockets.filter(~pl.col("listening").fill_null(value=False))
         .join(ports.with_columns(serves=True), on=["netns", "local_port"], how="left", nulls_equal=True)
         .group_by("ino")
-        .agg(pl.col("serves").any())
+        .agg(pl.col("serves").any(), pl.col("local_port").is_not_null().any().alias("ported"))
     )
     server = (
         pl.when(pl.col("asked").is_not_null())
@@ -95,6 +95,8 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("answered") == "out")
         .when(pl.col("serves").fill_null(value=False))
         .then(pl.lit(value=True))
+        .when(pl.col("ported").fill_null(value=False) & pl.lit(value=len(ports) > 0))
+        .then(pl.lit(value=False))
         .otherwise(pl.col("first") == "in")
     )
     return (

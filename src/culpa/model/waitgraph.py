@@ -85,7 +85,8 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
         requests: of the same capture.
     """
     axis, objects = timeline.axis, Objects(capture)
-    calls = Calls(capture.frame(schema.SYSCALLS), axis, syscalls.Numbers(capture.manifest.host.machine))
+    numbers = syscalls.Numbers(capture.manifest.host.machine)
+    calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     talk = Conversations(requests, axis)
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
     matched = _match_blocks(timeline, calls, blocks)
@@ -93,7 +94,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     waits = _Waits(pieces, timeline)
     kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
     kernel.explain(waits.blocked)
-    _explain_own_calls(pieces, waits.voluntary, calls, talk, objects)
+    _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
     kernel.wrap(waits.blocked)
     return _frozen(pieces, calls)
 
@@ -150,7 +151,9 @@ def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations,
     return pieces
 
 
-def _explain_own_calls(pieces: Pieces, index: Int64s, calls: Calls, talk: Conversations, objects: Objects) -> None:
+def _explain_own_calls(
+    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, talk: Conversations, objects: Objects
+) -> None:
     """Interruptible waits, by the call they sit in; waits for bytes go on to the peers."""
     call = pieces.call[index]
     nr = calls.nr(call)
@@ -161,7 +164,11 @@ def _explain_own_calls(pieces: Pieces, index: Int64s, calls: Calls, talk: Conver
     kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(objects.kernel_tids)) & (nr == UNKNOWN_NR)
     pieces.kind[index[kernel]] = Kind.IDLE
     many, receive = calls.among(call, syscalls.MANY_WAIT), calls.among(call, syscalls.RECEIVE)
-    for_work = many | receive | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
+    listens = np.isin(timeline.pid[pieces.lane[index]], list(objects.listening_pids))
+    # A client may have asked before the window: one that sits in the same wait all the time is not known to be idle.
+    resting = calls.is_resting(call) & ~listens
+    received = receive & (calls.is_socket(call) | calls.is_resting(call))
+    for_work = (many | received) & ~resting | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
     pieces.kind[index[for_work & ~serving]] = Kind.IDLE
     pieces.kind[index[calls.among(call, syscalls.PAUSE)]] = Kind.IDLE
     pieces.kind[index[calls.among(call, syscalls.SLEEP)]] = Kind.SLEEP

@@ -262,6 +262,7 @@ class Tracer:
         enough = self._events >= MEASURED_EVENTS or time.monotonic() >= self._measure_until
         if self._sampled is None and enough:
             probes.stop_measuring()
+            self._drain()  # what was measured but not yet read
             self._sampled = self._events
 
     def _convert_one(self) -> None:
