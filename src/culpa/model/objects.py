@@ -111,10 +111,17 @@ class Objects:
         return self._devices.get(dev) or format_dev(dev)
 
     @cached_property
-    def listening_pids(self) -> frozenset[int]:
-        """Processes that hold a listening socket: what they wait for when nothing is asked is work."""
-        rows = self._capture.frame(schema.SOCKETS).filter(pl.col("listening")).drop_nulls("pid")
-        return frozenset(rows["pid"].to_list())
+    def pure_servers(self) -> frozenset[int]:
+        """Processes that listen and have asked nobody: whatever they wait for, it is work.
+
+        A connection from a port of its own that does not listen says that a process is a client as well.
+        """
+        rows = self._capture.frame(schema.SOCKETS).drop_nulls("pid")
+        listening = rows.filter(pl.col("listening").fill_null(value=False))
+        ports = listening["local_port"].drop_nulls().implode()
+        connected = ~pl.col("listening").fill_null(value=False) & pl.col("peer_addr").is_not_null()
+        clients = rows.filter(connected & ~pl.col("local_port").is_in(ports).fill_null(value=False))
+        return frozenset(listening["pid"].to_list()) - frozenset(clients["pid"].to_list())
 
     @cached_property
     def sockets(self) -> dict[int, Socket]:

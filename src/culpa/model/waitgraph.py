@@ -164,9 +164,9 @@ def _explain_own_calls(
     kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(objects.kernel_tids)) & (nr == UNKNOWN_NR)
     pieces.kind[index[kernel]] = Kind.IDLE
     many, receive = calls.among(call, syscalls.MANY_WAIT), calls.among(call, syscalls.RECEIVE)
-    listens = np.isin(timeline.pid[pieces.lane[index]], list(objects.listening_pids))
+    serves = np.isin(timeline.pid[pieces.lane[index]], list(objects.pure_servers))
     # A client may have asked before the window: one that sits in the same wait all the time is not known to be idle.
-    resting = calls.is_resting(call) & ~listens
+    resting = calls.is_resting(call) & ~serves
     received = receive & (calls.is_socket(call) | calls.is_resting(call))
     for_work = (many | received) & ~resting | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
     pieces.kind[index[for_work & ~serving]] = Kind.IDLE
