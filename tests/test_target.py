@@ -1,6 +1,5 @@
 """TARGET means what the contract says, in its order, and never shows a credential."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

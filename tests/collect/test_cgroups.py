@@ -1,6 +1,5 @@
 """Control group paths name the systemd unit and the container, on every layout."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import pytest

@@ -1,6 +1,5 @@
 """No password that stands in a command line is stored."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import pytest

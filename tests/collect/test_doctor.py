@@ -1,6 +1,5 @@
 """The doctor tells what is there, and for each thing that is missing the way to get it."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

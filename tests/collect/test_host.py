@@ -1,6 +1,5 @@
 """Host counters read every kernel's form and agree with what the system calls say."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """An fd of another process is the file that stat sees there, under the path the host sees."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """The parsers of /proc/PID read every kernel's form, and agree with ps on living processes."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """Targets become the right processes, and processes lead to those they talk to."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

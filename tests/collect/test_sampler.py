@@ -1,6 +1,5 @@
 """The sampler sees the states that ps sees, on files that stat knows, inside its budget, and leaves nothing open."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os

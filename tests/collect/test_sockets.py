@@ -1,6 +1,5 @@
 """Sockets of the host: parsers, pairing of ends, holders, all against sockets made here."""
 
-# ruff: noqa: SIM300 - expected stands left of ==
 from __future__ import annotations
 
 import os
