@@ -51,5 +51,4 @@ def measure(effort: Effort) -> Iterator[Row]:
               unit="events", goal=at_most(0))  # fmt: skip
     yield Row(name=f"storm of system calls: missing of {made:,} made", value=float(made - seen), unit="events",
               goal=at_most(0))  # fmt: skip
-    yield Row(name="storm of system calls: probe CPU per event", value=result.probe_cpu_ns / result.events, unit="ns",
-              goal=at_most(500))  # fmt: skip
+    yield Row(name="storm of system calls: probe CPU per event", value=result.probe_cpu_ns / result.events, unit="ns")

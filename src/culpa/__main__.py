@@ -13,10 +13,13 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(Interrupted.exit_code)
 
 
+# This module is the program's first line: from here on an interrupt ends it without a traceback. `cli` takes over later.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
+
+
 def main() -> None:
     """Load the command line and run it; never returns."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
     from culpa import cli
 
     cli.main()

@@ -122,8 +122,9 @@ def _ruled_out(verdict: Verdict, detail: Detail) -> Iterator[Line]:
             text = f"{wording.sentence(suspect.resource)}: {facts or wording.sentence(suspect.verdict)}"
             yield Line(label="" if position else "ruled out", text=text)
     elif shown:
-        more = f"; {hidden} more with -v" if hidden else ""
-        yield Line(label="ruled out", text="; ".join(wording.acquittal(suspect) for suspect in shown) + more)
+        yield Line(label="ruled out", text="; ".join(wording.acquittal(suspect) for suspect in shown))
+    if hidden > 0:
+        yield Line(text=f"and {hidden} more suspects: -v shows them", style="faint")
 
 
 def _blind_spots(verdict: Verdict, detail: Detail) -> Iterator[Line]:

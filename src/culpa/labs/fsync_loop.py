@@ -1,0 +1,82 @@
+"""A service that commits every row to SQLite by itself, on a slow disk: each commit syncs several files.
+
+The twin adds the same rows in one transaction, on the disk that is there.
+"""
+
+from __future__ import annotations
+
+from culpa.labs import slowdisk, source, stand
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.site import opened
+
+FSYNC_HEAVY = "disk.fsync-heavy"
+SEEN_FROM_BELOW = ("disk.cgroup-throttle", "disk.saturated", "disk.slow-device", "fs.journal-wait")
+"""The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""
+ROWS = 60
+DATABASE = "notes.sqlite"
+
+
+def play(conditions: Conditions) -> Played:
+    """A commit for each row, on the slow disk."""
+    with opened(conditions.progress) as here:
+        iops = conditions.parameters.write_iops
+        disk = slowdisk.slow_or_ordinary(here, write_iops=iops, progress=conditions.progress)
+        case = _raised(here, conditions, disk)
+        return case.troubled("one_by_one", _truth(case), repaired="together")
+
+
+def play_healthy(conditions: Conditions) -> Played:
+    """One commit for all rows."""
+    with opened(conditions.progress) as here:
+        return _raised(here, conditions, slowdisk.ordinary_disk(here)).sound("together")
+
+
+def _raised(here: stand.Site, conditions: Conditions, disk: slowdisk.Disk) -> stand.Stand:
+    arguments = (str(disk.directory / DATABASE), str(ROWS))
+    return stand.raised(here, conditions, app="notes", arguments=arguments, disk=disk)
+
+
+def _truth(case: stand.Stand) -> Truth:
+    lines = source.call_lines(case.app_file, function="one_by_one", method="commit")
+    line = TruthOn(cause=FSYNC_HEAVY, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    journal = str((case.disk.directory / f"{DATABASE}-journal").resolve())
+    database = str((case.disk.directory / DATABASE).resolve())
+    steps = (TruthStep(kind="fsync", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name))
+    return Truth(
+        causes=(FSYNC_HEAVY,),
+        may=SEEN_FROM_BELOW,
+        who=(stand.who(FSYNC_HEAVY, case.app.pid),),
+        on=(
+            *(TruthOn(cause=FSYNC_HEAVY, path=path) for path in (journal, database)),
+            *([line] if conditions_traced(case) else []),
+        ),
+        path=steps if conditions_traced(case) else steps[:1],
+        fix="ask /together: one transaction for all rows",
+    )
+
+
+def conditions_traced(case: stand.Stand) -> bool:
+    """Whether culpa may trace; samples alone need not tell the line or the device."""
+    return case.conditions.trace
+
+
+FSYNC_LOOP = Lab(
+    name="fsync-loop",
+    family="applications",
+    needs=(),
+    seed=None,
+    fires=(FSYNC_HEAVY,),
+    silent=("redis.aof.fsync-always", "app.redis.write-in-read-path", "app.redis.round-trips", "net.remote-slow"),
+    fast=True,
+    play=play,
+)
+FSYNC_LOOP_HEALTHY = Lab(
+    name="fsync-loop-healthy",
+    family="applications",
+    needs=(),
+    seed=None,
+    fires=(),
+    silent=(FSYNC_HEAVY,),
+    fast=True,
+    play=play_healthy,
+)

@@ -1,0 +1,107 @@
+"""A stand: one HTTP service of a lab, running on a site, asked by the lab's own clock and judged by culpa."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from culpa.diagnose.verdict import Verdict
+from culpa.labs import ports, product, slowdisk, stopwatch
+from culpa.labs.lab import Conditions, Measured, Played, Stage, Truth, TruthWho
+from culpa.labs.score import score
+from culpa.labs.site import Program, Site
+from culpa.units import format_seconds
+
+FAST_REQUESTS = 3
+SERVER = "serve.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """The running case. `app_file` is the service's source as it runs: a copy in the run's directory, because code
+    inside site-packages counts as a library."""
+
+    site: Site
+    conditions: Conditions
+    disk: slowdisk.Disk
+    app: Program
+    app_file: Path
+    url: str
+
+    def seconds(self, action: str, *, requests: int = 1) -> float:
+        """Median time of a request by the lab's own clock; says it."""
+        seconds = stopwatch.median_seconds(f"{self.url}/{action}", requests=requests)
+        self.conditions.progress(f"GET /{action}: {format_seconds(seconds)}")
+        return seconds
+
+    def judge(self, action: str, *, save: Path | None = None) -> Verdict:
+        """Have culpa look for the culprit of a request."""
+        url = f"{self.url}/{action}"
+        self.conditions.progress(f"culpa why {url}")
+        return product.why(self.site, url, trace=self.conditions.trace, save=save)
+
+    def stage(self, name: str, action: str, truth: Truth, verdict: Verdict, measured: Measured) -> Stage:
+        """One scored diagnosis."""
+        return Stage(
+            name=name,
+            url=f"{self.url}/{action}",
+            truth=truth,
+            verdict=verdict,
+            measured=measured,
+            score=score(verdict, truth, measured),
+        )
+
+    def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:
+        """A case of one stage: measured, judged, and measured again the repaired way."""
+        before = self.seconds(action)
+        verdict = self.judge(action)
+        after = self.seconds(repaired, requests=FAST_REQUESTS)
+        stage = self.stage("as found", action, truth, verdict, Measured(before=before, after_fix=after))
+        return Played(stages=(stage,), disk=self.disk.kind)
+
+    def sound(self, action: str) -> Played:
+        """A case of one stage in which nothing is wrong."""
+        measured = Measured(before=self.seconds(action, requests=FAST_REQUESTS))
+        verdict = self.judge(action)
+        stage = self.stage("healthy", action, Truth(causes=()), verdict, measured)
+        return Played(stages=(stage,), disk=self.disk.kind)
+
+
+def who(cause: str, pid: int) -> TruthWho:
+    """A living process that must be named in a cause."""
+    return TruthWho(cause=cause, pid=pid, comm=Path(f"/proc/{pid}/comm").read_text().removesuffix("\n"))
+
+
+def raised(
+    here: Site, conditions: Conditions, *, app: str, arguments: tuple[str, ...] = (), disk: slowdisk.Disk | None = None
+) -> Stand:
+    """Start a service and wait until it answers.
+
+    Args:
+        here: the site it stands on, which also undoes it.
+        conditions: parameters and where progress goes.
+        app: a module in `labs/apps` that `serve.py` can serve.
+        arguments: what the module takes.
+        disk: where its data lies; the ordinary disk if not given.
+
+    Raises:
+        LabError: it does not start.
+    """
+    disk = disk or slowdisk.ordinary_disk(here)
+    server, file = copied(here, SERVER, SERVER), copied(here, f"{app}.py", "app.py")
+    port = ports.free_port()
+    argv = [sys.executable, str(server), "--port", str(port), str(file), *arguments]
+    program = here.start(argv, name="app")
+    disk.admit(program.pid)
+    url = f"http://{ports.LOOPBACK}:{port}"
+    stopwatch.wait_ready(f"{url}/", program)
+    return Stand(site=here, conditions=conditions, disk=disk, app=program, app_file=file, url=url)
+
+
+def copied(here: Site, app: str, name: str) -> Path:
+    """A copy of a file of `labs/apps` in the run's directory."""
+    file = here.directory / name
+    file.write_text(resources.files("culpa.labs.apps").joinpath(app).read_text())
+    return file
