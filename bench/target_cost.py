@@ -1,8 +1,9 @@
 """What tracing costs the traced redis-server: CPU per request, throughput and p99, traced against untraced.
 
 Each round measures the untraced server twice and the traced one once, in an order that rotates; the untraced pair
-tells how far the machine wanders by itself. Each stretch follows a short one that does not count, as the tracer measures
-its own probes at the beginning and leaves that off later. The claim is about the upper end of the 95 % interval over all rounds.
+tells how far the machine wanders by itself. Each stretch follows a short one that does not count, as the tracer
+measures its own probes at the beginning and leaves that off later. The claim is about the upper end of the 95 %
+interval over all rounds.
 """
 
 from __future__ import annotations

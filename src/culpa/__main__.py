@@ -13,7 +13,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(Interrupted.exit_code)
 
 
-# This module is the program's first line: from here on an interrupt ends it without a traceback. `cli` takes over later.
+# The first line of the program: from here on an interrupt ends it without a traceback. `cli` takes over later.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
 

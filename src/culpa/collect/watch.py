@@ -145,9 +145,13 @@ class Watch:
 
     def _look_around(self) -> None:
         table = SocketTable.read(PROC)
-        new = (self._peers(table) | self._source.watched()) - self._roles.keys() - {self._self}
+        peers = self._peers(table)
+        new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
         for pid in sorted(new):
-            self._roles[pid] = self._role(pid, is_peer=pid not in self._source.watched())
+            self._roles[pid] = self._role(pid, is_peer=pid in peers)
+        for pid in peers & self._roles.keys():
+            if self._roles[pid] == "waker":
+                self._roles[pid] = "peer"
         self._source.watch(new - self._source.watched())
         self._sockets.append(socket_rows(self._present(), table=table))
         self._meet(table)
@@ -155,7 +159,9 @@ class Watch:
     def _meet(self, table: SocketTable) -> None:
         """Introduce the watched processes to those who look closer at Redis and Python."""
         present = self._present()
-        self._redis.found(present, table, spoke_resp=self._spoke_resp)
+        # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
+        concerned = [pid for pid in present if self._roles[pid] != "waker"]
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
         self._stacks.watch(present)
         self._processes.append(process_rows(self._roles))
 

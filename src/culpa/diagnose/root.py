@@ -50,7 +50,7 @@ class Root:
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "done": pl.Boolean, "ino": pl.UInt64,
-    "verb": pl.String, "detail": pl.String,
+    "protocol": pl.String, "verb": pl.String, "detail": pl.String,
 }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
         )
         row = mine.row(0, named=True) if len(mine) else None
         item = int(request["item"])
-        asked = (row["ino"], row["verb"] or method, row["detail"]) if row else (None, method, None)
+        asked = (row["ino"], "http", row["verb"] or method, row["detail"]) if row else (None, "http", method, None)
         rows.append((item, start, end, request["end_ns"] is not None, *asked))
         if row is None:
             leads.append((item, start, end, *_unseen_server(capture)))
@@ -153,7 +153,7 @@ def _command(capture: Capture, graph: WaitGraph) -> Root:
     for item, request in enumerate(capture.frame(schema.REQUESTS).sort("start_ns").iter_rows(named=True)):
         start = max(request["start_ns"], window.start_ns)
         end = min(request["end_ns"] or window.end_ns, window.end_ns)
-        rows.append((item, start, end, request["end_ns"] is not None, None, None, None))
+        rows.append((item, start, end, request["end_ns"] is not None, None, None, None, None))
         if lanes[0] >= 0 and end > start:
             starts.append(int(lanes[0]) * graph.axis.span + start - graph.axis.start_ns)
             ends.append(int(lanes[0]) * graph.axis.span + end - graph.axis.start_ns)
@@ -183,7 +183,7 @@ def _served(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
         item=pl.Series(np.searchsorted(start, points, side="right") - 1, dtype=pl.Int64),
         start_ns="start_ns", end_ns="stop_ns",
         done=pl.col("answer_end_ns").is_not_null() & pl.col("ask_end_ns").is_not_null(),
-        ino="ino", verb="verb", detail="detail",
+        ino="ino", protocol="protocol", verb="verb", detail="detail",
     )  # fmt: skip
     return _root(graph, "requests", interval, table, ())
 

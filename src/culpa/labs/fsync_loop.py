@@ -5,9 +5,9 @@ The twin adds the same rows in one transaction, on the disk that is there.
 
 from __future__ import annotations
 
-from culpa.labs import slowdisk, source, stand
+from culpa.labs import source, stand
 from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
-from culpa.labs.site import opened
+from culpa.labs.site import Site, opened
 
 FSYNC_HEAVY = "disk.fsync-heavy"
 SEEN_FROM_BELOW = ("disk.cgroup-throttle", "disk.saturated", "disk.slow-device", "fs.journal-wait")
@@ -19,21 +19,20 @@ DATABASE = "notes.sqlite"
 def play(conditions: Conditions) -> Played:
     """A commit for each row, on the slow disk."""
     with opened(conditions.progress) as here:
-        iops = conditions.parameters.write_iops
-        disk = slowdisk.slow_or_ordinary(here, write_iops=iops, progress=conditions.progress)
-        case = _raised(here, conditions, disk)
+        case = _raised(here, conditions, slow=True)
         return case.troubled("one_by_one", _truth(case), repaired="together")
 
 
 def play_healthy(conditions: Conditions) -> Played:
     """One commit for all rows."""
     with opened(conditions.progress) as here:
-        return _raised(here, conditions, slowdisk.ordinary_disk(here)).sound("together")
+        return _raised(here, conditions, slow=False).sound("together")
 
 
-def _raised(here: stand.Site, conditions: Conditions, disk: slowdisk.Disk) -> stand.Stand:
+def _raised(here: Site, conditions: Conditions, *, slow: bool) -> stand.Stand:
+    disk = stand.disk(here, conditions, slow=slow)
     arguments = (str(disk.directory / DATABASE), str(ROWS))
-    return stand.raised(here, conditions, app="notes", arguments=arguments, disk=disk)
+    return stand.raised(here, conditions, app="notes", on=disk, arguments=arguments)
 
 
 def _truth(case: stand.Stand) -> Truth:
@@ -42,22 +41,15 @@ def _truth(case: stand.Stand) -> Truth:
     journal = str((case.disk.directory / f"{DATABASE}-journal").resolve())
     database = str((case.disk.directory / DATABASE).resolve())
     steps = (TruthStep(kind="fsync", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name))
+    traced = case.conditions.trace  # samples alone need not tell the line or the device
     return Truth(
         causes=(FSYNC_HEAVY,),
         may=SEEN_FROM_BELOW,
         who=(stand.who(FSYNC_HEAVY, case.app.pid),),
-        on=(
-            *(TruthOn(cause=FSYNC_HEAVY, path=path) for path in (journal, database)),
-            *([line] if conditions_traced(case) else []),
-        ),
-        path=steps if conditions_traced(case) else steps[:1],
+        on=(*(TruthOn(cause=FSYNC_HEAVY, path=path) for path in (journal, database)), *([line] if traced else [])),
+        path=steps if traced else steps[:1],
         fix="ask /together: one transaction for all rows",
     )
-
-
-def conditions_traced(case: stand.Stand) -> bool:
-    """Whether culpa may trace; samples alone need not tell the line or the device."""
-    return case.conditions.trace
 
 
 FSYNC_LOOP = Lab(

@@ -17,7 +17,7 @@ from culpa.errors import EXIT_LAB_MISSED
 
 LAB_SCHEMA = "culpa.lab/1"
 
-Need = Literal["root", "redis-server"]
+Need = Literal["root", "redis-server", "ip", "perl"]
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
 
 

@@ -62,7 +62,13 @@ class Controllers(msgspec.Struct, frozen=True, kw_only=True, tag="controllers"):
     names: tuple[str, ...]
 
 
-Entry = Run | Started | Loop | Mount | Throttle | Cgroup | Controllers
+class Interface(msgspec.Struct, frozen=True, kw_only=True, tag="interface"):
+    """A virtual network interface of the namespace that labs run in."""
+
+    name: str
+
+
+Entry = Run | Started | Loop | Mount | Throttle | Cgroup | Controllers | Interface
 _LINE = msgspec.json.Decoder(Entry)
 
 

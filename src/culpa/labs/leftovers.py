@@ -3,7 +3,7 @@
 Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
 process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
-and start time as the ledger has them, a limit that the ledger names, a cgroup with the prefix.
+and start time as the ledger has them, a limit that the ledger names, a cgroup or network interface that it names and that has the prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import ledger, loopdev, throttle
+from culpa.labs import interfaces, ledger, loopdev, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 
 ENVIRON_LIMIT_BYTES = 1 << 20
@@ -33,6 +33,7 @@ class Leftovers:
     loops: tuple[str, ...] = ()
     groups: tuple[Path, ...] = ()
     controllers: tuple[ledger.Controllers, ...] = ()
+    interfaces: tuple[str, ...] = ()
     directories: tuple[Path, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
@@ -43,6 +44,7 @@ class Leftovers:
             *(f"mount {path}" for path in self.mounts),
             *(f"loop device {device}" for device in self.loops),
             *(f"cgroup {path}" for path in self.groups),
+            *(f"network interface {name}" for name in self.interfaces),
             *(f"directory {path}" for path in self.directories),
         )
 
@@ -60,6 +62,7 @@ def find(places: Places) -> Leftovers:
         loops=loops,
         groups=tuple(_groups(entries)),
         controllers=tuple(_switched(entries)),
+        interfaces=tuple(_interfaces(entries)),
         directories=directories,
     )
 
@@ -85,6 +88,8 @@ def remove(places: Places) -> tuple[str, ...]:
     for entry in found.controllers:
         with contextlib.suppress(OSError):  # another group uses them by now
             throttle.switch_controllers(Path(entry.path), entry.names, on=False)
+    for name in found.interfaces:
+        interfaces.remove(name)
     for directory in found.directories:
         shutil.rmtree(directory)
     ledger.discard(places.ledger)
@@ -186,6 +191,12 @@ def _groups(entries: tuple[ledger.Entry, ...]) -> Iterator[Path]:
     for entry in entries:
         if isinstance(entry, ledger.Cgroup) and Path(entry.path).name.startswith(PREFIX) and Path(entry.path).is_dir():
             yield Path(entry.path)
+
+
+def _interfaces(entries: tuple[ledger.Entry, ...]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, ledger.Interface) and entry.name.startswith(PREFIX) and interfaces.exists(entry.name):
+            yield entry.name
 
 
 def _directories(places: Places) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 import redis
 
 from culpa.errors import LabError
+from culpa.labs.ports import LOOPBACK
+from culpa.labs.ports import free_port as free_port
 from culpa.labs.site import Program, Site
 
 READY_TIMEOUT_S = 20.0
 POLL_S = 0.02
-LOOPBACK = "127.0.0.1"
 CLIENT_TIMEOUT_S = 60.0
 """Above anything a throttled disk does to one command."""
 
@@ -77,15 +77,6 @@ def newest_increment(folder: Path, name: str) -> Path:
     if not files:
         raise LabError(f"redis-server has no append-only file in {folder}")
     return files[max(files)].resolve()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 def start(site: Site, directory: Path, **settings: str) -> RedisServer:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from culpa.labs import product, redis_stand, source
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Stage, Truth, TruthOn, TruthStep
-from culpa.labs.redis_stand import Stand, who
+from culpa.labs.redis_stand import RedisStand
+from culpa.labs.stand import FAST_REQUESTS, who
 from culpa.units import format_count
 
 FSYNC_ALWAYS = "redis.aof.fsync-always"
@@ -23,7 +24,6 @@ SYNC_SEEN_FROM_BELOW = (
 """The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""
 WRITE_BEHIND_SYNC = ("redis.aof.write-behind-fsync", "redis.aof.fsync-late")
 """Under everysec the slow disk is still slow: a write can meet the sync of the second before."""
-FAST_REQUESTS = 3
 APP = "redis_slow"
 
 
@@ -49,14 +49,14 @@ def play_healthy(conditions: Conditions) -> Played:
         return Played(stages=(stage,), disk=stand.disk.kind)
 
 
-def _fill(stand: Stand) -> None:
+def _fill(stand: RedisStand) -> None:
     """Fill before the trouble starts: under `always` it would take half a minute."""
     keys = stand.conditions.parameters.keys
     stand.conditions.progress(f"filling {format_count(keys)} keys")
     stand.seconds(f"init/{keys}")
 
 
-def _as_found(stand: Stand) -> Stage:
+def _as_found(stand: RedisStand) -> Stage:
     """`appendfsync always`: judge, then make the fix and measure again."""
     say = stand.conditions.progress
     say("CONFIG SET appendfsync always")
@@ -73,7 +73,7 @@ def _as_found(stand: Stand) -> Stage:
     return stand.stage("always", "get_cache", truth, verdict, Measured(before=before, after_fix=after))
 
 
-def _under_everysec(stand: Stand, *, before: float) -> Stage:
+def _under_everysec(stand: RedisStand, *, before: float) -> Stage:
     """`appendfsync everysec`: judge what is left, then ask the repaired endpoint."""
     verdict = stand.judge("get_cache")
     truth = Truth(
@@ -87,7 +87,7 @@ def _under_everysec(stand: Stand, *, before: float) -> Stage:
     return stand.stage("everysec", "get_cache", truth, verdict, Measured(before=before, after_fix=after))
 
 
-def _truth_as_found(stand: Stand) -> Truth:
+def _truth_as_found(stand: RedisStand) -> Truth:
     """Two causes; by samples alone only the sync can be demanded."""
     may = (*SYNC_SEEN_FROM_BELOW, ROUND_TRIPS, *(() if stand.disk.limit else ("cpu.busy",)))
     aof = str(stand.server.append_only_file())

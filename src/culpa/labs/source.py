@@ -23,6 +23,18 @@ def call_lines(file: Path, *, function: str, method: str) -> CodeRange:
     raise LabError(f"{file} has no call of .{method}() in {function}()")
 
 
+def function_lines(file: Path, *, function: str) -> CodeRange:
+    """The lines of the function of that name, its body included.
+
+    Raises:
+        LabError: there is no such function.
+    """
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return CodeRange(file=file, first_line=node.lineno, last_line=node.end_lineno or node.lineno)
+    raise LabError(f"{file} has no function {function}()")
+
+
 def _calls(node: ast.AST, method: str) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
 

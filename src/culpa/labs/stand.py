@@ -36,6 +36,10 @@ class Stand:
         self.conditions.progress(f"GET /{action}: {format_seconds(seconds)}")
         return seconds
 
+    def ready(self, action: str) -> None:
+        """Wait until an action gives its answer; raises LabError if it never does."""
+        stopwatch.wait_ready(f"{self.url}/{action}", self.app)
+
     def judge(self, action: str, *, save: Path | None = None) -> Verdict:
         """Have culpa look for the culprit of a request."""
         url = f"{self.url}/{action}"
@@ -75,7 +79,7 @@ def who(cause: str, pid: int) -> TruthWho:
 
 
 def raised(
-    here: Site, conditions: Conditions, *, app: str, arguments: tuple[str, ...] = (), disk: slowdisk.Disk | None = None
+    here: Site, conditions: Conditions, *, app: str, on: slowdisk.Disk, arguments: tuple[str, ...] = ()
 ) -> Stand:
     """Start a service and wait until it answers.
 
@@ -83,21 +87,27 @@ def raised(
         here: the site it stands on, which also undoes it.
         conditions: parameters and where progress goes.
         app: a module in `labs/apps` that `serve.py` can serve.
+        on: the disk that its data lies on, whose limit is to hold for it.
         arguments: what the module takes.
-        disk: where its data lies; the ordinary disk if not given.
 
     Raises:
         LabError: it does not start.
     """
-    disk = disk or slowdisk.ordinary_disk(here)
     server, file = copied(here, SERVER, SERVER), copied(here, f"{app}.py", "app.py")
     port = ports.free_port()
     argv = [sys.executable, str(server), "--port", str(port), str(file), *arguments]
     program = here.start(argv, name="app")
-    disk.admit(program.pid)
+    on.admit(program.pid)
     url = f"http://{ports.LOOPBACK}:{port}"
     stopwatch.wait_ready(f"{url}/", program)
-    return Stand(site=here, conditions=conditions, disk=disk, app=program, app_file=file, url=url)
+    return Stand(site=here, conditions=conditions, disk=on, app=program, app_file=file, url=url)
+
+
+def disk(here: Site, conditions: Conditions, *, slow: bool) -> slowdisk.Disk:
+    """The slow disk (if `slow`, and where this host allows it) or the ordinary one."""
+    if not slow:
+        return slowdisk.ordinary_disk(here)
+    return slowdisk.slow_or_ordinary(here, write_iops=conditions.parameters.write_iops, progress=conditions.progress)
 
 
 def copied(here: Site, app: str, name: str) -> Path:

@@ -66,7 +66,7 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
 
     What to do: gather the results in the program's memory, or write once with one pipelined command.
     """
-    safe = picture.root.requests.filter(pl.col("verb").is_in(READ_METHODS))["item"]
+    safe = picture.root.requests.filter((pl.col("protocol") == "http") & pl.col("verb").is_in(READ_METHODS))["item"]
     rows = _resp(picture).filter(pl.col("item").is_in(safe.implode()))
     writes = rows.filter(pl.col("verb").is_in(list(redis_commands.WRITES)))
     writes = writes.join(_fills(rows), on=["item", "verb", "detail"], how="anti", nulls_equal=True)
@@ -95,7 +95,7 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
                     risk="a change of the program; another part of it may read what is written",
                 ),
             ),
-            title=f"A read request writes to Redis ({verbs[0] if verbs else 'write'} within {_method(picture)})",
+            title=f"A read request writes to Redis ({verbs[0] if verbs else 'write'} within {_method(picture, mine)})",
         )
 
 
@@ -117,12 +117,14 @@ def _fills(rows: pl.DataFrame) -> pl.DataFrame:
     return both.filter(pl.col("filled") <= pl.col("looked")).select("item", "verb", "detail")
 
 
-def _method(picture: Picture) -> str:
-    asked = picture.root.requests.drop_nulls("verb")
+def _method(picture: Picture, rows: pl.DataFrame) -> str:
+    """What most of the requests that the rows belong to asked for: `GET /path`."""
+    items = rows["item"].unique().implode()
+    asked = picture.root.requests.filter(pl.col("item").is_in(items)).drop_nulls("verb")
     if asked.is_empty():
         return "a read request"
-    row = asked.row(0, named=True)
-    return _spoken(row["verb"], row["detail"])
+    counted = asked.group_by("verb", "detail").len().sort(["len", "verb", "detail"], descending=[True, False, False])
+    return _spoken(*counted.select("verb", "detail").row(0))
 
 
 def _peer(picture: Picture, rows: pl.DataFrame) -> str | None:
@@ -136,7 +138,7 @@ def _write_evidence(
     requests = items_of(rows)
     for verb, detail, trips, wait_ns in shapes.head(3).iter_rows():
         yield Evidence(
-            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} a request within {_method(picture)}",
+            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} a request within {_method(picture, rows)}",
             value=seconds(wait_ns), unit="s", threshold=None, source="messages",
         )  # fmt: skip
     share = picture.share(_moments(rows).ns)

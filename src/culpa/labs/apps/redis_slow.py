@@ -68,7 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 60
-    wbufsize = -1  # head and body of a short answer leave in one write
+    wbufsize = 1 << 20  # head and body of an answer leave in one write, which no delayed acknowledgement can hold up
+    disable_nagle_algorithm = True
     cache: Cache
 
     def do_GET(self) -> None:

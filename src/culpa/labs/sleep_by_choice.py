@@ -1,0 +1,63 @@
+"""A service that sleeps before it looks whether its worker is done; the twin waits for the worker's word."""
+
+from __future__ import annotations
+
+from culpa.labs import source, stand
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.site import Site, opened
+
+SLEEP = "sleep.by-choice"
+WORK_MS = 30
+PAUSE_MS = 400
+
+
+def play(conditions: Conditions) -> Played:
+    """Waiting by the clock."""
+    with opened(conditions.progress) as here:
+        case = _raised(here, conditions)
+        return case.troubled("by_clock", _truth(case), repaired="by_event")
+
+
+def play_healthy(conditions: Conditions) -> Played:
+    """Waiting for the event."""
+    with opened(conditions.progress) as here:
+        return _raised(here, conditions).sound("by_event")
+
+
+def _raised(here: Site, conditions: Conditions) -> stand.Stand:
+    disk = stand.disk(here, conditions, slow=False)
+    return stand.raised(here, conditions, on=disk, app="reports", arguments=(str(WORK_MS), str(PAUSE_MS)))
+
+
+def _truth(case: stand.Stand) -> Truth:
+    lines = source.call_lines(case.app_file, function="wait_by_clock", method="sleep")
+    line = TruthOn(cause=SLEEP, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    return Truth(
+        causes=(SLEEP,),
+        who=(stand.who(SLEEP, case.app.pid),),
+        on=(line,),
+        path=(TruthStep(kind="sleep", pid=case.app.pid),),
+        fix="ask /by_event",
+    )
+
+
+SLEEP_BY_CHOICE = Lab(
+    name="sleep-by-choice",
+    family="hosts",
+    needs=(),
+    seed=None,
+    fires=(SLEEP,),
+    silent=("disk.fsync-heavy", "cpu.busy", "net.remote-slow"),
+    fast=True,
+    play=play,
+)
+SLEEP_BY_CHOICE_HEALTHY = Lab(
+    name="sleep-by-choice-healthy",
+    family="hosts",
+    needs=(),
+    seed=None,
+    fires=(),
+    silent=(SLEEP,),
+    fast=True,
+    play=play_healthy,
+)
