@@ -18,6 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
 
 
+# polars' allocator otherwise keeps what it freed for ten seconds, on a host that may have nothing to spare.
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
+
+
 def main() -> None:
     """Load the command line and run it; never returns."""
     from culpa import cli

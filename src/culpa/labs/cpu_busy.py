@@ -7,7 +7,7 @@ from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
 from culpa.labs.site import Site, opened
 
 CPU_BUSY = "cpu.busy"
-BELOW = 60_000
+BELOW = 300_000
 
 
 def play(conditions: Conditions) -> Played:

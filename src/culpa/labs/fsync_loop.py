@@ -12,7 +12,7 @@ from culpa.labs.site import Site, opened
 FSYNC_HEAVY = "disk.fsync-heavy"
 SEEN_FROM_BELOW = ("disk.cgroup-throttle", "disk.saturated", "disk.slow-device", "fs.journal-wait")
 """The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""
-ROWS = 60
+ROWS = 100
 DATABASE = "notes.sqlite"
 
 
@@ -39,14 +39,13 @@ def _truth(case: stand.Stand) -> Truth:
     lines = source.call_lines(case.app_file, function="one_by_one", method="commit")
     line = TruthOn(cause=FSYNC_HEAVY, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
     journal = str((case.disk.directory / f"{DATABASE}-journal").resolve())
-    database = str((case.disk.directory / DATABASE).resolve())
     steps = (TruthStep(kind="fsync", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name))
     traced = case.conditions.trace  # samples alone need not tell the line or the device
     return Truth(
         causes=(FSYNC_HEAVY,),
         may=SEEN_FROM_BELOW,
         who=(stand.who(FSYNC_HEAVY, case.app.pid),),
-        on=(*(TruthOn(cause=FSYNC_HEAVY, path=path) for path in (journal, database)), *([line] if traced else [])),
+        on=(TruthOn(cause=FSYNC_HEAVY, path=journal), *([line] if traced else [])),
         path=steps if traced else steps[:1],
         fix="ask /together: one transaction for all rows",
     )

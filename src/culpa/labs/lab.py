@@ -17,7 +17,7 @@ from culpa.errors import EXIT_LAB_MISSED
 
 LAB_SCHEMA = "culpa.lab/1"
 
-Need = Literal["root", "redis-server", "ip", "perl"]
+Need = Literal["root", "redis-server", "ip", "perl", "tun"]
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
 
 
@@ -30,10 +30,12 @@ class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What must be named in a cause: a path, or lines `first_line` to `last_line` of the source file `code`."""
+    """What must be named in a cause: a path, a peer's `address:port`, or lines `first_line` to `last_line` of the
+    source file `code`."""
 
     cause: str
     path: str | None = None
+    peer: str | None = None
     code: str | None = None
     first_line: int = 0
     last_line: int = 0

@@ -3,7 +3,8 @@
 Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
 process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
-and start time as the ledger has them, a limit that the ledger names, a cgroup or network interface that it names and that has the prefix.
+and start time as the ledger has them, a limit that the ledger names, a cgroup or network interface that it names and
+that has the prefix.
 """
 
 from __future__ import annotations

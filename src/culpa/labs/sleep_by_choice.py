@@ -1,4 +1,4 @@
-"""A service that sleeps before it looks whether its worker is done; the twin waits for the worker's word."""
+"""A service that sleeps before it looks whether its worker is done; the twin does the work itself."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def play(conditions: Conditions) -> Played:
     """Waiting by the clock."""
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
-        return case.troubled("by_clock", _truth(case), repaired="by_event")
+        return case.troubled("by_clock", _truth(case), repaired="directly")
 
 
 def play_healthy(conditions: Conditions) -> Played:
-    """Waiting for the event."""
+    """No waiting."""
     with opened(conditions.progress) as here:
-        return _raised(here, conditions).sound("by_event")
+        return _raised(here, conditions).sound("directly")
 
 
 def _raised(here: Site, conditions: Conditions) -> stand.Stand:
@@ -37,7 +37,7 @@ def _truth(case: stand.Stand) -> Truth:
         who=(stand.who(SLEEP, case.app.pid),),
         on=(line,),
         path=(TruthStep(kind="sleep", pid=case.app.pid),),
-        fix="ask /by_event",
+        fix="ask /directly",
     )
 
 

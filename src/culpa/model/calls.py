@@ -25,9 +25,6 @@ class Calls:
         self.frame = frame = pl.concat([seen, _resting(seen, states)], how="diagonal")
         self.numbers = numbers
         self._nr = integers(frame, "nr")
-        self._ret = frame["ret"].cast(pl.Int64).fill_null(OPEN_RET).to_numpy()
-        self._dev, self._ino = integers(frame, "dev"), integers(frame, "ino")
-        self._arg1 = frame["arg1"].cast(pl.Int64, strict=False).fill_null(0).to_numpy()
         self.on_disk = frame["file_type"].is_in(["reg", "dir"]).fill_null(value=False).to_numpy()
         self.on_socket = (frame["file_type"] == "sock").fill_null(value=False).to_numpy()
         self.spans = self._lay(frame, axis)
@@ -46,21 +43,28 @@ class Calls:
         """The row of the call that covers each point, else `NONE`."""
         return pick(self.spans.row, self.spans.covering(points), NONE)
 
+    def _column(self, name: str, rows: Int64s, missing: int) -> Int64s:
+        """A column at some rows; `missing` for a null and for the row -1. Most rows are never looked at."""
+        known = np.flatnonzero(rows >= 0)
+        answer = np.full(len(rows), missing, np.int64)
+        answer[known] = self.frame[name].gather(rows[known]).cast(pl.Int64, strict=False).fill_null(missing).to_numpy()
+        return answer
+
     def nr(self, rows: Int64s) -> Int64s:
         """System call numbers."""
         return pick(self._nr, rows, UNKNOWN_NR)
 
     def ret(self, rows: Int64s) -> Int64s:
         """Return values."""
-        return pick(self._ret, rows, OPEN_RET)
+        return self._column("ret", rows, OPEN_RET)
 
     def dev(self, rows: Int64s) -> Int64s:
         """Devices of the calls' files."""
-        return pick(self._dev, rows, NONE)
+        return self._column("dev", rows, NONE)
 
     def ino(self, rows: Int64s) -> Int64s:
         """Inodes of the calls' files."""
-        return pick(self._ino, rows, NONE)
+        return self._column("ino", rows, NONE)
 
     def among(self, rows: Int64s, names: frozenset[str]) -> Bools:
         """Which of the calls are of a class."""
@@ -78,7 +82,7 @@ class Calls:
 
     def futex_for_work(self, rows: Int64s) -> Bools:
         """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""
-        operation = pick(self._arg1, rows, 0) & syscalls.FUTEX_COMMAND_MASK
+        operation = self._column("arg1", rows, 0) & syscalls.FUTEX_COMMAND_MASK
         for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
         return for_work
 
@@ -102,4 +106,6 @@ def integers(frame: pl.DataFrame, name: str) -> Int64s:
 
 def pick(values: Int64s, rows: Int64s, missing: int) -> Int64s:
     """`values[rows]`, and `missing` where a row is negative."""
-    return np.append(values, missing)[np.where(rows >= 0, rows, len(values))].astype(np.int64)
+    if len(values) == 0:
+        return np.full(len(rows), missing, np.int64)
+    return np.where(rows >= 0, values[np.maximum(rows, 0)], missing).astype(np.int64, copy=False)

@@ -53,11 +53,16 @@ def find(capture: Capture) -> Requests:
     Args:
         capture: needs `messages`; `sockets` and the accept calls in `syscalls` tell servers from clients.
     """
-    messages = capture.frame(schema.MESSAGES).drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
+    texts = ("protocol", "verb", "detail")
+    messages = (
+        capture.frame(schema.MESSAGES)
+        .drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
+        .with_columns(pl.col(texts).cast(pl.Categorical))  # a quarter of the memory while rows are moved about
+    )
     if messages.is_empty():
         return Requests(exchanges=pl.DataFrame(schema=EXCHANGE_SCHEMA), server_of=np.zeros(0, np.int64))
     roles = _roles(capture, messages)
-    runs = _runs(messages.join(roles, on=["pid", "ino"]))
+    runs = _runs(messages.drop("kind").join(roles, on=["pid", "ino"])).with_columns(pl.col(texts).cast(pl.String))
     exchanges = _pair(runs).join(_peers(capture), on="ino", how="left")
     exchanges = exchanges.sort("ino", "ask_end_ns", "answer_end_ns", "pid", nulls_last=False).select(
         EXCHANGE_SCHEMA.keys()

@@ -1,7 +1,7 @@
-"""Reports made by a worker thread, for `serve.py`: `reports.py WORK-MS PAUSE-MS`.
+"""Reports made by a worker, for `serve.py`: `reports.py WORK-MS PAUSE-MS`.
 
-/by_clock   looks whether the report is there, and sleeps PAUSE-MS before it looks again
-/by_event   waits until the worker says that it is
+/by_clock   asks the worker, sleeps PAUSE-MS, then looks whether the report is there
+/directly   makes the report in the thread that answers
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass
 class Report:
-    """A report asked for; `text` is there when `ready` is set."""
+    """A report asked for; it is there when `text` is not empty."""
 
-    ready: threading.Event = field(default_factory=threading.Event)
     text: str = ""
 
 
+def make(report: Report, seconds: float) -> None:
+    """Compute for some time."""
+    end = time.monotonic() + seconds
+    lines = 0
+    while time.monotonic() < end:
+        lines += 1
+    report.text = f"{lines} lines"
+
+
 def work(asked: queue.SimpleQueue[Report], seconds: float) -> None:
-    """Make one report after the other; each takes `seconds` of computing."""
+    """Make one report after the other."""
     while True:
-        report = asked.get()
-        end = time.monotonic() + seconds
-        lines = 0
-        while time.monotonic() < end:
-            lines += 1
-        report.text = f"{lines} lines" if lines else "empty"
-        report.ready.set()
+        make(asked.get(), seconds)
 
 
 def wait_by_clock(report: Report, pause_s: float) -> None:
@@ -42,20 +44,18 @@ def wait_by_clock(report: Report, pause_s: float) -> None:
 
 
 def application(arguments: list[str]) -> Callable[[str], str | None]:
-    """Two ways to wait for the same worker."""
+    """Two ways to the same report."""
     seconds, pause_s = int(arguments[0]) / 1000, int(arguments[1]) / 1000
     asked: queue.SimpleQueue[Report] = queue.SimpleQueue()
     threading.Thread(target=work, args=(asked, seconds), daemon=True).start()
 
     def answer(path: str) -> str | None:
-        if path not in ("by_clock", "by_event"):
-            return None
         report = Report()
-        asked.put(report)
         if path == "by_clock":
+            asked.put(report)
             wait_by_clock(report, pause_s)
-        else:
-            report.ready.wait()
-        return report.text
+        elif path == "directly":
+            make(report, seconds)
+        return report.text or None
 
     return answer

@@ -1,0 +1,63 @@
+"""A service that waits for another host. The twin asks the same host for what it answers at once."""
+
+from __future__ import annotations
+
+from culpa.labs import ports, stand, tunnel
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.site import Site, opened
+
+REMOTE_SLOW = "net.remote-slow"
+PAUSE_S = 0.4
+
+
+def play(conditions: Conditions) -> Played:
+    """What the other host answers after a pause."""
+    with opened(conditions.progress) as here:
+        case, peer = _raised(here, conditions)
+        truth = Truth(
+            causes=(REMOTE_SLOW,),
+            who=(stand.who(REMOTE_SLOW, case.app.pid),),
+            on=(TruthOn(cause=REMOTE_SLOW, peer=peer),),
+            path=(TruthStep(kind="remote", pid=case.app.pid),),
+            fix="ask /now",
+        )
+        return case.troubled("later", truth, repaired="now")
+
+
+def play_healthy(conditions: Conditions) -> Played:
+    """What the other host answers at once."""
+    with opened(conditions.progress) as here:
+        case, _ = _raised(here, conditions)
+        return case.sound("now")
+
+
+def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, str]:
+    """The front on this host, and the other host's address and port."""
+    port = ports.free_port()
+    here.stack.enter_context(tunnel.distant_host(here, port=port, pause_s=PAUSE_S))
+    disk = stand.disk(here, conditions, slow=False)
+    case = stand.raised(here, conditions, app="front", on=disk, arguments=(tunnel.THERE, str(port)))
+    case.ready("now")
+    return case, f"{tunnel.THERE}:{port}"
+
+
+LAB_REMOTE_SLOW = Lab(
+    name="remote-slow",
+    family="hosts",
+    needs=("root", "ip", "tun"),
+    seed=None,
+    fires=(REMOTE_SLOW,),
+    silent=("sleep.by-choice", "cpu.busy", "disk.fsync-heavy"),
+    fast=True,
+    play=play,
+)
+LAB_REMOTE_SLOW_HEALTHY = Lab(
+    name="remote-slow-healthy",
+    family="hosts",
+    needs=("root", "ip", "tun"),
+    seed=None,
+    fires=(),
+    silent=(REMOTE_SLOW,),
+    fast=True,
+    play=play_healthy,
+)
