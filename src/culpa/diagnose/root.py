@@ -89,53 +89,93 @@ def _lane_pids(capture: Capture, graph: WaitGraph) -> Int64s:
     return np.array([known.get(tid, -1) for tid in graph.axis.tids.tolist()], dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A server's exchange on the connection of one of the probe's requests."""
+
+    ino: int
+    read_ns: int | None
+    answered_ns: int | None
+    tids: tuple[int | None, int | None]
+    verb: str | None
+    detail: str | None
+
+
+def _answers(capture: Capture, requests: Requests) -> dict[int, list[_Answer]]:
+    """The probe's own port to the server's exchanges on that connection, in order."""
+    ports = capture.frame(schema.REQUESTS)["local_port"].drop_nulls().unique().implode()
+    ends = capture.frame(schema.SOCKETS).filter(pl.col("peer_port").is_in(ports)).select("ino", "peer_port").unique()
+    rows = requests.exchanges.filter(pl.col("role") == "server").join(ends, on="ino").sort("ask_end_ns", "ino")
+    columns = ("peer_port", "ino", "ask_end_ns", "answer_end_ns", "answer_tid", "tid", "verb", "detail")
+    found: dict[int, list[_Answer]] = {}
+    for port, ino, read, answered, answer_tid, tid, verb, detail in rows.select(columns).iter_rows():
+        answer = _Answer(
+            ino=ino, read_ns=read, answered_ns=answered, tids=(answer_tid, tid), verb=verb, detail=detail
+        )  # fmt: skip
+        found.setdefault(port, []).append(answer)
+    return found
+
+
+class _Probed:
+    """Gathers the parts of the probe's requests: a thread's time, and what is nobody's."""
+
+    def __init__(self, capture: Capture, graph: WaitGraph) -> None:
+        self._window, self._method = capture.manifest.window, capture.manifest.target.method
+        self._unseen = _unseen_server(capture)
+        self._axis = graph.axis
+        self.rows: list[tuple[object, ...]] = []
+        self.leads: list[tuple[int, int, int, Kind, Thing]] = []
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._items: list[int] = []
+
+    def add(self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer]) -> None:
+        """One request and the exchanges on its connection."""
+        start = max(sent_ns, self._window.start_ns)
+        end = min(received_ns or self._window.end_ns, self._window.end_ns)
+        answer = next((a for a in answers if start <= (a.read_ns or start) < end), None)
+        ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
+        self.rows.append((item, start, end, received_ns is not None, ino, "http", verb or self._method, detail))
+        if answer is None:
+            self._lead(item, start, end, *self._unseen)
+            return
+        read = min(max(answer.read_ns or start, start), end)
+        answered = min(max(answer.answered_ns or end, read), end)
+        self._lead(item, start, read, Kind.QUEUED, Thing(stage="sent, not yet read by the server"))
+        self._lead(item, answered, end, Kind.UNEXPLAINED, Thing(stage="answered, not yet received"))
+        self._thread(item, read, answered, answer)
+
+    def _thread(self, item: int, read: int, answered: int, answer: _Answer) -> None:
+        """The time of the thread that answered, else of the one that read."""
+        lanes = self._axis.lane(np.array([tid if tid is not None else -1 for tid in answer.tids], dtype=np.int64))
+        known = [int(lane) for lane in lanes.tolist() if lane >= 0]
+        if not known:
+            self._lead(item, read, answered, Kind.UNEXPLAINED, Thing(stage="a thread that was not watched"))
+            return
+        base = known[0] * self._axis.span - self._axis.start_ns
+        self._starts.append(base + read)
+        self._ends.append(base + answered)
+        self._items.append(item)
+
+    def _lead(self, item: int, start: int, end: int, kind: Kind, thing: Thing) -> None:
+        if end > start:
+            self.leads.append((item, start, end, kind, thing))
+
+    def interval(self) -> Interval:
+        """The threads' time."""
+        columns = (np.array(values, np.int64) for values in (self._starts, self._ends, self._items))
+        return Interval.of(*columns)
+
+
 def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
     """The probe's requests; the server's exchange is found by the probe's own port."""
-    window, method = capture.manifest.window, capture.manifest.target.method
-    sent = (
-        capture.frame(schema.REQUESTS)
-        .filter(pl.col("start_ns") < window.end_ns)
-        .sort("start_ns")
-        .with_row_index("item")
-    )
-    sockets = capture.frame(schema.SOCKETS).filter(pl.col("peer_port").is_not_null())
-    served = requests.exchanges.filter(pl.col("role") == "server")
-    starts, ends, items, rows = [], [], [], []
-    leads: list[tuple[int, int, int, Kind, Thing]] = []
-    for request in sent.iter_rows(named=True):
-        start = max(request["start_ns"], window.start_ns)
-        end = min(request["end_ns"] or window.end_ns, window.end_ns)
-        inodes = sockets.filter(pl.col("peer_port") == request["local_port"])["ino"]
-        mine = served.filter(
-            pl.col("ino").is_in(inodes.implode())
-            & (pl.col("ask_end_ns").fill_null(start) >= start)
-            & (pl.col("ask_end_ns").fill_null(start) < end)
-        )
-        row = mine.row(0, named=True) if len(mine) else None
-        item = int(request["item"])
-        asked = (row["ino"], "http", row["verb"] or method, row["detail"]) if row else (None, "http", method, None)
-        rows.append((item, start, end, request["end_ns"] is not None, *asked))
-        if row is None:
-            leads.append((item, start, end, *_unseen_server(capture)))
-            continue
-        read = min(max(row["ask_end_ns"] or start, start), end)
-        answered = min(max(row["answer_end_ns"] or end, read), end)
-        tid = row["answer_tid"] if row["answer_tid"] is not None else row["tid"]
-        lane = graph.axis.lane(np.array([tid, row["tid"]], dtype=np.int64))
-        chosen = int(lane[0] if lane[0] >= 0 else lane[1])
-        if read > start:
-            leads.append((item, start, read, Kind.QUEUED, Thing(stage="sent, not yet read by the server")))
-        if end > answered:
-            leads.append((item, answered, end, Kind.UNEXPLAINED, Thing(stage="answered, not yet received")))
-        if chosen < 0:
-            leads.append((item, read, answered, Kind.UNEXPLAINED, Thing(stage="a thread that was not watched")))
-        else:
-            starts.append(chosen * graph.axis.span + read - graph.axis.start_ns)
-            ends.append(chosen * graph.axis.span + answered - graph.axis.start_ns)
-            items.append(item)
-    interval = Interval.of(np.array(starts, np.int64), np.array(ends, np.int64), np.array(items, np.int64))
-    table = pl.DataFrame(rows, schema=REQUEST_SCHEMA, orient="row")
-    return _root(graph, "requests", interval, table, tuple(lead for lead in leads if lead[2] > lead[1]))
+    end_ns = capture.manifest.window.end_ns
+    sent = capture.frame(schema.REQUESTS).filter(pl.col("start_ns") < end_ns).sort("start_ns")
+    answers, gathered = _answers(capture, requests), _Probed(capture, graph)
+    for item, (start, end, port) in enumerate(sent.select("start_ns", "end_ns", "local_port").iter_rows()):
+        gathered.add(item, start, end, answers.get(port, []))
+    table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
+    return _root(graph, "requests", gathered.interval(), table, tuple(gathered.leads))
 
 
 def _unseen_server(capture: Capture) -> tuple[Kind, Thing]:

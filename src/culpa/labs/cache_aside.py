@@ -24,7 +24,7 @@ def play(conditions: Conditions) -> Played:
 CACHE_ASIDE = Lab(
     name="cache-aside",
     family="double",
-    needs=("redis-server",),
+    needs=("trace", "redis-server"),
     seed=None,
     fires=(),
     silent=("app.redis.write-in-read-path", "app.redis.round-trips", "redis.aof.fsync-always"),

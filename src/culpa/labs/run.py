@@ -34,6 +34,8 @@ def run(lab: Lab, conditions: Conditions) -> LabResult:
     reason = catalogue.why_not(lab)
     if reason is not None:
         raise LabError(f"the lab {lab.name} cannot run here: {reason}")
+    if "trace" in lab.needs and not conditions.trace:
+        raise LabError(f"the lab {lab.name} cannot be judged by samples", way_out="run it without --no-trace")
     conditions = replace(conditions, trace=conditions.trace and _can_trace(conditions.progress))
     started = time.monotonic()
     played = lab.play(conditions)

@@ -44,7 +44,7 @@ def _truth(case: stand.Stand) -> Truth:
 SLEEP_BY_CHOICE = Lab(
     name="sleep-by-choice",
     family="hosts",
-    needs=(),
+    needs=("trace",),
     seed=None,
     fires=(SLEEP,),
     silent=("disk.fsync-heavy", "cpu.busy", "net.remote-slow"),
@@ -54,7 +54,7 @@ SLEEP_BY_CHOICE = Lab(
 SLEEP_BY_CHOICE_HEALTHY = Lab(
     name="sleep-by-choice-healthy",
     family="hosts",
-    needs=(),
+    needs=("trace",),
     seed=None,
     fires=(),
     silent=(SLEEP,),
