@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from culpa.errors import LabError
+from culpa.labs import catalogue
 from culpa.labs.lab import LabResult, Parameters
 from culpa.labs.run import run_lab
 
@@ -40,8 +42,36 @@ def test_redis_slow_is_found_by_samples() -> None:
 
 
 @pytest.mark.trace
-def test_the_healthy_twin_is_silent() -> None:
-    """Nothing above a note, and enough seen to say so."""
-    result = run_lab("redis-slow-healthy", parameters=Parameters(), trace=True, progress=print)
+@pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if lab.fast and lab.fires])
+def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
+    """The cause first, with its process, file, peer or line, and nothing false beside it."""
+    result = run_lab(name, parameters=Parameters(), trace=True, progress=print)
     assert result.found, told(result)
-    assert result.score.false_alarms == ()
+    assert result.score.false_alarms == (), told(result)
+    assert result.measured.after_fix is not None
+    assert result.measured.after_fix < result.measured.before / 4
+
+
+@pytest.mark.trace
+@pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if not lab.fires])
+def test_a_sound_lab_is_silent(name: str) -> None:
+    """Nothing above a note, and enough seen to say so."""
+    result = run_lab(name, parameters=Parameters(), trace=True, progress=print)
+    assert result.found, told(result)
+    assert result.score.false_alarms == (), told(result)
+
+
+@pytest.mark.parametrize("name", ["fsync-loop", "cpu-busy"])
+def test_samples_alone_tell_syncing_from_computing(name: str) -> None:
+    """Each is found without eBPF, and not taken for the other."""
+    result = run_lab(name, parameters=Parameters(), trace=False, progress=print)
+    assert result.found, told(result)
+    assert result.score.false_alarms == (), told(result)
+
+
+def test_a_lab_beyond_samples_says_so() -> None:
+    """A sentence with the way out, before anything is started."""
+    said: list[str] = []
+    with pytest.raises(LabError, match=r"cannot be judged by samples.*without --no-trace"):
+        run_lab("remote-slow", parameters=Parameters(), trace=False, progress=said.append)
+    assert said == []

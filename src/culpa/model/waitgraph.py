@@ -16,7 +16,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model import syscalls
+from culpa.model import childwaits, syscalls
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.devices import BlockIndex
@@ -95,6 +95,8 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
     kernel.explain(waits.blocked)
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
+    children = waits.voluntary[calls.among(pieces.call[waits.voluntary], syscalls.CHILD)]
+    childwaits.explain(pieces, timeline, children, childwaits.ends(capture.frame(schema.TASKS)))
     kernel.wrap(waits.blocked)
     return _frozen(pieces, calls)
 

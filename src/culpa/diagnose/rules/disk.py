@@ -50,14 +50,18 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     What to do: sync once for many writes (group commit, one transaction for a batch), or use a device with a protected
     write cache.
     """
-    found: dict[tuple[int, str], list[int]] = defaultdict(list)
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.FSYNC):
         blamed = picture.blame.nodes[node]
         pid = picture.objects.pid_of.get(blamed.who, blamed.who)
         if blamed.on is None or (pid in picture.redis_pids and blamed.who == pid):
             continue
-        found[pid, blamed.on.path or blamed.on.syscall or "?"].append(node)
-    for (pid, path), nodes in found.items():
+        # A script syncs through many short processes of one name.
+        name = picture.objects.process(pid).comm or str(pid)
+        found[name, blamed.on.path or blamed.on.syscall or "?"].append(node)
+    for (_, path), nodes in found.items():
+        largest = picture.blame.nodes[nodes[0]].who
+        pid = picture.objects.pid_of.get(largest, largest)
         calls = calls_behind(picture, nodes)
         count = calls.count if calls else len(picture.blame.inside(*nodes).item)
         if count < MIN_SYNCS:

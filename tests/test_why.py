@@ -1,0 +1,85 @@
+"""Whole runs of `culpa why` on programs made for the occasion: the truth is what they were made to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from culpa.collect.trace.tracer import usable
+
+needs_tracing = pytest.mark.skipif(usable() is not None, reason=f"tracing is impossible here: {usable()}")
+
+
+def why(*arguments: str, expected: int = 0) -> dict[str, Any]:
+    """The verdict as a script gets it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "culpa", "why", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert expected == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.trace
+@needs_tracing
+def test_a_script_that_waits_for_its_children_is_explained_by_what_they_do() -> None:
+    """A shell waits for sleep(1): the sleep is named, through wait4."""
+    verdict = why("--", "sh", "-c", "sleep 0.8; true")
+    head = verdict["causes"][0]
+
+    assert ("sleep.by-choice", "sleep") == (head["id"], head["who"]["comm"])
+    assert 0.8 <= head["share"] * verdict["root"]["seconds"] <= 1.0
+
+
+@pytest.mark.trace
+@needs_tracing
+def test_a_command_that_syncs_is_named_with_its_file(tmp_path: Path) -> None:
+    """40 records, each written and synced, in a language without stack samples."""
+    file = tmp_path / "a ledger.txt"
+    script = (
+        f"for i in $(seq 40); do dd if=/dev/zero of='{file}' bs=512 count=1 conv=fdatasync,notrunc status=none; done"
+    )
+    verdict = why("--", "sh", "-c", script)
+    synced = [node for node in every(verdict["blame"]) if node["kind"] == "fsync"]
+
+    assert 40 == sum(node["count"] for node in synced)
+    assert {str(file)} == {node["on"]["path"] for node in synced}
+
+
+@pytest.mark.trace
+@needs_tracing
+def test_a_busy_command_is_named_as_computing() -> None:
+    """A second of arithmetic; nothing is waited for."""
+    code = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"
+    verdict = why("--", sys.executable, "-c", code)
+
+    assert "cpu.busy" == verdict["causes"][0]["id"]
+
+
+@pytest.mark.trace
+@needs_tracing
+def test_an_idle_process_is_not_blamed() -> None:
+    """A process that waits for work all the time: nothing to blame, and it is not called slow."""
+    read, write = os.pipe()
+    with subprocess.Popen(["cat"], stdin=read, stdout=subprocess.DEVNULL) as idle:
+        verdict = why(str(idle.pid), "--for", "1s")
+        os.close(write)
+        os.close(read)
+        idle.terminate()
+
+    assert [] == [cause for cause in verdict["causes"] if cause["level"] != "note"]
+    assert "slow" != verdict["state"]
+
+
+def every(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """A blame tree's nodes."""
+    return [node, *(below for child in node["children"] for below in every(child))]
