@@ -48,6 +48,7 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
         "device",
         "data read",
     ),
+    (r"wait_for_vfork_done|kernel_clone|_do_fork", "unexplained", "a child that has not begun its program"),
     (r"rwsem_down|__mutex_lock|__down|inode_dio_wait", "lock", "a kernel lock"),
     (r"io_schedule|bit_wait_io|blk_mq_|wait_for_completion_io", "device", "block I/O"),
 )

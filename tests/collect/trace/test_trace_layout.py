@@ -22,6 +22,7 @@ STRUCTS = {
     "watch_state": events.WATCH_STATE,
     "trace_settings": events.SETTINGS,
     "trace_counters": events.COUNTERS,
+    "lane": events.LANE,
 }
 BTF_KIND_STRUCT = 4
 

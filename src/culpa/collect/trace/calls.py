@@ -125,3 +125,8 @@ def kinds(machine: str) -> npt.NDArray[np.uint16]:
 def fd_numbers(machine: str) -> npt.NDArray[np.intp]:
     """The calls whose first argument is an fd."""
     return np.flatnonzero(kinds(machine) & FD)
+
+
+def sending_numbers(machine: str) -> npt.NDArray[np.intp]:
+    """The calls that move bytes to their fd."""
+    return np.flatnonzero(kinds(machine) & OUT)

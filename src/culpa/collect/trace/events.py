@@ -11,21 +11,35 @@ from typing import Final
 import numpy as np
 
 PAYLOAD_BYTES: Final = 256
+SHORT_BYTES: Final = 48
 PATH_BYTES: Final = 1024
 UNIX_PATH_BYTES: Final = 112
 
+LANE: Final = np.dtype([("head", "<u8"), ("tail", "<u8"), ("lost", "<u8"), ("pad", "<u8", (5,))])
 OFFCPU_EVENT: Final = np.dtype(
     [
-        ("off_ns", "<u8"), ("wake_ns", "<u8"), ("on_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("state", "<i4"),
-        ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("prev_tid", "<u4"), ("cpu", "<u4"),
+        ("position", "<u4"), ("pad", "<u4"), ("off_ns", "<u8"), ("wake_ns", "<u8"), ("on_ns", "<u8"), ("tid", "<u4"),
+        ("pid", "<u4"), ("state", "<i4"), ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"),
+        ("prev_tid", "<u4"), ("cpu", "<u4"),
     ]
 )  # fmt: skip
 SYSCALL_EVENT: Final = np.dtype(
     [
-        ("enter_ns", "<u8"), ("exit_ns", "<u8"), ("ret", "<i8"), ("arg", "<u8", (3,)), ("ino", "<u8"), ("tid", "<u4"),
-        ("pid", "<u4"), ("nr", "<i4"), ("dev", "<u4"), ("mode", "<u4"), ("killed", "<u4"),
+        ("position", "<u4"), ("nr", "<i4"), ("enter_ns", "<u8"), ("exit_ns", "<u8"), ("ret", "<i8"),
+        ("arg", "<u8", (3,)), ("ino", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("dev", "<u4"), ("mode", "<u2"),
+        ("killed", "u1"), ("captured", "u1"), ("payload", "u1", (SHORT_BYTES,)),
     ]
 )  # fmt: skip
+CALL_BYTES: Final = SYSCALL_EVENT.itemsize - SHORT_BYTES
+CALL: Final = np.dtype(
+    {
+        "names": [name for name in SYSCALL_EVENT.fields or () if name != "payload"],
+        "formats": [place[0] for name, place in (SYSCALL_EVENT.fields or {}).items() if name != "payload"],
+        "offsets": [place[1] for name, place in (SYSCALL_EVENT.fields or {}).items() if name != "payload"],
+        "itemsize": CALL_BYTES,
+    }
+)
+"""A SYSCALL_EVENT without the bytes of its message."""
 MESSAGE_EVENT: Final = np.dtype(
     [
         ("enter_ns", "<u8"), ("exit_ns", "<u8"), ("ino", "<u8"), ("bytes", "<i8"), ("tid", "<u4"), ("pid", "<u4"),
@@ -60,18 +74,21 @@ THREAD_STATE: Final = np.dtype(
         ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
         ("seen_ino", "<u8"), ("seen_dev", "<u4"), ("dev", "<u4"), ("mode", "<u4"), ("pid", "<u4"), ("nr", "<i4"),
         ("state", "<i4"), ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("depth", "<u4"),
+        ("tid", "<u4"), ("slot", "<u4"),
     ]
 )  # fmt: skip
 WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
 NR_MAX: Final = 512
+THREADS_MAX: Final = 16384
 SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
-        ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("call_kind", "<u2", (NR_MAX,)),
+        ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("offcpu_slots", "<u4"), ("syscall_slots", "<u4"),
+        ("call_kind", "<u2", (NR_MAX,)),
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
-    [("paused", "<u4"), ("pad", "<u4"), ("lost", "<u8", (7,)), ("grown", "<u8"), ("refused", "<u8")]
+    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (7,)), ("grown", "<u8"), ("refused", "<u8")]
 )
 
 TASK_EXEC: Final = 2
@@ -92,12 +109,33 @@ class RingSpec:
 OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES = range(7)
 """enum ring_id."""
 
-RINGS: Final = (
-    RingSpec(map_name="offcpu_ring", event=OFFCPU_EVENT, size=1 << 23),
-    RingSpec(map_name="syscalls_ring", event=SYSCALL_EVENT, size=1 << 24),
-    RingSpec(map_name="messages_ring", event=MESSAGE_EVENT, size=1 << 24),
-    RingSpec(map_name="blocks_ring", event=BLOCK_EVENT, size=1 << 21),
-    RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
-    RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
-    RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 22, counted=False),
-)
+RINGS: Final = {
+    MESSAGES: RingSpec(map_name="messages_ring", event=MESSAGE_EVENT, size=1 << 24),
+    BLOCKS: RingSpec(map_name="blocks_ring", event=BLOCK_EVENT, size=1 << 21),
+    SOCKETS: RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
+    TASKS: RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
+    FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 22, counted=False),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanesSpec:
+    """One kind of frequent record: the prefix of its two maps, what they carry, and how many a CPU and all may hold."""
+
+    name: str
+    event: np.dtype[np.void]
+    slots: int
+    all_slots: int
+
+
+LANES: Final = {
+    OFFCPU: LanesSpec(name="offcpu", event=OFFCPU_EVENT, slots=1 << 16, all_slots=1 << 19),
+    SYSCALLS: LanesSpec(name="syscall", event=SYSCALL_EVENT, slots=1 << 17, all_slots=1 << 20),
+}
+LEAST_SLOTS: Final = 1 << 12
+
+
+def lane_slots(spec: LanesSpec, cpus: int) -> int:
+    """Records in the lane of one CPU: fewer where there are many CPUs; a power of two."""
+    share = max(spec.all_slots // cpus, LEAST_SLOTS)
+    return min(spec.slots, 1 << (share.bit_length() - 1))

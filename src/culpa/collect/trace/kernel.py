@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -66,17 +67,28 @@ def _may_load() -> bool:
     return bool(effective >> CAP_SYS_ADMIN & 1 or (effective >> CAP_BPF & 1 and effective >> CAP_PERFMON & 1))
 
 
-def tracepoint_arguments(library: ctypes.CDLL, names: tuple[str, ...]) -> Mapping[str, int]:
-    """How many arguments each tracepoint has in this kernel; those it does not have are left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTypes:
+    """What the probes must know of this kernel's BTF."""
+
+    arguments: Mapping[str, int]
+    """How many arguments each tracepoint has; those that the kernel does not have are left out."""
+    direct: bool
+    """The probes that read kernel objects through typed pointers can be loaded."""
+
+
+def kernel_types(library: ctypes.CDLL, names: frozenset[str]) -> KernelTypes:
+    """Look up tracepoints by name, and the kernel function that types a pointer.
 
     BTF describes a tracepoint as a typedef `btf_trace_NAME` of a pointer to a function with one private parameter more.
     """
     btf = libbpf.checked(library.btf__load_vmlinux_btf(), "reading the kernel's BTF")
     try:
         found = {name: _arguments(library, btf, name) for name in names}
+        cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
     finally:
         library.btf__free(btf)
-    return {name: count for name, count in found.items() if count is not None}
+    return KernelTypes(arguments={name: count for name, count in found.items() if count is not None}, direct=cast > 0)
 
 
 def _arguments(library: ctypes.CDLL, btf: int, name: str) -> int | None:

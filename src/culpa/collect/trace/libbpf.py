@@ -17,6 +17,7 @@ from culpa.units import printable
 
 SONAME = "libbpf.so.1"
 BTF_KIND_TYPEDEF = 8
+BTF_KIND_FUNC = 12
 STATS_RUN_TIME = 0
 WARNING = 0
 KEPT_LOG_LINES = 20
@@ -64,6 +65,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
     "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
     "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
+    "libbpf_num_possible_cpus": (c_int, ()),
     "bpf_enable_stats": (c_int, (c_int,)),
     "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),

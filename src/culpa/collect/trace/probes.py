@@ -7,6 +7,7 @@ it ends.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf
+from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Ring
 from culpa.errors import TraceError
 
@@ -28,6 +30,8 @@ MAX_GROWN: Final = 1024
 """Processes the probes may add by themselves."""
 MAX_STACK_FRAMES: Final = 127
 _PREFIX: Final = "raw_tp/"
+_DIRECT: Final = b"_direct"
+"""How the names of those probes end that read kernel objects through typed pointers."""
 _COUNTERS: Final = ".bss.counters"
 _UNSEEN: Final = {
     "sched_switch": "waits of threads",
@@ -51,7 +55,8 @@ class Probes:
         Raises:
             TraceError: libbpf is missing, or the kernel refuses the load.
         """
-        self.rings: tuple[Ring, ...] = ()
+        self.rings: dict[int, Ring] = {}
+        self.lanes: dict[int, Lanes] = {}
         self.blind_spots: list[BlindSpot] = []
         self._object: int | None = None
         self._links: list[int] = []
@@ -59,24 +64,62 @@ class Probes:
         self._log: list[str] = []
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
+        self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
         try:
-            self._load(follow)
+            self._load_best(follow)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, follow: bool) -> None:
-        self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
+    def _load_best(self, follow: bool) -> None:
+        """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
+        self._open()
+        types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()))
+        if types.direct:
+            try:
+                self._load(types, follow, direct=True)
+            except TraceError:
+                self._free()
+                self._open()
+            else:
+                return
+        self._load(types, follow, direct=False)
+
+    def _open(self) -> None:
         path = os.fsencode(kernel.object_path())
         self._object = libbpf.checked(self._library.bpf_object__open_file(path, None), "opening the probes", self._log)
-        arguments = kernel.tracepoint_arguments(self._library, tuple(name for _, name in self._programs()))
-        self._choose(arguments)
-        self._set_constants(arguments, follow)
-        for spec in events.RINGS:
-            libbpf.checked(self._library.bpf_map__set_max_entries(self._map(spec.map_name), spec.size), "sizing a ring")
+
+    def _load(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> None:
+        self._choose(types.arguments, direct=direct)
+        cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
+        self._set_constants(types.arguments, follow, cpus)
+        self._size_maps(cpus)
         libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
-        for spec in events.RINGS:
-            self.rings += (Ring(self._fd(spec.map_name), spec.size, spec.event),)
+        self._map_memory(cpus)
+
+    def _size_maps(self, cpus: int) -> None:
+        """Give rings and lanes their sizes."""
+        for ring in events.RINGS.values():
+            self._resize(ring.map_name, ring.size)
+        for lanes in events.LANES.values():
+            self._resize(f"{lanes.name}_lanes", cpus)
+            self._resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
+        self._resize("seats", cpus)
+
+    def _resize(self, name: str, entries: int) -> None:
+        libbpf.checked(self._library.bpf_map__set_max_entries(self._map(name), entries), f"sizing {name}")
+
+    def _map_memory(self, cpus: int) -> None:
+        for number, ring in events.RINGS.items():
+            self.rings[number] = Ring(self._fd(ring.map_name), ring.size, ring.event)
+        for number, spec in events.LANES.items():
+            self.lanes[number] = Lanes(
+                self._fd(f"{spec.name}_lanes"),
+                self._fd(f"{spec.name}_slots"),
+                cpus=cpus,
+                slots=events.lane_slots(spec, cpus),
+                event=spec.event,
+            )
 
     def _programs(self) -> Iterator[tuple[int, str]]:
         program = self._library.bpf_object__next_program(self._object, None)
@@ -86,17 +129,23 @@ class Probes:
                 yield program, section.removeprefix(_PREFIX)
             program = self._library.bpf_object__next_program(self._object, program)
 
-    def _choose(self, arguments: Mapping[str, int]) -> None:
+    def _choose(self, arguments: Mapping[str, int], *, direct: bool) -> None:
+        """Of the two versions of a probe load one, and none for a tracepoint that does not exist."""
+        twofold = {name for program, name in self._programs() if self._is_direct(program)}
         for program, name in self._programs():
-            self._library.bpf_program__set_autoload(program, name in arguments)
-            if name not in arguments:
-                self._unseen(name, "this kernel has no such tracepoint")
+            fits = name not in twofold or self._is_direct(program) == direct
+            self._library.bpf_program__set_autoload(program, fits and name in arguments)
+        for name in {name for _, name in self._programs()} - arguments.keys():
+            self._unseen(name, "this kernel has no such tracepoint")
+
+    def _is_direct(self, program: int) -> bool:
+        return bool(self._library.bpf_program__name(program).endswith(_DIRECT))
 
     def _unseen(self, name: str, why: str) -> None:
         if name in _UNSEEN:
             self.blind_spots.append(BlindSpot(what=_UNSEEN[name], why=f"{name}: {why}", way_out="a newer kernel"))
 
-    def _set_constants(self, arguments: Mapping[str, int], follow: bool) -> None:
+    def _set_constants(self, arguments: Mapping[str, int], follow: bool, cpus: int) -> None:
         settings = self._globals(".rodata.settings", events.SETTINGS)
         settings["follow_wakers"] = follow
         settings["max_depth"] = MAX_DEPTH
@@ -104,6 +153,8 @@ class Probes:
         settings["switch_has_state"] = arguments.get("sched_switch", 0) >= 4
         settings["issue_has_queue"] = arguments.get("block_rq_issue", 0) >= 2
         settings["block_start_seen"] = "block_io_start" in arguments
+        settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
+        settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
         settings["call_kind"] = calls.kinds(platform.machine())
 
     def _map(self, name: str) -> int:
@@ -162,6 +213,14 @@ class Probes:
         libbpf.checked(found, "reading the probes' counters")
         return values
 
+    def lost(self) -> int:
+        """Records of any kind that found no room so far."""
+        return int(self.counters()["lost"].sum()) + sum(lanes.lost() for lanes in self.lanes.values())
+
+    def fill(self) -> float:
+        """The part of the fullest ring or lane in use, 0..1."""
+        return max(*(ring.fill() for ring in self.rings.values()), *(lanes.fill() for lanes in self.lanes.values()))
+
     def pause(self) -> None:
         """Let the probes return at once from now on; the counters are as good as final then."""
         values = self.counters()
@@ -181,6 +240,14 @@ class Probes:
             if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
                 infos[name] = info
         return infos
+
+    def loaded(self) -> list[bytes]:
+        """The names of the probes that the kernel holds."""
+        return [
+            self._library.bpf_program__name(program)
+            for program, _ in self._programs()
+            if self._library.bpf_program__fd(program) >= 0
+        ]
 
     def put(self, name: str, key: int, value: npt.NDArray[np.void], *, replace: bool) -> bool:
         """Write one record under a 32-bit key; False where the map is full, or holds the key and `replace` is off."""
@@ -204,6 +271,15 @@ class Probes:
             previous = here.ctypes.data
         return keys, found[: len(keys)]
 
+    def threads(self) -> npt.NDArray[np.void]:
+        """`events.THREAD_STATE` of every watched thread, as of now."""
+        size = events.THREADS_MAX * events.THREAD_STATE.itemsize
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        with mmap.mmap(self._fd("threads"), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            states: npt.NDArray[np.void] = np.frombuffer(memory[:size], dtype=events.THREAD_STATE)
+        watched: npt.NDArray[np.void] = states[states["tid"] != 0]
+        return watched
+
     def stack(self, stack_id: int) -> list[int]:
         """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""
         frames = np.zeros(MAX_STACK_FRAMES, dtype="<u8")
@@ -214,15 +290,20 @@ class Probes:
 
     def close(self) -> None:
         """Detach and free everything; safe to call twice."""
+        self._free()
+        self.stop_measuring()
+        self._library.libbpf_set_print(None)
+
+    def _free(self) -> None:
         self.detach()
-        for ring in self.rings:
+        for ring in self.rings.values():
             ring.close()
-        self.rings = ()
+        for lanes in self.lanes.values():
+            lanes.close()
+        self.rings, self.lanes, self.blind_spots = {}, {}, []
         if self._object is not None:
             self._library.bpf_object__close(self._object)
             self._object = None
-        self.stop_measuring()
-        self._library.libbpf_set_print(None)
 
     def __enter__(self) -> Probes:
         return self

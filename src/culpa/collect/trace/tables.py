@@ -5,7 +5,6 @@ Pure: numpy and polars in, polars out; `events.py` is the left side, `capture/sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from culpa.capture import schema
+from culpa.collect.trace.events import CALL, CALL_BYTES, SYSCALL_EVENT
 from culpa.collect.trace.messages import parse
 from culpa.collect.trace.ring import Records
 
@@ -86,12 +86,29 @@ def syscalls(records: Records, anonymous_dev: int) -> pl.DataFrame:
 def messages(records: Records) -> pl.DataFrame:
     """Parsed MESSAGE_EVENT records: the columns of `schema.MESSAGES`, to be settled; no byte of a message is kept."""
     columns = _columns(records, "enter_ns", "exit_ns", "tid", "pid", "ino", "bytes", "outgoing")
-    found = pl.DataFrame(columns).hstack(parse(records["payload"], records["captured"]))
-    frame = found.lazy().with_columns(
+    return _messages({**columns, "outgoing": records["outgoing"] != 0}, parse(records["payload"], records["captured"]))
+
+
+def _messages(columns: dict[str, object], parsed: pl.DataFrame) -> pl.DataFrame:
+    frame = pl.DataFrame(columns).hstack(parsed).lazy().with_columns(
         enter_ns=_known("enter_ns"),
-        direction=pl.when(pl.col("outgoing") != 0).then(pl.lit("out")).otherwise(pl.lit("in")),
-    )
+        direction=pl.when("outgoing").then(pl.lit("out")).otherwise(pl.lit("in")),
+    )  # fmt: skip
     return _declared(frame, schema.MESSAGES)
+
+
+def short_messages(records: Records, senders: npt.NDArray[np.intp]) -> pl.DataFrame:
+    """The messages inside SYSCALL_EVENT records, as `messages`; `senders` are the numbers of calls that write."""
+    with_message = records[records["captured"] != 0]
+    columns = _columns(with_message, "enter_ns", "exit_ns", "tid", "pid", "ino")
+    columns |= {"bytes": np.ascontiguousarray(with_message["ret"]), "outgoing": np.isin(with_message["nr"], senders)}
+    return _messages(columns, parse(with_message["payload"], with_message["captured"]))
+
+
+def without_payload(records: Records) -> Records:
+    """SYSCALL_EVENT records, one after the other in memory, as CALL records: all but the bytes of the messages."""
+    rows = records.view(np.uint8).reshape(len(records), SYSCALL_EVENT.itemsize)
+    return rows[:, :CALL_BYTES].copy().view(CALL).reshape(-1)
 
 
 def blocks(records: Records) -> pl.DataFrame:
@@ -120,22 +137,18 @@ def blocks(records: Records) -> pl.DataFrame:
     return _declared(frame, schema.BLOCKS)
 
 
-def open_stretches(tids: Sequence[int], threads: Records, event: np.dtype[np.void]) -> Records:
+def open_stretches(threads: Records, event: np.dtype[np.void]) -> Records:
     """OFFCPU_EVENT records of the threads that are off their CPU now, from their THREAD_STATE."""
-    return _reshaped(tids, threads, threads["off_ns"] != 0, event)
+    return _reshaped(threads[threads["off_ns"] != 0], event)
 
 
-def open_calls(tids: Sequence[int], threads: Records, event: np.dtype[np.void]) -> Records:
-    """SYSCALL_EVENT records of the calls still open; the fd is not resolved here unless it was at entry."""
-    return _reshaped(tids, threads, threads["nr"] >= 0, event)
+def open_calls(threads: Records, event: np.dtype[np.void]) -> Records:
+    """CALL records of the calls still open; the fd is not resolved here unless it was at entry."""
+    return _reshaped(threads[threads["nr"] >= 0], event)
 
 
-def _reshaped(
-    tids: Sequence[int], threads: Records, chosen: npt.NDArray[np.bool_], event: np.dtype[np.void]
-) -> Records:
-    picked = threads[chosen]
-    records = np.zeros(len(picked), dtype=event)
-    records["tid"] = np.asarray(tids, dtype=np.uint32)[chosen]
+def _reshaped(threads: Records, event: np.dtype[np.void]) -> Records:
+    records = np.zeros(len(threads), dtype=event)
     for name in set(event.names or ()) & set(threads.dtype.names or ()):
-        records[name] = picked[name]
+        records[name] = threads[name]
     return records

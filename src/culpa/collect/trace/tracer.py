@@ -39,7 +39,7 @@ CONVERT_ROWS: Final = 50_000
 MEASURED_EVENTS: Final = 20_000
 """Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
 MEASURED_SECONDS: Final = 1.0
-MAX_THREADS: Final = 16384
+MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
 _TABLES: Final = {
@@ -115,6 +115,14 @@ class Tracer:
         self._measure_until = 0.0
         self._symbols: KernelSymbols | None = None
         self._anonymous_dev = _anonymous_dev()
+        self._senders = calls.sending_numbers(os.uname().machine)
+        self._drained_calls: list[Records] = []
+        self._takers: Mapping[int, Callable[[Records], None]] = {
+            events.SYSCALLS: lambda found: self._drained_calls.append(found.copy()),
+            events.SOCKETS: self._identities.take_sockets,
+            events.TASKS: self._identities.take_tasks,
+            events.FILES: self._identities.take_files,
+        }
 
     def start(self) -> None:
         """Load, attach, and begin to drain.
@@ -210,7 +218,7 @@ class Tracer:
             with self._lock:
                 if self._probes is None:
                     return
-                fullest = max(ring.fill() for ring in self._probes.rings)
+                fullest = self._probes.fill()
                 self._drain()
                 self._convert_one()
                 self._measure_enough(self._probes)
@@ -221,16 +229,12 @@ class Tracer:
     def _drain(self) -> None:
         """Empty every ring once; above the limit of events the probes are told to pause."""
         probes = self._loaded()
-        takers: tuple[Callable[[Records], None], ...] = (
-            *(partial(self._keep, ring) for ring in _TABLES),
-            self._identities.take_sockets,
-            self._identities.take_tasks,
-            self._identities.take_files,
-        )
-        for spec, ring, take in zip(events.RINGS, probes.rings, takers, strict=True):
-            drained = ring.drain(take)
-            self._events += drained if spec.counted else 0
-        self._convert(events.MESSAGES)  # at once: their bytes may be secrets
+        for number, lanes in probes.lanes.items():
+            self._events += lanes.drain(self._takers.get(number) or partial(self._keep, number))
+        for number, ring in probes.rings.items():
+            drained = ring.drain(self._takers.get(number) or partial(self._keep, number))
+            self._events += drained if events.RINGS[number].counted else 0
+        self._part_messages()
         if self._events >= self._max_events and not self._paused:
             self._paused = True
             probes.pause()
@@ -240,6 +244,17 @@ class Tracer:
         if ring == events.OFFCPU and not self._stack_taken:
             self._stack_taken = bool((found["stack_id"] >= 0).any())
         self._raw[ring].append(found.copy())
+
+    def _part_messages(self) -> None:
+        """Parse what was just drained at once: the bytes may be secrets."""
+        self._convert(events.MESSAGES)
+        drained, self._drained_calls = self._drained_calls, []
+        for records in drained:
+            self._raw[events.SYSCALLS].append(tables.without_payload(records))
+            short = tables.short_messages(records, self._senders)
+            if len(short):
+                self._frames[events.MESSAGES].append(short)
+                self._events += len(short)
 
     def _convert(self, ring: int, at_least: int = 1) -> None:
         """Turn what was copied into columns, once there are `at_least` so many records."""
@@ -278,8 +293,8 @@ class Tracer:
 
     def _result(self) -> TraceResult:
         probes = self._loaded()
-        tids, threads = probes.table("threads", "<u4", events.THREAD_STATE, MAX_THREADS)
-        found = {name: self._table(ring, name, tids, threads) for ring, name in _TABLES.items()}
+        threads = probes.threads()
+        found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
         found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
@@ -291,7 +306,7 @@ class Tracer:
                 "frames": pl.Series("frames", list(self._stacks.values()), pl.List(pl.String)),
             }
         )
-        lost = int(probes.counters()["lost"].sum())
+        lost = probes.lost()
         return TraceResult(
             tables=found,
             events=sum(len(found[name]) for name in _TABLES.values()),
@@ -300,22 +315,22 @@ class Tracer:
             blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
         )
 
-    def _table(self, ring: int, name: str, tids: list[int], threads: Records) -> pl.DataFrame:
+    def _table(self, ring: int, name: str, threads: Records) -> pl.DataFrame:
         """The rows of one table so far, and those of waits, calls and requests that are still open."""
         self._convert(ring)
         frames = [*self._frames[ring]]
         if ring == events.OFFCPU:
-            frames.append(self._frame(ring, tables.open_stretches(tids, threads, events.OFFCPU_EVENT)))
+            frames.append(self._frame(ring, tables.open_stretches(threads, events.OFFCPU_EVENT)))
         elif ring == events.SYSCALLS:
-            frames.append(self._frame(ring, self._open_calls(tids, threads)))
+            frames.append(self._frame(ring, self._open_calls(threads)))
         elif ring == events.BLOCKS:
-            _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_THREADS)
+            _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
             frames.append(self._frame(ring, requests[requests["issue_ns"] != 0]))
         return pl.concat([schema.BY_NAME[name].empty(), *frames])
 
-    def _open_calls(self, tids: list[int], threads: Records) -> Records:
+    def _open_calls(self, threads: Records) -> Records:
         """Calls still open, each fd resolved through /proc while it is open."""
-        records = tables.open_calls(tids, threads, events.SYSCALL_EVENT)
+        records = tables.open_calls(threads, events.CALL)
         with_fd = np.isin(records["nr"], calls.fd_numbers(os.uname().machine)) & (records["dev"] == 0)
         for at in np.flatnonzero(with_fd).tolist():
             link = PROC / str(records["pid"][at]) / "fd" / str(int(records["arg"][at][0]) & 0xFFFFFFFF)

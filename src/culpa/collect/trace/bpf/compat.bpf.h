@@ -6,6 +6,7 @@
 #ifndef CULPA_COMPAT_H
 #define CULPA_COMPAT_H
 
+#define MAPPABLE 1024 /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h */
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
@@ -14,8 +15,9 @@
 #define MAP_SIZE(value) int (*max_entries)[value]
 #define MAP_KEY(t) typeof(t) *key
 #define MAP_VALUE(t) typeof(t) *value
+#define MAP_FLAGS(value) int (*map_flags)[value]
 
-enum { MAP_HASH = 1, MAP_STACK_TRACE = 7, MAP_LRU_HASH = 9, MAP_RINGBUF = 27 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_STACK_TRACE = 7, MAP_LRU_HASH = 9, MAP_STACK = 23, MAP_RINGBUF = 27 };
 enum { ANY = 0, NOEXIST = 1 };
 enum { RB_NO_WAKEUP = 1 };
 enum { STACK_FAST_COMPARE = 1 << 9 };
@@ -28,6 +30,8 @@ static u32 (*cpu_id)(void) = (void *)8;
 static u64 (*current_pid_tgid)(void) = (void *)14;
 static long (*stack_id_of)(void *ctx, void *map, u64 flags) = (void *)27;
 static u64 (*current_task)(void) = (void *)35;
+static long (*map_push)(void *map, const void *value, u64 flags) = (void *)87;
+static long (*map_pop)(void *map, void *value) = (void *)88;
 static long (*read_user)(void *to, u32 bytes, const void *from) = (void *)112;
 static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
 static long (*read_kernel_str)(void *to, u32 bytes, const void *from) = (void *)115;
@@ -43,6 +47,13 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 		read_kernel(&value_, sizeof(value_), &(object)->field);     \
 		value_;                                                     \
 	})
+/*
+ * bpf_rdonly_cast (6.2, a35b9af4ec2c) makes an address a typed pointer, of which fields are then read by single
+ * instructions. Probes that run often come twice, with and without it; `direct` says which one this is.
+ */
+extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((section(".ksyms"), weak));
+#define TYPED(object) ((typeof(object))bpf_rdonly_cast(object, __builtin_btf_type_id(*(object), 1)))
+#define READ(direct, object, field) ((direct) ? TYPED(object)->field : LOAD(object, field))
 #define FIELD_EXISTS(type, field) __builtin_preserve_field_info(((type *)0)->field, 2)
 /* Keeps clang from moving a bound check to another register than the one the verifier will see used. */
 #define KEEP(variable) asm volatile("" : "+r"(variable))
@@ -158,13 +169,21 @@ INLINE s32 current_call(void)
 
 /* The first three arguments of a system call, also right at its exit: the return value has a register of its own on
  * x86, and arm64 keeps the first argument in orig_x0. */
-INLINE void call_arguments(void *regs, u64 *arg)
+INLINE void call_arguments(void *regs, u64 *arg, const int direct)
 {
 	if (FIELD_EXISTS(struct pt_regs___x86, di)) {
-		/* One read: dx, si, di lie in a row in this user ABI struct (arch/x86/include/uapi/asm/ptrace.h). */
+		struct pt_regs___x86 *x86 = regs;
 		u64 row[3];
 
-		read_kernel(row, sizeof(row), &((struct pt_regs___x86 *)regs)->dx);
+		if (direct) {
+			x86 = TYPED(x86);
+			arg[0] = x86->di;
+			arg[1] = x86->si;
+			arg[2] = x86->dx;
+			return;
+		}
+		/* One read: dx, si, di lie in a row in this user ABI struct (arch/x86/include/uapi/asm/ptrace.h). */
+		read_kernel(row, sizeof(row), &x86->dx);
 		arg[0] = row[2];
 		arg[1] = row[1];
 		arg[2] = row[0];

@@ -2,6 +2,7 @@
 /* All probes as one object, since they share the table of watched threads. */
 #include "events.h"
 #include "compat.bpf.h"
+#include "lanes.bpf.c"
 #include "tasks.bpf.c"
 #include "files.bpf.c"
 #include "sched.bpf.c"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the probes hand to user space: one fixed-size record per ring, so that a drained stretch of a ring is one
- * strided array. events.py declares the same records as numpy dtypes; a test compares the two field for field.
+ * strided array. The two frequent records go through lanes (lanes.bpf.c), the others through the kernel's own rings.
+ * events.py declares the same records as numpy dtypes; a test compares the two field for field.
  *
  * Times are CLOCK_MONOTONIC nanoseconds; 0 means "not known". Device numbers are the kernel's dev_t.
  */
@@ -17,9 +18,11 @@ typedef signed long long s64;
 
 #define COMM_BYTES 16
 #define PAYLOAD_BYTES 256
+#define SHORT_BYTES 48
 #define PATH_BYTES 1024
 #define UNIX_PATH_BYTES 112
 #define NR_MAX 512
+#define THREADS_MAX 16384
 
 enum ring_id { RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RINGS };
 
@@ -40,7 +43,17 @@ enum call_bits {
 
 enum task_kind { TASK_SEEN = 1, TASK_EXEC = 2, TASK_EXIT = 3 };
 
+/* One CPU's part of a ring of records; `position` of a record is its place in the endless stream, counted from 1. */
+struct lane {
+	u64 head; /* records begun */
+	u64 tail; /* records user space has taken; written by it */
+	u64 lost;
+	u64 pad[5]; /* a cache line of its own */
+};
+
 struct offcpu_event {
+	u32 position; /* written last */
+	u32 pad;
 	u64 off_ns;
 	u64 wake_ns;
 	u64 on_ns;
@@ -55,6 +68,8 @@ struct offcpu_event {
 };
 
 struct syscall_event {
+	u32 position; /* written last */
+	s32 nr;
 	u64 enter_ns;
 	u64 exit_ns;
 	s64 ret;
@@ -62,10 +77,11 @@ struct syscall_event {
 	u64 ino;
 	u32 tid;
 	u32 pid;
-	s32 nr;
 	u32 dev;
-	u32 mode;   /* 0 and dev 0: no fd */
-	u32 killed; /* the thread ended inside the call; ret means nothing */
+	u16 mode;    /* 0 and dev 0: no fd */
+	u8 killed;   /* the thread ended inside the call; ret means nothing */
+	u8 captured; /* it moved a message so short that it is here; longer ones have a record of their own */
+	u8 payload[SHORT_BYTES];
 };
 
 struct message_event {
@@ -151,6 +167,8 @@ struct thread_state {
 	u32 waker_tid;
 	u32 waker_pid;
 	u32 depth;
+	u32 tid; /* 0: this place is free */
+	u32 slot; /* this place */
 };
 
 /* One process: watched, or never to be watched. */
@@ -167,27 +185,30 @@ struct trace_settings {
 	u32 switch_has_state; /* sched_switch has a fourth argument */
 	u32 issue_has_queue;  /* block_rq_issue has the queue as its first argument */
 	u32 block_start_seen; /* block_io_start exists */
+	u32 offcpu_slots; /* records in a lane, a power of two */
+	u32 syscall_slots;
 	u16 call_kind[NR_MAX];
 };
 
 /* Read by user space at any time; `paused` is written by it when it has as many events as it may hold. */
 struct trace_counters {
 	u32 paused;
-	u32 pad;
+	u32 slots; /* places of `threads` that were ever used */
 	u64 lost[RINGS];
 	u64 grown;   /* processes added because they woke a watched one, or were forked by it */
 	u64 refused; /* processes or threads that should have been added and found no room */
 };
 
-_Static_assert(sizeof(struct offcpu_event) == 56, "offcpu_event");
-_Static_assert(sizeof(struct syscall_event) == 80, "syscall_event");
+_Static_assert(sizeof(struct lane) == 64, "lane");
+_Static_assert(sizeof(struct offcpu_event) == 64, "offcpu_event");
+_Static_assert(sizeof(struct syscall_event) == 128, "syscall_event");
 _Static_assert(sizeof(struct message_event) == 304, "message_event");
 _Static_assert(sizeof(struct block_event) == 64, "block_event");
 _Static_assert(sizeof(struct socket_event) == 184, "socket_event");
 _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
-_Static_assert(sizeof(struct trace_settings) == 1048, "trace_settings");
+_Static_assert(sizeof(struct trace_settings) == 1056, "trace_settings");
 _Static_assert(sizeof(struct trace_counters) == 80, "trace_counters");
-_Static_assert(sizeof(struct thread_state) == 104, "thread_state");
+_Static_assert(sizeof(struct thread_state) == 112, "thread_state");
 
 #endif

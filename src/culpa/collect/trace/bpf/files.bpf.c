@@ -11,37 +11,39 @@ struct inode_key {
 };
 
 struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(16384); MAP_KEY(struct inode_key); MAP_VALUE(u64); } seen SEC(".maps");
+#define SOCKETS_KNOWN 4096
+struct { MAP_KIND(MAP_ARRAY); MAP_SIZE(SOCKETS_KNOWN); MAP_KEY(u32); MAP_VALUE(u64); } known_sockets SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } sockets_ring SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 22); } files_ring SEC(".maps");
 
 #define PATH_STEPS 48
 #define NAME_BYTES 256
 
-INLINE struct file *file_of(u32 fd)
+INLINE struct file *file_of(u32 fd, const int direct)
 {
 	struct task_struct *task = (void *)current_task();
-	struct fdtable *fdt = LOAD(LOAD(task, files), fdt);
+	struct fdtable *fdt = READ(direct, READ(direct, task, files), fdt);
 	struct file **slots, *file = 0;
 
-	if (fd >= LOAD(fdt, max_fds))
+	if (fd >= READ(direct, fdt, max_fds))
 		return 0;
-	slots = LOAD(fdt, fd);
+	slots = READ(direct, fdt, fd);
 	read_kernel(&file, sizeof(file), slots + fd);
 	return file;
 }
 
 /* Fills dev, ino and mode of `thread`; returns the file, or null where the fd names none. */
-INLINE struct file *identify(struct thread_state *thread, u32 fd)
+INLINE struct file *identify(struct thread_state *thread, u32 fd, const int direct)
 {
-	struct file *file = file_of(fd);
+	struct file *file = file_of(fd, direct);
 	struct inode *inode;
 
 	if (!file)
 		return 0;
-	inode = LOAD(file, f_inode);
-	thread->mode = LOAD(inode, i_mode);
-	thread->ino = LOAD(inode, i_ino);
-	thread->dev = LOAD(LOAD(inode, i_sb), s_dev);
+	inode = READ(direct, file, f_inode);
+	thread->mode = READ(direct, inode, i_mode);
+	thread->ino = READ(direct, inode, i_ino);
+	thread->dev = READ(direct, READ(direct, inode, i_sb), s_dev);
 	return file;
 }
 
@@ -205,15 +207,25 @@ INLINE void describe(struct thread_state *thread, struct file *file, u64 pid_tgi
 }
 
 /* A socket is told by its remote port as well: it may have been met before it was connected. */
-INLINE void describe_socket(struct thread_state *thread, struct file *file, u32 again)
+INLINE void describe_socket(struct thread_state *thread, struct file *file)
 {
-	struct sock *sk;
+	struct sock *sk = LOAD((struct socket *)LOAD(file, private_data), sk);
 
-	if (!again && thread->seen_ino == thread->ino && thread->seen_dev == thread->dev)
-		return;
-	thread->seen_ino = thread->ino;
-	thread->seen_dev = thread->dev;
-	sk = LOAD((struct socket *)LOAD(file, private_data), sk);
 	if (is_new(thread, (u64)sk ^ LOAD(sk, __sk_common.skc_dport) ^ (u64)LOAD(sk, __sk_common.skc_state) << 32))
 		report_socket(thread, file);
+}
+
+/*
+ * Whether that socket was looked at before, and since it moved bytes: from then on it is connected. Numbers of sockets
+ * count up, so a few bits tell most of them apart.
+ */
+INLINE int is_known(u64 ino, u32 moved)
+{
+	u32 index = ino & (SOCKETS_KNOWN - 1);
+	u64 *known = map_lookup(&known_sockets, &index), entry = ino << 1 | moved;
+
+	if (!known || *known == entry || *known == (ino << 1 | 1))
+		return 1;
+	*known = entry;
+	return 0;
 }

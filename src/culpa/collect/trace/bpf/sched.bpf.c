@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* One record per stretch a watched thread was off its CPU, written when it runs again. */
 
-struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 23); } offcpu_ring SEC(".maps");
+PER_CPU_ARRAY(offcpu_lanes, struct lane);
+PER_CPU_ARRAY(offcpu_slots, struct offcpu_event);
 struct {
 	MAP_KIND(MAP_STACK_TRACE);
 	MAP_SIZE(8192);
@@ -26,10 +27,12 @@ INLINE void switched_out(struct raw_args *ctx, struct task_struct *prev, s32 sta
 	struct thread_state *thread;
 
 	if (state & TASK_DEAD) {
-		map_delete(&threads, &tid);
+		thread_ends(tid);
+		if (LOAD(LOAD(prev, signal), live.counter) == 0)
+			map_delete(&watched, &pid);
 		return;
 	}
-	thread = thread_of(tid, pid, prev);
+	thread = running_thread(tid, pid, prev);
 	if (!thread)
 		return;
 	thread->state = reported_state(ctx->arg[0] & 1, state);
@@ -40,15 +43,16 @@ INLINE void switched_out(struct raw_args *ctx, struct task_struct *prev, s32 sta
 	thread->off_ns = now;
 }
 
-INLINE void switched_in(struct task_struct *next, u32 prev_tid, u64 now)
+INLINE void switched_in(struct task_struct *next, u32 prev_tid, u64 now, const int direct)
 {
-	u32 tid = LOAD(next, pid);
-	struct thread_state *thread = tid ? thread_of(tid, LOAD(next, tgid), next) : 0;
+	u32 tid = READ(direct, next, pid);
+	struct thread_state *thread = tid ? running_thread(tid, READ(direct, next, tgid), next) : 0;
 	struct offcpu_event *event;
+	u32 position;
 
 	if (!thread)
 		return;
-	event = RESERVE(offcpu_ring, RING_OFFCPU, struct offcpu_event);
+	event = take_slot(&offcpu_lanes, &offcpu_slots, settings.offcpu_slots, &position);
 	if (event) {
 		event->off_ns = thread->off_ns;
 		event->wake_ns = thread->wake_ns;
@@ -61,7 +65,7 @@ INLINE void switched_in(struct task_struct *next, u32 prev_tid, u64 now)
 		event->waker_pid = thread->waker_pid;
 		event->prev_tid = prev_tid;
 		event->cpu = cpu_id();
-		SUBMIT(event);
+		FINISH(event, position);
 	}
 	thread->off_ns = 0;
 	thread->wake_ns = 0;
@@ -69,8 +73,7 @@ INLINE void switched_in(struct task_struct *next, u32 prev_tid, u64 now)
 	thread->waker_pid = 0;
 }
 
-SEC("raw_tp/sched_switch")
-int on_switch(struct raw_args *ctx)
+INLINE int switches(struct raw_args *ctx, const int direct)
 {
 	struct task_struct *prev = (void *)ctx->arg[1], *next = (void *)ctx->arg[2];
 	u32 prev_tid = current_pid_tgid();
@@ -82,38 +85,57 @@ int on_switch(struct raw_args *ctx)
 	/* The state became an argument in 5.18 (fa2c3254d7cf); before it is still in the task at this point. */
 	if (prev_tid)
 		switched_out(ctx, prev, settings.switch_has_state ? (s32)ctx->arg[3] : state_of(prev), now);
-	switched_in(next, prev_tid, now);
+	switched_in(next, prev_tid, now, direct);
 	return 0;
 }
 
-INLINE void woken(struct task_struct *task)
+SEC("raw_tp/sched_switch")
+int on_switch(struct raw_args *ctx)
 {
-	struct thread_state *thread = thread_of(LOAD(task, pid), LOAD(task, tgid), task);
-	u64 waker = current_pid_tgid();
+	return switches(ctx, 0);
+}
 
+SEC("raw_tp/sched_switch")
+int on_switch_direct(struct raw_args *ctx)
+{
+	return switches(ctx, 1);
+}
+
+INLINE int woken(struct task_struct *task, const int direct)
+{
+	struct thread_state *thread;
+	u64 waker;
+
+	if (counters.paused)
+		return 0;
+	thread = thread_of(READ(direct, task, pid), READ(direct, task, tgid), task);
 	if (!thread)
-		return;
+		return 0;
+	waker = current_pid_tgid();
 	/* Also when it has not left its CPU yet: waking can overtake the switch; the decoder clips to the stretch. */
 	thread->wake_ns = ktime_ns();
 	thread->waker_tid = waker;
 	thread->waker_pid = waker >> 32;
 	if ((u32)waker && (waker >> 32) != thread->pid && !(kind_of(thread->nr) & CALL_SLEEPS))
 		follow_waker(waker >> 32, thread->depth, thread->state);
+	return 0;
 }
 
 /* In the context of the waker; sched_wakeup may come later and elsewhere. */
 SEC("raw_tp/sched_waking")
 int on_waking(struct raw_args *ctx)
 {
-	if (!counters.paused)
-		woken((void *)ctx->arg[0]);
-	return 0;
+	return woken((void *)ctx->arg[0], 0);
+}
+
+SEC("raw_tp/sched_waking")
+int on_waking_direct(struct raw_args *ctx)
+{
+	return woken((void *)ctx->arg[0], 1);
 }
 
 SEC("raw_tp/sched_wakeup_new")
 int on_wakeup_new(struct raw_args *ctx)
 {
-	if (!counters.paused)
-		woken((void *)ctx->arg[0]);
-	return 0;
+	return woken((void *)ctx->arg[0], 0);
 }

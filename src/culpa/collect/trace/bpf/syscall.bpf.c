@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* One record per system call of a watched thread, and one per read or write on a socket with its first bytes. */
+/*
+ * One record per system call of a watched thread. A short message on a socket is in the record of its call, of a longer
+ * one the first bytes are in a record of their own.
+ */
 
-struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 24); } syscalls_ring SEC(".maps");
+PER_CPU_ARRAY(syscall_lanes, struct lane);
+PER_CPU_ARRAY(syscall_slots, struct syscall_event);
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 24); } messages_ring SEC(".maps");
 
 struct user_iovec { u64 base; u64 bytes; };
@@ -84,33 +88,38 @@ INLINE int is_peek(struct thread_state *thread, void *regs, u32 kind)
 	return (kind & CALL_SOCKET) && (call_argument_3(regs) & MSG_PEEK);
 }
 
-INLINE void look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind, s64 ret, u64 now)
+/* Returns how many bytes of a message are to go into the record of the call. */
+INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind, s64 ret, u64 now,
+			const int direct)
 {
 	u64 pid_tgid = current_pid_tgid();
-	struct file *file = identify(thread, fd);
+	struct file *file = identify(thread, fd, direct);
 
 	if (!file)
-		return;
+		return 0;
 	if ((thread->mode & S_IFMT) != S_IFSOCK) {
 		describe(thread, file, pid_tgid, fd);
-		return;
+		return 0;
 	}
 	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
-		return;
-	describe_socket(thread, file, kind & (CALL_IN | CALL_OUT) ? 0 : 1);
-	if (ret > 0 && (kind & (CALL_IN | CALL_OUT)) && !((kind & CALL_IN) && is_peek(thread, regs, kind)))
-		report_message(thread, kind, ret, pid_tgid, now);
+		return 0;
+	if (!(kind & (CALL_IN | CALL_OUT)) || !is_known(thread->ino, ret > 0))
+		describe_socket(thread, file);
+	if (ret <= 0 || !(kind & (CALL_IN | CALL_OUT)) || ((kind & CALL_IN) && is_peek(thread, regs, kind)))
+		return 0;
+	if ((kind & CALL_BUFFER) && ret <= SHORT_BYTES)
+		return ret;
+	report_message(thread, kind, ret, pid_tgid, now);
+	return 0;
 }
 
-NOINLINE int report_call(struct thread_state *thread, u32 tid, s64 ret, u64 now, u32 killed)
+INLINE void report_call(struct thread_state *thread, u32 tid, s64 ret, u64 now, u32 message_bytes, u32 killed)
 {
-	struct syscall_event *event;
+	u32 position;
+	struct syscall_event *event = take_slot(&syscall_lanes, &syscall_slots, settings.syscall_slots, &position);
 
-	if (!thread)
-		return 0;
-	event = RESERVE(syscalls_ring, RING_SYSCALLS, struct syscall_event);
 	if (!event)
-		return 0;
+		return;
 	event->enter_ns = thread->enter_ns;
 	event->exit_ns = now;
 	event->ret = ret;
@@ -124,8 +133,12 @@ NOINLINE int report_call(struct thread_state *thread, u32 tid, s64 ret, u64 now,
 	event->dev = thread->dev;
 	event->mode = thread->mode;
 	event->killed = killed;
-	SUBMIT(event);
-	return 0;
+	KEEP(message_bytes);
+	if (message_bytes > SHORT_BYTES || !message_bytes ||
+	    read_user(event->payload, message_bytes, (void *)thread->arg[1]))
+		message_bytes = 0;
+	event->captured = message_bytes;
+	FINISH(event, position);
 }
 
 INLINE void forget_fd(struct thread_state *thread)
@@ -135,8 +148,7 @@ INLINE void forget_fd(struct thread_state *thread)
 	thread->mode = 0;
 }
 
-SEC("raw_tp/sys_enter")
-int on_call(struct raw_args *ctx)
+INLINE int call_begins(struct raw_args *ctx, const int direct)
 {
 	u64 pid_tgid;
 	struct thread_state *thread;
@@ -145,14 +157,14 @@ int on_call(struct raw_args *ctx)
 	if (counters.paused)
 		return 0;
 	pid_tgid = current_pid_tgid();
-	thread = thread_of(pid_tgid, pid_tgid >> 32, (void *)current_task());
+	thread = running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task());
 	if (!thread)
 		return 0;
 	thread->nr = ctx->arg[1];
-	call_arguments((void *)ctx->arg[0], thread->arg);
+	call_arguments((void *)ctx->arg[0], thread->arg, direct);
 	forget_fd(thread);
 	if (kind_of(thread->nr) & CALL_FD_GONE) {
-		file = identify(thread, thread->arg[0]);
+		file = identify(thread, thread->arg[0], direct);
 		if (file)
 			describe(thread, file, pid_tgid, thread->arg[0]);
 	}
@@ -160,37 +172,60 @@ int on_call(struct raw_args *ctx)
 	return 0;
 }
 
-SEC("raw_tp/sys_exit")
-int on_return(struct raw_args *ctx)
+INLINE int call_ends(struct raw_args *ctx, const int direct)
 {
 	u64 pid_tgid, now;
 	void *regs = (void *)ctx->arg[0];
 	struct thread_state *thread;
 	s64 ret = ctx->arg[1];
-	u32 kind;
+	u32 kind, message_bytes = 0;
 
 	if (counters.paused)
 		return 0;
-	now = ktime_ns();
 	pid_tgid = current_pid_tgid();
-	thread = thread_of(pid_tgid, pid_tgid >> 32, (void *)current_task());
+	thread = running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task());
 	if (!thread)
 		return 0;
+	now = ktime_ns();
 	if (thread->nr < 0) {
 		thread->enter_ns = 0;
 		thread->nr = call_number(regs);
-		call_arguments(regs, thread->arg);
+		call_arguments(regs, thread->arg, direct);
 		forget_fd(thread);
 	}
 	kind = kind_of(thread->nr);
 	/* accept: the listening socket first, then the connection, whose identity stays. */
 	if ((kind & CALL_FD) && !(kind & CALL_FD_GONE))
-		look_at_fd(thread, regs, thread->arg[0], kind, ret, now);
+		message_bytes = look_at_fd(thread, regs, thread->arg[0], kind, ret, now, direct);
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
-		look_at_fd(thread, regs, ret, kind, ret, now);
-	report_call(thread, pid_tgid, ret, now, 0);
+		look_at_fd(thread, regs, ret, kind, ret, now, direct);
+	report_call(thread, pid_tgid, ret, now, message_bytes, 0);
 	thread->nr = -1;
 	return 0;
+}
+
+SEC("raw_tp/sys_enter")
+int on_call(struct raw_args *ctx)
+{
+	return call_begins(ctx, 0);
+}
+
+SEC("raw_tp/sys_enter")
+int on_call_direct(struct raw_args *ctx)
+{
+	return call_begins(ctx, 1);
+}
+
+SEC("raw_tp/sys_exit")
+int on_return(struct raw_args *ctx)
+{
+	return call_ends(ctx, 0);
+}
+
+SEC("raw_tp/sys_exit")
+int on_return_direct(struct raw_args *ctx)
+{
+	return call_ends(ctx, 1);
 }
 
 /* A thread that is killed inside a call never returns from it. */
@@ -198,20 +233,18 @@ SEC("raw_tp/sched_process_exit")
 int on_exit(struct raw_args *ctx)
 {
 	struct task_struct *task = (void *)ctx->arg[0];
-	u32 tid = LOAD(task, pid), pid = LOAD(task, tgid);
+	u32 tid = LOAD(task, pid);
 	struct thread_state *thread;
 
 	if (counters.paused)
 		return 0;
-	thread = thread_of(tid, pid, task);
+	thread = running_thread(tid, LOAD(task, tgid), task);
 	if (!thread)
 		return 0;
 	if (thread->nr >= 0) {
-		report_call(thread, tid, 0, ktime_ns(), 1);
+		report_call(thread, tid, 0, ktime_ns(), 0, 1);
 		thread->nr = -1;
 	}
 	report_task(task, TASK_EXIT);
-	if (LOAD(LOAD(task, signal), live.counter) == 0)
-		map_delete(&watched, &pid);
 	return 0;
 }

@@ -8,7 +8,22 @@ const volatile struct trace_settings settings SEC(".rodata.settings");
 volatile struct trace_counters counters SEC(".bss.counters");
 
 struct { MAP_KIND(MAP_HASH); MAP_SIZE(8192); MAP_KEY(u32); MAP_VALUE(struct watch_state); } watched SEC(".maps");
-struct { MAP_KIND(MAP_HASH); MAP_SIZE(16384); MAP_KEY(u32); MAP_VALUE(struct thread_state); } threads SEC(".maps");
+/*
+ * The states of the threads lie in an array, since that is found by single instructions; each CPU has a seat that says
+ * where the state of its last thread lies, so that the hash is asked but rarely.
+ */
+struct { MAP_KIND(MAP_ARRAY); MAP_SIZE(THREADS_MAX); MAP_KEY(u32); MAP_VALUE(struct thread_state); MAP_FLAGS(MAPPABLE); }
+	threads SEC(".maps");
+struct { MAP_KIND(MAP_HASH); MAP_SIZE(THREADS_MAX); MAP_KEY(u32); MAP_VALUE(u32); } slot_of_tid SEC(".maps");
+struct { MAP_KIND(MAP_STACK); MAP_SIZE(THREADS_MAX); MAP_VALUE(u32); } free_slots SEC(".maps");
+
+struct seat {
+	u32 tid;
+	u32 slot;
+	u64 pad[7]; /* a cache line of its own */
+};
+PER_CPU_ARRAY(seats, struct seat);
+
 struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(4096); MAP_KEY(u32); MAP_VALUE(u32); } wakes SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } tasks_ring SEC(".maps");
 
@@ -38,30 +53,81 @@ NOINLINE int report_task(struct task_struct *task, u32 kind)
 	return 0;
 }
 
+/* The state at a place, if it is that thread's: a thread may have ended and its place been given to another. */
+INLINE struct thread_state *thread_at(u32 slot, u32 tid)
+{
+	struct thread_state *thread = map_lookup(&threads, &slot);
+
+	return thread && thread->tid == tid ? thread : 0;
+}
+
 INLINE struct thread_state *thread_begins(u32 tid, u32 pid, u32 depth, struct task_struct *task)
 {
-	struct thread_state fresh = { .pid = pid, .nr = -1, .stack_id = -1, .depth = depth };
+	struct thread_state fresh = { .pid = pid, .nr = -1, .stack_id = -1, .depth = depth, .tid = tid }, *thread;
+	u32 slot;
 
-	if (map_update(&threads, &tid, &fresh, NOEXIST)) {
+	if (map_pop(&free_slots, &slot))
+		slot = counters.slots < THREADS_MAX ? __sync_fetch_and_add(&counters.slots, 1) : THREADS_MAX;
+	fresh.slot = slot;
+	thread = map_lookup(&threads, &slot);
+	if (!thread) {
 		__sync_fetch_and_add(&counters.refused, 1);
 		return 0;
 	}
+	*thread = fresh;
+	if (map_update(&slot_of_tid, &tid, &slot, NOEXIST)) {
+		/* Another CPU was faster. */
+		thread->tid = 0;
+		map_push(&free_slots, &slot, ANY);
+		return 0;
+	}
 	report_task(task, TASK_SEEN);
-	return map_lookup(&threads, &tid);
+	return thread;
+}
+
+INLINE void thread_ends(u32 tid)
+{
+	u32 *known = map_lookup(&slot_of_tid, &tid), slot;
+	struct thread_state *thread;
+
+	if (!known)
+		return;
+	slot = *known;
+	thread = thread_at(slot, tid);
+	map_delete(&slot_of_tid, &tid);
+	if (!thread)
+		return;
+	thread->tid = 0;
+	map_push(&free_slots, &slot, ANY);
 }
 
 /* The state of a watched thread; null for all others. */
 INLINE struct thread_state *thread_of(u32 tid, u32 pid, struct task_struct *task)
 {
-	struct thread_state *thread = map_lookup(&threads, &tid);
-	struct watch_state *watch;
+	struct watch_state *watch = map_lookup(&watched, &pid);
+	u32 *slot;
+
+	if (!watch || watch->excluded)
+		return 0;
+	slot = map_lookup(&slot_of_tid, &tid);
+	return slot ? thread_at(*slot, tid) : thread_begins(tid, pid, watch->depth, task);
+}
+
+/* The same for the thread that runs on this CPU, or is about to. */
+INLINE struct thread_state *running_thread(u32 tid, u32 pid, struct task_struct *task)
+{
+	u32 cpu = cpu_id();
+	struct seat *seat = map_lookup(&seats, &cpu);
+	struct thread_state *thread = seat && seat->tid == tid ? thread_at(seat->slot, tid) : 0;
 
 	if (thread)
 		return thread;
-	watch = map_lookup(&watched, &pid);
-	if (!watch || watch->excluded)
-		return 0;
-	return thread_begins(tid, pid, watch->depth, task);
+	thread = thread_of(tid, pid, task);
+	if (seat && thread) {
+		seat->slot = thread->slot;
+		seat->tid = tid;
+	}
+	return thread;
 }
 
 INLINE int starts_with(const char *text, const char *prefix, int bytes)
@@ -180,7 +246,7 @@ int on_exec(struct raw_args *ctx)
 	if (counters.paused || !thread_of(tid, pid, task))
 		return 0;
 	if (old != tid)
-		map_delete(&threads, &old);
+		thread_ends(old);
 	report_task(task, TASK_EXEC);
 	return 0;
 }
