@@ -12,11 +12,11 @@ import pytest
 from living import line_of, running, uninterruptible, wait_until
 
 from culpa.capture.schema import SAMPLES
-from culpa.collect.calls import calls_of
 from culpa.collect.openfiles import OpenFiles
 from culpa.collect.procfs import PROC
 from culpa.collect.sampler import Sampler, SamplerResult
 from culpa.collect.watched import ThreadGone, WatchedThread
+from culpa.syscalls import Numbers
 
 NANOSLEEP = {"x86_64": {35, 230}, "aarch64": {101, 115}}
 READ = {"x86_64": 0, "aarch64": 63}
@@ -87,7 +87,7 @@ def test_a_thread_that_cannot_have_moved_is_not_read_again() -> None:
         line_of(child)
         wait_until(lambda: b"nanosleep" in Path(f"/proc/{child.pid}/wchan").read_bytes())
         thread = WatchedThread(
-            PROC, child.pid, child.pid, calls=calls_of(platform.machine()), files=OpenFiles(), keep_open=True
+            PROC, child.pid, child.pid, numbers=Numbers(platform.machine()), files=OpenFiles(), keep_open=True
         )
         first = thread.look()
         assert first is thread.look()

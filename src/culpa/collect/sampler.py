@@ -20,10 +20,10 @@ import polars as pl
 
 from culpa.capture.manifest import BlindSpot
 from culpa.capture.schema import FILES, SAMPLES, SWEEPS, TASKS
-from culpa.collect.calls import calls_of
 from culpa.collect.openfiles import OpenFiles
 from culpa.collect.procfs import PROC, numbers_in, parse_stat, read_bounded
 from culpa.collect.watched import FILES_PER_THREAD, Seen, ThreadGone, WatchedThread
+from culpa.syscalls import Numbers
 from culpa.units import NS_PER_SECOND, format_ns
 
 SHORTEST_INTERVAL_NS = 5_000_000
@@ -89,7 +89,7 @@ class Sampler:
         self._pids = set(self._targets) | set(peers)
         self._kin = set(self._targets)
         self._budget = max(budget_percent, 0.01) / 100
-        self._calls = calls_of(os.uname().machine)
+        self._numbers = Numbers(os.uname().machine)
         self._files = OpenFiles(proc_root)
         self._threads: dict[int, WatchedThread] = {}
         self._tasks: dict[tuple[int, int], _Task] = {}
@@ -196,7 +196,7 @@ class Sampler:
             return
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         keep_open = (len(self._threads) + 1) * FILES_PER_THREAD <= room
-        thread = WatchedThread(self._root, pid, tid, calls=self._calls, files=self._files, keep_open=keep_open)
+        thread = WatchedThread(self._root, pid, tid, numbers=self._numbers, files=self._files, keep_open=keep_open)
         try:
             comm = thread.comm()
         except ThreadGone:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from culpa.collect.calls import Calls
 from culpa.collect.openfiles import OpenFile, OpenFiles
 from culpa.collect.procfs import parse_stat, parse_syscall, parse_wchan
+from culpa.syscalls import ON_FD, SLEEPS_IN, Numbers
 
 _FILE_BYTES = 1024
 """Each of these files is one line; stat, the longest, is below 400 bytes."""
@@ -43,14 +43,29 @@ class Seen:
 class WatchedThread:
     """A thread and what it was last seen doing."""
 
-    __slots__ = ("_before", "_calls", "_directory", "_files", "_keep_open", "_open", "last", "pid", "refused", "tid")
+    __slots__ = (
+        "_before",
+        "_can_idle",
+        "_directory",
+        "_files",
+        "_keep_open",
+        "_on_fd",
+        "_open",
+        "last",
+        "pid",
+        "refused",
+        "tid",
+    )
 
-    def __init__(self, proc_root: Path, pid: int, tid: int, *, calls: Calls, files: OpenFiles, keep_open: bool) -> None:
+    def __init__(
+        self, proc_root: Path, pid: int, tid: int, *, numbers: Numbers, files: OpenFiles, keep_open: bool
+    ) -> None:
         self.pid = pid
         self.tid = tid
         self.last: Seen | None = None
         self.refused: set[str] = set()
-        self._calls = calls
+        self._on_fd = numbers.of(ON_FD)
+        self._can_idle = numbers.of(SLEEPS_IN) if numbers.known else None
         self._files = files
         self._keep_open = keep_open
         self._directory = f"{proc_root}/{pid}/task/{tid}"
@@ -94,8 +109,8 @@ class WatchedThread:
         if call.running and raw_call:
             call = parse_syscall(self._read("syscall"))  # it fell asleep between the two files
         arg0 = call.args[0] if call.args else None
-        on_fd = call.nr in self._calls.on_fd and arg0 is not None and arg0 < 1 << 31
-        waits = call.nr in self._calls.idle if self._calls.known and raw_call else True
+        on_fd = call.nr in self._on_fd and arg0 is not None and arg0 < 1 << 31
+        waits = self._can_idle is None or not raw_call or call.nr in self._can_idle
         return Seen(
             state=stat.state,
             nr=call.nr,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose.blame import ROOT, Blame, BlameBuilder, Interval
 from culpa.diagnose.root import Root
-from culpa.model import syscalls
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects, Thing

@@ -7,7 +7,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
-from culpa.model.syscalls import CHILD
+from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
 MIN_NODE_SHARE = 0.001

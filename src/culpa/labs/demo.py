@@ -43,7 +43,7 @@ def main() -> int:
 
 def summary(result: LabResult) -> Iterator[str]:
     """Lines that set what was predicted beside what was measured, and the verdict beside the truth."""
-    yield f"redis-slow on {'a slow' if result.parameters['disk'] == 'slow' else 'an ordinary'} disk"
+    yield f"{result.lab} on {'a slow' if result.parameters['disk'] == 'slow' else 'an ordinary'} disk"
     for stage in result.stages:
         yield from _stage_lines(stage)
     verdict = "the whole truth was found" if result.found else "culpa missed some of the truth"
@@ -53,9 +53,11 @@ def summary(result: LabResult) -> Iterator[str]:
 def _stage_lines(stage: Stage) -> Iterator[str]:
     named = ", ".join(cause.id for cause in stage.verdict.causes if cause.level != "note") or "nothing"
     yield f"  {stage.name}"
-    yield f"    truth      {', '.join(stage.truth.causes)}"
+    yield f"    truth      {', '.join(stage.truth.causes) or 'nothing is wrong'}"
     yield f"    named      {named}"
     yield f"    missed     {', '.join(stage.score.missed) or 'nothing'}"
+    if stage.score.false_alarms:
+        yield f"    false      {', '.join(stage.score.false_alarms)}"
     if stage.measured.after_fix is None:
         return
     yield f"    measured   {format_seconds(stage.measured.before)} -> {format_seconds(stage.measured.after_fix)}"

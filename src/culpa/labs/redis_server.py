@@ -12,7 +12,7 @@ import redis
 
 from culpa.errors import LabError
 from culpa.labs.ports import LOOPBACK
-from culpa.labs.ports import free_port as free_port
+from culpa.labs.ports import free_port as free_port  # the benchmarks take it from here
 from culpa.labs.site import Program, Site
 
 READY_TIMEOUT_S = 20.0

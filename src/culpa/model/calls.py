@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from culpa.model import syscalls
+from culpa import syscalls
 from culpa.model.axis import Axis, Bools, Int64s, Spans
 from culpa.model.kinds import NONE
 
@@ -68,7 +68,7 @@ class Calls:
 
     def among(self, rows: Int64s, names: frozenset[str]) -> Bools:
         """Which of the calls are of a class."""
-        return self.numbers.among(self.nr(rows), names)
+        return np.isin(self.nr(rows), list(self.numbers.of(names)))
 
     def is_resting(self, rows: Int64s) -> Bools:
         """Calls that a thread sat in all the time, known only from /proc."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from culpa.model import syscalls
+from culpa import syscalls
 from culpa.model.axis import Int64s
 from culpa.model.calls import Calls
 from culpa.model.devices import BlockIndex

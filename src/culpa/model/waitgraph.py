@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model import childwaits, syscalls
+from culpa.model import childwaits
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.devices import BlockIndex

@@ -11,7 +11,7 @@ from culpa.diagnose.code import CodeLine
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import NONE, Kind
-from culpa.model.syscalls import Numbers
+from culpa.syscalls import Numbers
 from culpa.units import NS_PER_SECOND
 
 
