@@ -17,7 +17,7 @@ import polars as pl
 from culpa.capture.manifest import Host
 from culpa.capture.schema import COUNTERS
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
-from culpa.collect.procfs import PROC, namespace_inode, read_text
+from culpa.collect.procfs import PROC, namespace_inode, own_pid, read_text
 from culpa.units import NS_PER_SECOND
 
 POLL_EVERY_NS = NS_PER_SECOND
@@ -200,7 +200,7 @@ class HostCounters:
     def start(self) -> None:
         """Find the target's groups and namespaces, and read everything for the first time."""
         hierarchies = Hierarchies.read(self._root)
-        own = namespace_inode(self._root, os.getpid(), "net")
+        own = namespace_inode(self._root, own_pid(), "net")
         for pid in self._pids:
             self._find_groups(hierarchies, pid)
             inode = namespace_inode(self._root, pid, "net")

@@ -18,6 +18,7 @@ from culpa.collect.procfs import (
     PROC,
     Mount,
     namespace_inode,
+    own_pid,
     parse_fdinfo,
     parse_mountinfo,
     read_bounded,
@@ -62,7 +63,7 @@ class OpenFiles:
         self._named: dict[tuple[int, int], _Named] = {}
         self._mounts: dict[int | None, dict[int, Mount]] = {}
         self._mount_of: dict[tuple[int, int, str], Mount | None] = {}
-        self._own = namespace_inode(proc_root, os.getpid(), "mnt")
+        self._own = namespace_inode(proc_root, own_pid(), "mnt")
 
     def look(self, pid: int, fd: int) -> OpenFile | None:
         """What an fd is now; None where it is closed, gone or refused."""
@@ -125,7 +126,7 @@ class OpenFiles:
         if mount is None or not PurePosixPath(link).is_relative_to(mount.point):
             return None
         in_fs = PurePosixPath(mount.root, PurePosixPath(link).relative_to(mount.point))
-        for seen in self._mounts_of(os.getpid(), self._own).values():
+        for seen in self._mounts_of(own_pid(), self._own).values():
             if seen.dev == mount.dev and in_fs.is_relative_to(seen.root):
                 return str(PurePosixPath(seen.point, in_fs.relative_to(seen.root)))
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -99,10 +99,11 @@ class HttpProbe:
     def blind_spots(self) -> tuple[BlindSpot, ...]:
         """What the answers do not show."""
         sent = self.sent()
+        notes = [*self._notes, *_failures([each for each in sent if each.error is not None], len(sent))]
         wrong = [each for each in sent if each.status is not None and each.status >= 400]
         if len(wrong) * 2 <= len(sent):
-            return tuple(self._notes)
-        return (*self._notes, _error_path(wrong, len(sent)))
+            return tuple(notes)
+        return (*notes, _error_path(wrong, len(sent)))
 
     def _run(self) -> None:
         try:
@@ -199,6 +200,15 @@ def _not_followed(plan: HttpPlan, there: str) -> BlindSpot:
         f"at most {MAX_HOPS} times",
         way_out=f"ask that address instead: culpa why {there}",
     )
+
+
+def _failures(failed: Sequence[Sent], total: int) -> Iterator[BlindSpot]:
+    if failed:
+        yield BlindSpot(
+            what="answers that did not come",
+            why=f"{len(failed)} of {total} requests failed, the last one so: {printable(failed[-1].error or '')}",
+            way_out="see whether the server ends or closes the connection while it works",
+        )
 
 
 def _error_path(wrong: Sequence[Sent], total: int) -> BlindSpot:

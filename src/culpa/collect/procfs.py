@@ -85,6 +85,12 @@ def numbers_in(directory: Path | str) -> list[int]:
         return []
 
 
+def own_pid(proc_root: Path = PROC) -> int:
+    """This process' number in that /proc, which another pid namespace than its own may have mounted."""
+    name = read_link(proc_root / "self")
+    return int(name) if name is not None and name.isdigit() else os.getpid()
+
+
 def namespace_inode(proc_root: Path, pid: int, kind: str) -> int | None:
     """Inode of a namespace of a process (`net`, `pid`, `mnt`); None where it is gone or refused."""
     link = read_link(proc_root / str(pid) / "ns" / kind)

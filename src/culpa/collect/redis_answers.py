@@ -111,7 +111,8 @@ def ask(address: Address, credentials: Credentials) -> list[Fact]:
         return list(facts_of(COMMANDS, _converse(client, COMMANDS)))
     except redis.exceptions.AuthenticationError as error:
         way_out = f"set {PASSWORD_VARIABLE} in culpa's environment, or name a redis:// URL with the password"
-        raise NotAnswered("it wants another password", way_out) from error
+        why = "it wants a password" if credentials.password is None else "it wants another password"
+        raise NotAnswered(why, way_out) from error
     except redis.exceptions.TimeoutError as error:
         why = f"it did not answer within {TIMEOUT_SECONDS:.0f} s"
         raise NotAnswered(why, "ask it again when it is less busy", busy=True) from error

@@ -7,7 +7,6 @@ container is found by its port or address as well.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import assert_never
 
 from culpa.collect.commandline import MAX_CMDLINE_BYTES, arguments_of, read_cmdline
-from culpa.collect.procfs import PROC, TaskStat, numbers_in, parse_stat, parse_status, read_bounded, read_link
+from culpa.collect.procfs import PROC, TaskStat, numbers_in, own_pid, parse_stat, parse_status, read_bounded, read_link
 from culpa.collect.sockets import (
     Socket,
     SocketTable,
@@ -106,7 +105,7 @@ def _named(proc_root: Path, name: str) -> tuple[int, ...]:
     parents = {
         pid: stat.ppid
         for pid in numbers_in(proc_root)
-        if pid != os.getpid() and (stat := process_stat(proc_root, pid)) is not None
+        if pid != own_pid() and (stat := process_stat(proc_root, pid)) is not None
         if stat.state not in _DEAD and _answers_to(proc_root, pid, stat, name)
     }
     if not parents:

@@ -6,7 +6,6 @@ before the probe is cut off. Whatever happens, an interrupt included, everything
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from culpa.collect.commandline import masked_arguments
 from culpa.collect.exchange import Sent
 from culpa.collect.options import Options, credentials_of, request_plan
 from culpa.collect.probe import HttpProbe
-from culpa.collect.procfs import PROC
+from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.ranking import busiest
 from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
@@ -182,7 +181,7 @@ class _Recording:
 
     def _busiest(self) -> tuple[int, ...]:
         self._say("looks for one second at which processes do not idle")
-        found = busiest(exclude={os.getpid()}, stopping=self._stopping)
+        found = busiest(exclude={own_pid()}, stopping=self._stopping)
         if not found:
             self._blind("idle processes", "no process did more than idle", "watch one by its PID while it is slow")
         return tuple(one.pid for one in found)
@@ -284,10 +283,10 @@ class _Recording:
 
     def _refuse_empty(self, capture: Capture, ended_by: EndedBy) -> None:
         window = capture.manifest.window
-        seen = capture.frame(schema.REQUESTS).height or (
-            window.end_ns - window.start_ns >= SOMETHING_NS
-            and (capture.manifest.cost.events or capture.frame(schema.SWEEPS).height)
-        )
+        long_enough = window.end_ns - window.start_ns >= SOMETHING_NS
+        quiet = ended_by == "interrupt"  # who watched until they had enough may well have watched a process that idles
+        told = capture.manifest.cost.events or capture.frame(schema.SWEEPS).height or quiet
+        seen = capture.frame(schema.REQUESTS).height or (long_enough and told)
         if seen:
             return
         if ended_by == "interrupt":

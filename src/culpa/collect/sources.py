@@ -5,7 +5,6 @@ The choice is made once, at the start: whatever speaks against tracing becomes a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -13,8 +12,10 @@ from typing import Literal, Protocol
 import polars as pl
 
 from culpa.capture.manifest import BlindSpot
+from culpa.collect.procfs import own_pid
 from culpa.collect.sampler import Sampler, SamplerResult
 from culpa.collect.trace.tracer import Tracer, TraceResult
+from culpa.collect.window import MOST_EVENTS
 from culpa.errors import TraceError
 
 
@@ -66,7 +67,7 @@ class TraceSource:
     waits: Literal["events", "samples"] = "events"
 
     def __init__(self, pids: Collection[int]) -> None:
-        self._tracer: Tracer | None = Tracer(pids=pids, exclude_pids={os.getpid()})
+        self._tracer: Tracer | None = Tracer(pids=pids, exclude_pids={own_pid()}, max_events=MOST_EVENTS)
 
     def start(self) -> None:
         """Attach; see `Source.start`."""
@@ -181,7 +182,7 @@ def _from_trace(result: TraceResult) -> Seen:
 
 def _from_samples(result: SamplerResult) -> Seen:
     """Without culpa itself, which the sampler meets among the descendants of the shell it was started from."""
-    own = os.getpid()
+    own = own_pid()
     tables = {
         name: rows.filter(pl.col("pid") != own) if "pid" in rows else rows for name, rows in result.tables.items()
     }

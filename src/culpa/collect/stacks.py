@@ -22,7 +22,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
-from culpa.collect.procfs import PROC, namespace_inode, numbers_in, parse_status, read_bounded, read_link
+from culpa.collect.procfs import PROC, namespace_inode, numbers_in, own_pid, parse_status, read_bounded, read_link
 from culpa.units import NS_PER_SECOND, Pid, Tid, printable
 
 FIRST_AFTER_SECONDS: Final = 0.3
@@ -171,7 +171,7 @@ def _complaint(stderr: bytes) -> str:
 def _outer_tids(pid: Pid, proc_root: Path) -> Callable[[int], int | None]:
     """From the thread ids an interpreter knows to those of this host: they differ in another pid namespace."""
     tasks = numbers_in(proc_root / str(pid) / "task")
-    if namespace_inode(proc_root, pid, "pid") == namespace_inode(proc_root, os.getpid(), "pid"):
+    if namespace_inode(proc_root, pid, "pid") == namespace_inode(proc_root, own_pid(), "pid"):
         return {tid: tid for tid in tasks}.get
     inner: dict[int, int] = {}
     for tid in tasks:

@@ -6,7 +6,6 @@ servers, and what /proc says at the start, about once a second, and at the end.
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -23,7 +22,7 @@ from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest,
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
-from culpa.collect.procfs import PROC
+from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.redis import RedisCollector
 from culpa.collect.redis_answers import Credentials
 from culpa.collect.resolve import peers_of, process_stat
@@ -57,7 +56,7 @@ class Watch:
         self._targets = frozenset(pids)
         self._limits = limits
         self._stack = ExitStack()
-        self._self = os.getpid()
+        self._self = own_pid()
         self._cpu_before_ns = _own_cpu_ns()
         self._roles: dict[int, str] = dict.fromkeys(sorted(pids), "target")
         self._processes: list[pl.DataFrame] = []
@@ -131,6 +130,7 @@ class Watch:
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
         self._spoke_resp = _receivers_of_resp(seen.tables)
+        self._meet(SocketTable.read(PROC))
         self._redis.stop()
         return self._capture(seen, target, rows, counters, end_ns, ended_by)
 
@@ -162,7 +162,7 @@ class Watch:
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
         self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
-        self._stacks.watch(present)
+        self._stacks.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
     def _role(self, pid: int, *, is_peer: bool) -> str:

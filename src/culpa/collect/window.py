@@ -24,6 +24,8 @@ JUDGE_COST_FACTOR: Final = 3
 """Judging may take a quarter of the time at most: the watched host has better things to do."""
 JUDGEABLE_EVENTS: Final = 300_000
 """Above it judging while watching would hold up the draining of events, and lose some."""
+MOST_EVENTS: Final = 3_000_000
+"""Recording stops there, and so does the window: what is not recorded would only dilute what is. A command goes on."""
 ENOUGH_EVENTS: Final = 1_000_000
 """What memory and the time for the verdict are meant for."""
 
@@ -88,7 +90,8 @@ class Window:
     def ends(self, now_ns: int, events: int = 0) -> EndedBy | None:
         """Why the window is over at this moment, with so many events seen; None: it goes on."""
         elapsed_ns = now_ns - self._start_ns
-        if elapsed_ns >= self.longest_ns:
+        full = events >= MOST_EVENTS and self._kind != "command"
+        if elapsed_ns >= self.longest_ns or full:
             return "limit"
         if self._for_ns is not None or self._kind == "command" or elapsed_ns < MIN_NS:
             return None

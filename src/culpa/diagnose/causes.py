@@ -24,7 +24,7 @@ ON_THE_CHAIN = 0.80
 DOCS = "docs/reference/rules.md"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Found:
     """A rule's finding with what the verdict needs to say of it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,22 +36,20 @@ class CodeLine:
         return f"{at} in {self.function}"
 
 
-def line_of(picture: Picture, tids: Iterable[int], moments: Moments, verbs: Iterable[str] = ()) -> CodeLine | None:
-    """The line that most samples within these moments stand at.
+def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str] = ()) -> CodeLine | None:
+    """The line that most samples of these threads stand at, each within its own thread's moments.
 
     Args:
-        tids: threads whose samples count.
-        moments: when they count.
+        where: tid to when its samples count.
         verbs: commands asked for meanwhile. If a sample's call into a library is named after one of them, only such
-        samples
-            count: round trips are far shorter than taking a sample, so the name tells more than the moment.
+            samples count: round trips are far shorter than taking a sample, so the name tells more than the moment.
     """
-    frames = picture.capture.frame(schema.CODE).filter(pl.col("tid").is_in(list(tids)))
+    frames = picture.capture.frame(schema.CODE).filter(pl.col("tid").is_in(list(where)))
     if frames.is_empty():
         return None
     stacks = [group.sort("depth") for _, group in frames.group_by("tid", "ts_ns", maintain_order=True)]
     named = [stack for stack in stacks if _calls(stack) & {_plain(verb) for verb in verbs}]
-    inside = [stack for stack in stacks if _within(moments, int(stack["ts_ns"][0]))]
+    inside = [stack for stack in stacks if _within(where[int(stack["tid"][0])], int(stack["ts_ns"][0]))]
     chosen = named or inside
     lines = Counter(found for stack in chosen if (found := _own(stack)) is not None)
     if not lines:

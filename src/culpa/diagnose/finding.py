@@ -21,7 +21,7 @@ class Nearness(IntEnum):
     KERNEL = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finding:
     """One finding: where in the root's time it lies, who, on what, how we know, what to do.
 

@@ -21,6 +21,7 @@ from culpa.diagnose.verdict import (
     CostView,
     Culpa,
     HostView,
+    Node,
     Observed,
     Root,
     State,
@@ -45,11 +46,12 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     heads = causes_of.arrange(picture, found)
     manifest = capture.manifest
     state = _state(picture, heads)
+    blame = tree.of(picture)
     return Verdict(
         culpa=Culpa(version=manifest.culpa_version),
         host=HostView(kernel=manifest.host.kernel, machine=manifest.host.machine, cpus=manifest.host.cpus,
             memory_bytes=manifest.host.memory_bytes),
-        headline=_headline(picture, heads, state),
+        headline=_headline(picture, blame, heads, state),
         state=state,
         target=TargetView(kind=manifest.target.kind, name=manifest.target.name, pids=manifest.target.pids),
         window=_window(capture),
@@ -58,7 +60,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
             idle_seconds=picture.root.idle_ns / NS_PER_SECOND,
         ),
         observed=_observed(picture),
-        blame=tree.of(picture),
+        blame=blame,
         causes=heads,
         ruled_out=ruled_out(picture),
         blind_spots=manifest.blind_spots + broken,
@@ -68,14 +70,6 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
             culpa_cpu_seconds=manifest.cost.culpa_cpu_ns / NS_PER_SECOND, peak_rss_bytes=manifest.cost.peak_rss_bytes,
         ),
     )  # fmt: skip
-
-
-def leading(capture: Capture) -> tuple[str, float] | None:
-    """The first cause and its share, to decide whether enough was seen; None if there is none yet."""
-    picture = draw(capture)
-    found, _ = _ask(picture, RULES)
-    ordered = causes_of.arrange(picture, found)
-    return (ordered[0].id, ordered[0].share) if ordered else None
 
 
 def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
@@ -103,7 +97,7 @@ def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
     """
     if any(cause.level != "note" for cause in heads):
         return "slow"
-    if picture.is_slow:
+    if picture.is_slow or (picture.has_price and picture.typical_ns is None):
         return "unknown"
     seen = picture.root.ns >= MIN_SEEN_NS or len(picture.root.requests) > 0
     explained = picture.share(_unexplained(picture)) <= MAX_UNEXPLAINED
@@ -136,7 +130,7 @@ def _observed(picture: Picture) -> Observed | None:
     window = picture.capture.manifest.window
     done = rows.filter(pl.col("done"))
     times = (done["end_ns"] - done["start_ns"]).to_numpy() / NS_PER_SECOND
-    flying = rows.filter(~pl.col("done"))
+    flying = rows.filter(~pl.col("done") & (pl.col("end_ns") >= window.end_ns))
     age = (window.end_ns - flying["start_ns"].to_numpy()) / NS_PER_SECOND
     return Observed(
         completed=len(times), in_flight=len(age), in_flight_age=float(age.max()) if len(age) else None,
@@ -150,7 +144,7 @@ def _observed(picture: Picture) -> Observed | None:
 # The headline -----------------------------------------------------------------------------------------------
 
 
-def _headline(picture: Picture, heads: tuple[Cause, ...], state: State) -> str:
+def _headline(picture: Picture, blame: Node, heads: tuple[Cause, ...], state: State) -> str:
     """One sentence to paste into a chat."""
     name = picture.capture.manifest.target.name or "this host"
     took = _took(picture)
@@ -164,18 +158,22 @@ def _headline(picture: Picture, heads: tuple[Cause, ...], state: State) -> str:
     elif state == "not-slow":
         sentence = f"{name}{took}: nothing to blame; no cause cost it a tenth of its time"
     else:
-        sentence = f"{name}{took}: no cause can be named; {_largest(picture)}"
+        sentence = f"{name}{took}: no cause can be named; {_largest(blame)}"
     return printable(sentence, 400)
 
 
-def _largest(picture: Picture) -> str:
+def _largest(blame: Node) -> str:
     """The largest leaf of the tree, for a reader who has to go on alone."""
-    leaves = [n for n in range(1, len(picture.blame.nodes)) if not picture.blame.nodes[n].children]
-    if not leaves or not picture.root.ns:
+    leaves, todo = [], [blame]
+    while todo:
+        node = todo.pop()
+        todo.extend(node.children)
+        if not node.children and node is not blame:
+            leaves.append(node)
+    if not leaves:
         return "nothing of it was seen"
-    largest = max(leaves, key=lambda n: (picture.blame.nodes[n].ns, -n))
-    name, share = tree.label(picture, [largest]), picture.share(picture.blame.nodes[largest].ns)
-    return f"the largest part is {name} ({format_share(share)})"
+    largest = max(leaves, key=lambda node: node.seconds)
+    return f"the largest part is {largest.label} ({format_share(largest.share)})"
 
 
 def _took(picture: Picture) -> str:

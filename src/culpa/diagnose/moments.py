@@ -10,7 +10,7 @@ from culpa.diagnose.blame import Coverage
 from culpa.model.axis import Int64s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Moments:
     """Disjoint intervals [start_ns, end_ns) of root items, sorted by item and start."""
 

@@ -129,20 +129,21 @@ class _Probed:
         self._ends: list[int] = []
         self._items: list[int] = []
 
-    def add(self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer]) -> None:
-        """One request and the exchanges on its connection."""
+    def add(self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer], *, failed: bool) -> None:
+        """One request and the exchanges on its connection; one that failed was not finished."""
         start = max(sent_ns, self._window.start_ns)
         end = min(received_ns or self._window.end_ns, self._window.end_ns)
         answer = next((a for a in answers if start <= (a.read_ns or start) < end), None)
         ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
-        self.rows.append((item, start, end, received_ns is not None, ino, "http", verb or self._method, detail))
+        done = received_ns is not None and not failed
+        self.rows.append((item, start, end, done, ino, "http", verb or self._method, detail))
         if answer is None:
             self._lead(item, start, end, *self._unseen)
             return
         read = min(max(answer.read_ns or start, start), end)
         answered = min(max(answer.answered_ns or end, read), end)
         self._lead(item, start, read, Kind.QUEUED, Thing(stage="sent, not yet read by the server"))
-        self._lead(item, answered, end, Kind.UNEXPLAINED, Thing(stage="answered, not yet received"))
+        self._lead(item, answered, end, Kind.QUEUED, Thing(stage="answered, not yet received"))
         self._thread(item, read, answered, answer)
 
     def _thread(self, item: int, read: int, answered: int, answer: _Answer) -> None:
@@ -172,8 +173,9 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
     end_ns = capture.manifest.window.end_ns
     sent = capture.frame(schema.REQUESTS).filter(pl.col("start_ns") < end_ns).sort("start_ns")
     answers, gathered = _answers(capture, requests), _Probed(capture, graph)
-    for item, (start, end, port) in enumerate(sent.select("start_ns", "end_ns", "local_port").iter_rows()):
-        gathered.add(item, start, end, answers.get(port, []))
+    columns = ("start_ns", "end_ns", "local_port", "error")
+    for item, (start, end, port, error) in enumerate(sent.select(columns).iter_rows()):
+        gathered.add(item, start, end, answers.get(port, []), failed=error is not None)
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
     return _root(graph, "requests", gathered.interval(), table, tuple(gathered.leads))
 
@@ -206,7 +208,10 @@ def _served(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
     """The union, per thread, of the requests that the target's processes served."""
     window = capture.manifest.window
     rows = requests.exchanges.filter(
-        (pl.col("role") == "server") & pl.col("pid").is_in(list(capture.manifest.target.pids))
+        (pl.col("role") == "server")
+        & pl.col("pid").is_in(list(capture.manifest.target.pids))
+        & (pl.col("ask_end_ns").fill_null(window.start_ns) < window.end_ns)
+        & ~pl.col("ino").is_in(_asked_by_culpa(capture).implode())
     ).with_columns(
         start_ns=pl.col("ask_end_ns").fill_null(window.start_ns),
         stop_ns=pl.col("answer_end_ns").fill_null(window.end_ns),
@@ -226,6 +231,13 @@ def _served(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
         ino="ino", protocol="protocol", verb="verb", detail="detail",
     )  # fmt: skip
     return _root(graph, "requests", interval, table, ())
+
+
+def _asked_by_culpa(capture: Capture) -> pl.Series:
+    """Server sockets whose other end is culpa itself, asking a Redis about its settings."""
+    own = capture.frame(schema.REDIS).filter((pl.col("source") == "CLIENT INFO") & (pl.col("field") == "addr"))
+    peer = pl.concat_str([pl.col("peer_addr"), pl.lit(":"), pl.col("peer_port").cast(pl.String)])
+    return capture.frame(schema.SOCKETS).filter(peer.is_in(own["value"].drop_nulls().implode()))["ino"].unique()
 
 
 def _union(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:

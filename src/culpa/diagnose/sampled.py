@@ -63,7 +63,7 @@ def _requests(capture: Capture) -> pl.DataFrame:
     rows = capture.frame(schema.REQUESTS).sort("start_ns").with_row_index("item")
     return rows.select(
         item=pl.col("item").cast(pl.Int64), start_ns="start_ns", end_ns=pl.col("end_ns").fill_null(end),
-        done=pl.col("end_ns").is_not_null(), ino=pl.lit(None, pl.UInt64),
+        done=pl.col("end_ns").is_not_null() & pl.col("error").is_null(), ino=pl.lit(None, pl.UInt64),
         protocol=pl.lit("http"), verb=pl.lit(capture.manifest.target.method), detail=pl.lit(None, pl.String),
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ def _spoken(verb: str | None, detail: str | None) -> str:
     needs=(MESSAGES,),
     fixes=("app-keep-results-in-memory",),
     fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"),),
+    silent=(Lab("redis-slow-healthy"), Lab("cache-aside")),
 )
 def write_in_read_path(picture: Picture) -> Iterator[Finding]:
     """What it detects: while it answers a GET or HEAD, the application sends commands to Redis that change data.
@@ -76,7 +76,7 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
             continue
         shapes = _shapes(mine)
         verbs = [verb for verb in shapes["verb"].to_list() if verb]
-        line = line_of(picture, mine["tid"].unique().to_list(), moments, verbs[:1])
+        line = line_of(picture, dict.fromkeys(mine["tid"].unique().to_list(), moments), verbs[:1])
         tid = int(mine["tid"].mode().sort()[0])
         yield Finding(
             moments=moments,
@@ -159,7 +159,7 @@ def _write_evidence(
     needs=(MESSAGES,),
     fixes=("app-batch-redis-commands",),
     fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"),),
+    silent=(Lab("redis-slow-healthy"), Lab("cache-aside")),
 )
 def round_trips(picture: Picture) -> Iterator[Finding]:
     """What it detects: one request sends many Redis commands of one shape, each waiting for the answer to the one
@@ -182,7 +182,7 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
             continue
         shapes = _shapes(mine)
         verbs = [verb for verb in shapes["verb"].to_list() if verb]
-        line = line_of(picture, mine["tid"].unique().to_list(), trips, verbs[:1])
+        line = line_of(picture, dict.fromkeys(mine["tid"].unique().to_list(), trips), verbs[:1])
         working = _server_running(picture, moments)
         yield Finding(
             moments=moments,

@@ -34,7 +34,7 @@ def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
     needs=(),
     fixes=(),
     fires=(Lab("cpu-busy"),),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy")),
+    silent=(Lab("cpu-busy-healthy"), Lab("sleep-by-choice")),
 )
 def busy(picture: Picture) -> Iterator[Finding]:
     """What it detects: at least half of the time a process on the request's chain was on a CPU.
@@ -52,7 +52,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
         moments = picture.moments(*nodes).minus(talking)
         if picture.share(moments.ns) < MIN_BUSY_SHARE:
             continue
-        line = line_of(picture, threads_of(picture, nodes), moments)
+        line = line_of(picture, threads_of(picture, nodes))
         fact = f"{picture.objects.thread_name(pid)} on a CPU"
         evidence = [
             Evidence(
@@ -78,8 +78,8 @@ def busy(picture: Picture) -> Iterator[Finding]:
     title="It sleeps by its own choice",
     needs=(),
     fixes=(),
-    fires=(Lab("sleep-by-choice"),),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy")),
+    fires=(Lab("sleep-by-choice"), Lab("peer-in-netns")),
+    silent=(Lab("sleep-by-choice-healthy"), Lab("peer-in-netns-healthy"), Lab("remote-slow")),
 )
 def sleeping(picture: Picture) -> Iterator[Finding]:
     """What it detects: inside a request a thread sleeps, or polls with a timer that runs out.
@@ -95,7 +95,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
         moments = picture.moments(*nodes)
         if picture.share(moments.ns) < MIN_SLEEP_SHARE:
             continue
-        line = line_of(picture, threads_of(picture, nodes), moments)
+        line = line_of(picture, threads_of(picture, nodes))
         on = picture.blame.nodes[nodes[0]].on
         call = on.syscall if on else None
         evidence = [

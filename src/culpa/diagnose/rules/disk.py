@@ -28,7 +28,9 @@ from culpa.units import format_count
 
 MIN_DEVICE_SHARE = 0.1
 MIN_SYNCS = 10
-"""Syncs in one window from which they are a habit and not a shutdown or a checkpoint."""
+"""Syncs in one request, or in one window of a process, from which they are a habit and not a commit or a checkpoint."""
+SLOW_NS = 500_000
+"""Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
 
 
 @rule(
@@ -37,7 +39,7 @@ MIN_SYNCS = 10
     needs=(),
     fixes=("app-sync-less-often",),
     fires=(Lab("fsync-loop"),),
-    silent=(Lab("redis-slow-healthy"),),
+    silent=(Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits in fsync or fdatasync of one process, many times.
@@ -50,24 +52,25 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     What to do: sync once for many writes (group commit, one transaction for a batch), or use a device with a protected
     write cache.
     """
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    found: dict[str, list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.FSYNC):
         blamed = picture.blame.nodes[node]
         pid = picture.objects.pid_of.get(blamed.who, blamed.who)
         if blamed.on is None or (pid in picture.redis_pids and blamed.who == pid):
             continue
         # A script syncs through many short processes of one name.
-        name = picture.objects.process(pid).comm or str(pid)
-        found[name, blamed.on.path or blamed.on.syscall or "?"].append(node)
-    for (_, path), nodes in found.items():
+        found[picture.objects.process(pid).comm or str(pid)].append(node)
+    for nodes in found.values():
+        files = _files(picture, nodes)
+        path = files[0]
         largest = picture.blame.nodes[nodes[0]].who
         pid = picture.objects.pid_of.get(largest, largest)
         calls = calls_behind(picture, nodes)
         count = calls.count if calls else len(picture.blame.inside(*nodes).item)
-        if count < MIN_SYNCS:
+        if count < MIN_SYNCS * (picture.request_count if picture.has_price else 1):
             continue
         moments = picture.moments(*nodes)
-        line = line_of(picture, threads_of(picture, nodes), moments)
+        line = line_of(picture, threads_of(picture, nodes))
         who = picture.objects.thread_name(picture.blame.nodes[nodes[0]].who)
         mean = f" x {calls.ns / calls.count / 1e6:.3g} ms" if calls else ""
         unit = f"{format_count(count)} calls{mean}" if calls else f"{count} samples"
@@ -76,11 +79,19 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
                 fact=f"{who} in {calls.name if calls else 'fsync'}: {unit}",
                 value=seconds(moments.ns),
                 unit="s",
-                threshold=MIN_SYNCS,
+                threshold=None,
                 source=waits_source(picture),
             ),
             Evidence(fact="file", value=path, unit="", threshold=None, source="files"),
         ]
+        if len(files) > 1:
+            more = f"{', '.join(files[1:4])}{', ...' if len(files) > 4 else ''}"
+            fact = f"and {len(files) - 1} more files"
+            evidence.append(Evidence(fact=fact, value=more, unit="", threshold=None, source="files"))
+        queued = part(picture, nodes, Kind.RUNNABLE)
+        if queued:
+            fact = "of it, runnable and waiting for a CPU"
+            evidence.append(Evidence(fact=fact, value=seconds(queued), unit="s", threshold=None, source="offcpu"))
         for kind, words in ((Kind.JOURNAL, "of it, waiting for the journal"), (Kind.DEVICE, "of it, at the device")):
             time = part(picture, nodes, kind)
             if time:
@@ -113,6 +124,15 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
                 ),
             ),
         )
+
+
+def _files(picture: Picture, nodes: list[int]) -> list[str]:
+    """What was synced, the file that took the most time first."""
+    spent: dict[str, int] = defaultdict(int)
+    for node in nodes:
+        on = picture.blame.nodes[node].on
+        spent[(on.path or on.syscall if on else None) or "?"] += picture.blame.nodes[node].ns
+    return sorted(spent, key=lambda name: (-spent[name], name))
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:
@@ -155,6 +175,16 @@ def _service(picture: Picture, device: str) -> Iterator[Evidence]:
     )  # fmt: skip
 
 
+def _is_slow(picture: Picture, nodes: list[int]) -> bool:
+    """The waits for the device matter to the root, and each is longer than a sound device takes."""
+    ns = picture.moments(*nodes).ns
+    stages: dict[str | None, int] = defaultdict(int)
+    for node in nodes:
+        stages[getattr(picture.blame.nodes[node].on, "stage", None)] += picture.blame.nodes[node].count
+    waits = max(stages.values(), default=0)  # one that queues and is served counts in both
+    return picture.share(ns) >= MIN_DEVICE_SHARE and ns / max(1, waits) >= SLOW_NS
+
+
 def _queues(picture: Picture, nodes: list[int]) -> bool:
     queued = [n for n in nodes if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]
     return bool(queued) and picture.moments(*queued).ns > picture.moments(*nodes).ns / 2
@@ -180,7 +210,7 @@ def saturated(picture: Picture) -> Iterator[Finding]:
     What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
     """
     for device, nodes in _device_nodes(picture).items():
-        if _queues(picture, nodes) and picture.share(picture.moments(*nodes).ns) >= MIN_DEVICE_SHARE:
+        if _queues(picture, nodes) and _is_slow(picture, nodes):
             yield _device_finding(picture, device, nodes)
 
 
@@ -203,5 +233,5 @@ def slow_device(picture: Picture) -> Iterator[Finding]:
     What to do: a faster device, or fewer requests that somebody waits for.
     """
     for device, nodes in _device_nodes(picture).items():
-        if not _queues(picture, nodes) and picture.share(picture.moments(*nodes).ns) >= MIN_DEVICE_SHARE:
+        if not _queues(picture, nodes) and _is_slow(picture, nodes):
             yield _device_finding(picture, device, nodes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from culpa.diagnose.code import CodeLine
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import NONE, Kind
@@ -83,9 +85,12 @@ def waits_source(picture: Picture) -> str:
     return "samples of /proc" if picture.sampled else "offcpu and syscalls"
 
 
-def threads_of(picture: Picture, nodes: list[int]) -> list[int]:
-    """The threads that the nodes are about."""
-    return sorted({picture.blame.nodes[node].who for node in nodes})
+def threads_of(picture: Picture, nodes: list[int]) -> dict[int, Moments]:
+    """The threads that the nodes are about, and when."""
+    by_thread: dict[int, list[int]] = defaultdict(list)
+    for node in nodes:
+        by_thread[picture.blame.nodes[node].who].append(node)
+    return {tid: picture.moments(*mine) for tid, mine in sorted(by_thread.items())}
 
 
 def items_of(rows: pl.DataFrame) -> int:

@@ -21,7 +21,7 @@ MIN_SHARE = 0.1
     needs=(),
     fixes=(),
     fires=(Lab("remote-slow"),),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy")),
+    silent=(Lab("remote-slow-healthy"), Lab("peer-in-netns")),
 )
 def remote_slow(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for an answer on a connection whose other end is not on this host.
