@@ -225,7 +225,8 @@ def _level(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, ite
     inner = graph.via[piece]
     who = np.where((follows != NO_THREAD) & (inner == NONE), follows, lane)
     here = _nodes(graph, tree, parent, kind, who, graph.on[piece])
-    begun = (begin == graph.start[piece]) & graph.first[piece]
+    whole = begin == graph.start[piece]
+    begun, begun_within = whole & graph.first[piece], whole & graph.first_via[piece]
     time, length = graph.axis.time(begin), stop - begin
     ends = (follows == NO_THREAD) & (inner == NONE)
     tree.add(
@@ -246,7 +247,7 @@ def _level(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, ite
         below[deeper] = _nodes(graph, tree, here[deeper], inner[deeper], inner_who, graph.via_on[piece[deeper]])
         tree.add(
             below[deeper], item[deeper], time[deeper], length[deeper], leaf=going == NO_THREAD,
-            count=begun[deeper].astype(np.int64), call=graph.call[piece[deeper]],
+            count=begun_within[deeper].astype(np.int64), call=graph.call[piece[deeper]],
             exchange=graph.exchange[piece[deeper]],
         )  # fmt: skip
     on = np.flatnonzero(follows != NO_THREAD)

@@ -68,6 +68,12 @@ class Pieces:
         wrapped = np.isin(self.kind, (Kind.FSYNC, Kind.IO))
         return named | np.where(wrapped, _differs(self.call), _differs(self.segment))
 
+    def begins_within(self) -> Bools:
+        """Pieces that begin what they are one level down: another kind, another thing, or another wait."""
+        if not len(self.start):
+            return np.zeros(0, bool)
+        return _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
+
 
 def _differs(values: Int64s) -> Bools:
     return np.append(True, values[1:] != values[:-1])

@@ -42,7 +42,7 @@ class WaitGraph:
     `kind`/`on`: what this thread's time is called. `via`/`via_on`: a second, inner level (the journal inside an fsync),
     `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `call`:
     row of `calls` that covers it, `exchange`: row of the exchange it waits for. `first`: the piece begins what it is
-    part of.
+    part of, `first_via`: the same one level down.
     """
 
     axis: Axis
@@ -56,6 +56,7 @@ class WaitGraph:
     call: Int64s
     exchange: Int64s
     first: Bools
+    first_via: Bools
     things: tuple[Thing, ...]
     calls: pl.DataFrame
 
@@ -200,6 +201,7 @@ def _frozen(pieces: Pieces, calls: Calls) -> WaitGraph:
         call=pieces.call,
         exchange=pieces.exchange,
         first=pieces.begins(),
+        first_via=pieces.begins_within(),
         things=pieces.things.all(),
         calls=calls.frame,
     )
