@@ -1,8 +1,8 @@
 """What no tracer on these tracepoints can go below: the same redis-server with programs attached that do nothing.
 
-Each program is two instructions, `return 0`; what it adds to a request is the kernel's own price of the tracepoints: the
-slow path of every system call while any sys_enter or sys_exit is traced, and the call into the program. The arms rotate
-as in target_cost.py, and the untraced server is measured twice to tell how far the machine wanders by itself.
+Each program is two instructions, `return 0`; what it adds to a request is the kernel's own price of the tracepoints:
+the slow path of every system call while any sys_enter or sys_exit is traced, and the call into the program. The arms
+rotate as in target_cost.py, and the untraced server is measured twice to tell how far the machine wanders by itself.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def measure(effort: Effort) -> Iterator[Row]:
 def _case(server: Server, command: str, clients: int, effort: Effort) -> Iterator[Row]:
     seconds, count = effort.choose(0.4, 0.2), effort.times(16, 3)
     with server.loader(command, clients) as load:
-        arms: dict[str, Callable[[], Stretch]] = {name: partial(_stretch, load, seconds, names)
-                                                  for name, names in (("untraced", ()), *ARMS.items(), ("again", ()))}  # fmt: skip
+        names: dict[str, tuple[str, ...]] = {"untraced": (), **ARMS, "again": ()}
+        arms: dict[str, Callable[[], Stretch]] = {
+            name: partial(_stretch, load, seconds, tracepoints) for name, tracepoints in names.items()
+        }
         found = rounds(load, arms, count)
     base = found.pop("untraced")
     for arm, stretches in found.items():

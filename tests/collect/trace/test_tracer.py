@@ -366,6 +366,29 @@ def test_excluded_processes_are_never_watched(spawn: Spawn) -> None:
         assert 0 == len(running.stop().tables["syscalls"].filter(pid=child.pid))
 
 
+CHATTER = "for i in 1 2 3 4 5 6 7 8 9 10; do printf x; sleep 0.01; done"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_an_excluded_process_starts_is_excluded(named: bool) -> None:
+    """A program that this test starts meanwhile wakes the watched one, and is left alone unless it is named."""
+    left, right = socket.socketpair()
+    with left, right:
+        child = subprocess.Popen([sys.executable, "-S", "-c", "import os\nwhile os.read(0, 10): pass"], stdin=right)
+        try:
+            with tracer(child.pid) as running:
+                talker = subprocess.Popen(["sh", "-c", CHATTER], stdout=left)
+                running.watch([talker.pid] if named else [])
+                assert 0 == talker.wait()
+                seen, result = running.watched(), running.stop()
+        finally:
+            child.kill()
+            child.wait()
+    assert talker.pid in set(result.tables["offcpu"].filter(pid=child.pid)["waker_pid"])
+    assert named == (talker.pid in seen)
+    assert named == (talker.pid in set(result.tables["syscalls"]["pid"]))
+
+
 def test_watch_adds_a_running_process(spawn: Spawn) -> None:
     """A process added later is seen from then on, with a name even if it stays asleep."""
     first, second = spawn("pass"), spawn("import os; os.getppid()")

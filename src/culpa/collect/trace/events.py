@@ -110,11 +110,11 @@ OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES = range(7)
 """enum ring_id."""
 
 RINGS: Final = {
-    MESSAGES: RingSpec(map_name="messages_ring", event=MESSAGE_EVENT, size=1 << 24),
-    BLOCKS: RingSpec(map_name="blocks_ring", event=BLOCK_EVENT, size=1 << 21),
+    MESSAGES: RingSpec(map_name="messages_ring", event=MESSAGE_EVENT, size=1 << 23),
+    BLOCKS: RingSpec(map_name="blocks_ring", event=BLOCK_EVENT, size=1 << 20),
     SOCKETS: RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
     TASKS: RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
-    FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 22, counted=False),
+    FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 21, counted=False),
 }
 
 
@@ -129,8 +129,8 @@ class LanesSpec:
 
 
 LANES: Final = {
-    OFFCPU: LanesSpec(name="offcpu", event=OFFCPU_EVENT, slots=1 << 16, all_slots=1 << 19),
-    SYSCALLS: LanesSpec(name="syscall", event=SYSCALL_EVENT, slots=1 << 17, all_slots=1 << 20),
+    OFFCPU: LanesSpec(name="offcpu", event=OFFCPU_EVENT, slots=1 << 16, all_slots=1 << 17),
+    SYSCALLS: LanesSpec(name="syscall", event=SYSCALL_EVENT, slots=1 << 17, all_slots=1 << 18),
 }
 LEAST_SLOTS: Final = 1 << 12
 

@@ -61,6 +61,7 @@ class Probes:
         self._object: int | None = None
         self._links: list[int] = []
         self._stats_fd = -1
+        self._lost = 0
         self._log: list[str] = []
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
@@ -215,7 +216,7 @@ class Probes:
 
     def lost(self) -> int:
         """Records of any kind that found no room so far."""
-        return int(self.counters()["lost"].sum()) + sum(lanes.lost() for lanes in self.lanes.values())
+        return int(self.counters()["lost"].sum()) + self._lost + sum(lanes.lost() for lanes in self.lanes.values())
 
     def fill(self) -> float:
         """The part of the fullest ring or lane in use, 0..1."""
@@ -294,13 +295,19 @@ class Probes:
         self.stop_measuring()
         self._library.libbpf_set_print(None)
 
-    def _free(self) -> None:
-        self.detach()
+    def unmap(self) -> None:
+        """Let the memory of rings and lanes go, after the last drain; safe to call twice."""
         for ring in self.rings.values():
             ring.close()
         for lanes in self.lanes.values():
+            self._lost += lanes.lost()
             lanes.close()
-        self.rings, self.lanes, self.blind_spots = {}, {}, []
+        self.rings, self.lanes = {}, {}
+
+    def _free(self) -> None:
+        self.detach()
+        self.unmap()
+        self.blind_spots, self._lost = [], 0
         if self._object is not None:
             self._library.bpf_object__close(self._object)
             self._object = None

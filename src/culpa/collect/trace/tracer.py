@@ -172,7 +172,7 @@ class Tracer:
         """The rows so far, waits and calls that are still open included; tracing goes on."""
         with self._lock:
             self._drain()
-            return self._result()
+            return self._result(last=False)
 
     def stop(self) -> TraceResult:
         """Detach first, then read what is left, and free everything."""
@@ -181,8 +181,9 @@ class Tracer:
             with self._lock:
                 self._loaded().detach()
                 self._drain()
+                self._loaded().unmap()  # the rings are as large as the tables that are now put together
                 self._identities.refresh_paths(self._paths, MAX_REFRESHED_FILES)
-                return self._result()
+                return self._result(last=True)
         finally:
             self.close()
 
@@ -291,10 +292,13 @@ class Tracer:
                 self._symbols = KernelSymbols()
             self._stacks[stack_id] = without_tracing(self._symbols.names(self._loaded().stack(stack_id)))
 
-    def _result(self) -> TraceResult:
+    def _result(self, *, last: bool) -> TraceResult:
+        """All rows so far; what they were made of is given up if these are the `last`."""
         probes = self._loaded()
         threads = probes.threads()
         found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
+        if last:
+            self._frames = {ring: [] for ring in _TABLES}
         found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()

@@ -171,10 +171,13 @@ struct thread_state {
 	u32 slot; /* this place */
 };
 
+/* Why a process is never to be watched. */
+enum exclusion { EXCLUDED_BY_USER = 1, EXCLUDED_AS_MESSENGER = 2 };
+
 /* One process: watched, or never to be watched. */
 struct watch_state {
 	u32 depth; /* steps of "woken by" from a process the user named */
-	u32 excluded;
+	u32 excluded; /* enum exclusion, or 0 */
 };
 
 /* Written by user space before the load. */

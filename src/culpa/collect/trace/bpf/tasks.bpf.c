@@ -212,7 +212,7 @@ INLINE void follow_waker(u32 pid, u32 depth, s32 state)
 	if (one < 1u << (depth & 15))
 		return;
 	if (is_messenger(task)) {
-		struct watch_state never = { .excluded = 1 };
+		struct watch_state never = { .excluded = EXCLUDED_AS_MESSENGER };
 
 		map_update(&watched, &pid, &never, NOEXIST);
 		return;
@@ -221,17 +221,22 @@ INLINE void follow_waker(u32 pid, u32 depth, s32 state)
 	watch_process(pid, is_worker(task) ? settings.max_depth : depth + 1);
 }
 
+/* What an excluded process starts is excluded too, unless the user names it: its own tools would look like wakers. */
 SEC("raw_tp/sched_process_fork")
 int on_fork(struct raw_args *ctx)
 {
 	struct task_struct *parent = (void *)ctx->arg[0], *child = (void *)ctx->arg[1];
 	u32 parent_pid = LOAD(parent, tgid), child_pid = LOAD(child, tgid);
-	struct watch_state *watch;
+	struct watch_state *watch, never = { .excluded = EXCLUDED_BY_USER };
 
 	if (counters.paused || parent_pid == child_pid)
 		return 0;
 	watch = map_lookup(&watched, &parent_pid);
-	if (watch && !watch->excluded)
+	if (!watch)
+		return 0;
+	if (watch->excluded == EXCLUDED_BY_USER)
+		map_update(&watched, &child_pid, &never, NOEXIST);
+	else if (!watch->excluded)
 		watch_process(child_pid, watch->depth);
 	return 0;
 }
