@@ -6,56 +6,82 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from measure import Effort, Goal, Row, at_least, median_row
 
 from culpa.collect.trace import events, tables
+from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Records, Ring, record_dtype
 
 MIN_EVENTS_PER_SECOND: Final = 5e6
-RING_BYTES: Final = 1 << 24
+MEMORY_BYTES: Final = 1 << 24
 GET: Final = b"*2\r\n$3\r\nGET\r\n$16\r\nkey:__rand_int__\r\n"
 WRITE_NR: Final = 1
 SOCKET_MODE: Final = 0o140777
+
+Fill = Callable[[Records], None]
 
 
 class FilledRing:
     """Ring memory in a file, laid out as the kernel does, full of finished records; `refill` makes it full again."""
 
-    def __init__(self, made: npt.NDArray[np.void], event: np.dtype[np.void]) -> None:
+    def __init__(self, event: np.dtype[np.void], fill: Fill) -> None:
+        record = record_dtype(event)
+        made = np.zeros(MEMORY_BYTES // record.itemsize, dtype=record)
+        made["head"] = event.itemsize
+        fill(made["event"])
         self._bytes = made.nbytes
         self._fd = os.memfd_create("culpa-bench-ring")
-        os.ftruncate(self._fd, 2 * mmap.PAGESIZE + 2 * RING_BYTES)
+        os.ftruncate(self._fd, 2 * mmap.PAGESIZE + 2 * MEMORY_BYTES)
         os.pwrite(self._fd, made.tobytes(), 2 * mmap.PAGESIZE)
-        self.ring = Ring(self._fd, RING_BYTES, event)
+        self._ring = Ring(self._fd, MEMORY_BYTES, event)
 
     def refill(self) -> None:
         """Set the positions so that every record waits to be read."""
         os.pwrite(self._fd, bytes(8), 0)
         os.pwrite(self._fd, self._bytes.to_bytes(8, "little"), mmap.PAGESIZE)
 
+    def drain(self, take: Callable[[Records], None]) -> int:
+        """Everything that waits."""
+        return self._ring.drain(take)
+
     def close(self) -> None:
         """Free it."""
-        self.ring.close()
+        self._ring.close()
         os.close(self._fd)
 
 
-@contextmanager
-def filled(event: np.dtype[np.void], fill: Callable[[Records], None]) -> Iterator[FilledRing]:
-    """A ring of such events, as many as it holds."""
-    record = record_dtype(event)
-    made = np.zeros(RING_BYTES // record.itemsize, dtype=record)
-    made["head"] = event.itemsize
-    fill(made["event"])
-    found = FilledRing(made, event)
-    try:
-        yield found
-    finally:
-        found.close()
+class FilledLane:
+    """One CPU's lane in files, full of finished records."""
+
+    def __init__(self, event: np.dtype[np.void], fill: Fill) -> None:
+        slots = 1 << (MEMORY_BYTES // event.itemsize).bit_length() - 1
+        made = np.zeros(slots, dtype=event)
+        fill(made)
+        made["position"] = np.arange(1, slots + 1)
+        self._files = (os.memfd_create("culpa-bench-lane"), os.memfd_create("culpa-bench-slots"))
+        os.ftruncate(self._files[0], -(-events.LANE.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE)
+        os.ftruncate(self._files[1], -(-made.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+        os.pwrite(self._files[1], made.tobytes(), 0)
+        self._full = np.zeros(1, dtype=events.LANE)
+        self._full["head"] = slots
+        self._lanes = Lanes(*self._files, cpus=1, slots=slots, event=event)
+
+    def refill(self) -> None:
+        """Set the positions so that every record waits to be read."""
+        os.pwrite(self._files[0], self._full.tobytes(), 0)
+
+    def drain(self, take: Callable[[Records], None]) -> int:
+        """Everything that waits."""
+        return self._lanes.drain(take)
+
+    def close(self) -> None:
+        """Free it."""
+        self._lanes.close()
+        for file in self._files:
+            os.close(file)
 
 
 def _calls(made: Records) -> None:
@@ -76,29 +102,32 @@ def _messages(made: Records) -> None:
     made["payload"][:, : len(GET)] = np.frombuffer(GET, dtype=np.uint8)
 
 
-def _rate(memory: FilledRing, take: Callable[[Records], object]) -> float:
+def _rate(memory: FilledRing | FilledLane, take: Callable[[Records], object]) -> float:
     """Events a second of this thread's CPU."""
     memory.refill()
     made: list[object] = []
     began = time.process_time_ns()
-    count = memory.ring.drain(lambda found: made.append(take(found)))
+    count = memory.drain(lambda found: made.append(take(found)))
     return count / (time.process_time_ns() - began) * 1e9
 
 
 _KINDS: Final = (
-    ("syscalls", events.SYSCALL_EVENT, _calls, lambda found: tables.syscalls(found.copy(), 0)),
-    ("off-CPU", events.OFFCPU_EVENT, _switches, lambda found: tables.offcpu(found.copy(), wakes_seen=True)),
-    ("messages", events.MESSAGE_EVENT, _messages, tables.messages),
+    ("syscalls", FilledLane, events.SYSCALL_EVENT, _calls, lambda found: tables.syscalls(found.copy(), 0)),
+    ("off-CPU", FilledLane, events.OFFCPU_EVENT, _switches, lambda found: tables.offcpu(found.copy(), wakes_seen=True)),
+    ("messages", FilledRing, events.MESSAGE_EVENT, _messages, tables.messages),
 )
 
 
 def measure(effort: Effort) -> Iterator[Row]:
-    """Ring to numpy copies, which has the goal, and ring to columns, which follows it while the trace runs."""
+    """Drained memory to numpy copies, which has the goal, and to columns, which follows it while the trace runs."""
     repeats = effort.times(15, 5)
-    for name, event, fill, convert in _KINDS:
-        with filled(event, fill) as memory:
+    for name, kind, event, fill, convert in _KINDS:
+        memory = kind(event, fill)
+        try:
             copying = [_rate(memory, lambda found: found.copy()) for _ in range(repeats)]
             converting = [_rate(memory, convert) for _ in range(repeats)]
+        finally:
+            memory.close()
         goal: Goal | None = at_least(MIN_EVENTS_PER_SECOND) if name != "messages" else None
-        yield median_row(f"decode {name}: ring to events", copying, "1/s/core", goal)
-        yield median_row(f"decode {name}: ring to columns of the capture", converting, "1/s/core")
+        yield median_row(f"decode {name}: memory to events", copying, "1/s/core", goal)
+        yield median_row(f"decode {name}: memory to columns of the capture", converting, "1/s/core")

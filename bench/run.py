@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import decode
+import floor
 import memory
 import peers
 import startup
@@ -38,6 +39,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "verdict_time": verdict_time.measure,
     "memory": memory.measure,
     "target_cost": target_cost.measure,
+    "floor": floor.measure,
     "peers": peers.measure,
 }
 FAILED: Final = "not measured:"
