@@ -235,3 +235,15 @@ def test_any_reply_is_harmless(replies: list[object]) -> None:
     for fact in facts_of(COMMANDS, replies):  # type: ignore[arg-type]
         assert len(fact.value) <= MAX_VALUE_CHARS + 1
         assert not any(ord(char) < 32 for char in fact.field + fact.value)
+
+
+def test_a_silent_collector_asks_nobody_and_says_so(server: Server) -> None:
+    """Under --passive a server is named among what was not seen, and counts no connection of culpa's."""
+    before = server.client.info("stats")["total_connections_received"]
+    collector = RedisCollector(silent=True)
+    collector.start()
+    collector.found([server.pid], SocketTable.read(PROC))
+    collector.stop()
+    assert before == server.client.info("stats")["total_connections_received"]
+    assert collector.rows().is_empty()
+    assert any("--passive" in spot.why for spot in collector.blind_spots())

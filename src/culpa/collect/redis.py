@@ -72,10 +72,15 @@ class _Server:
     mismatch: bool = False
 
 
+_NOT_ASKED: Final = ("it was not asked: --passive sends nothing", "leave --passive out")
+
+
 class RedisCollector:
     """Asks every server when it is found and once more at the end, from a thread of its own."""
 
-    def __init__(self, *, proc_root: Path = PROC, credentials: Credentials | None = None) -> None:
+    def __init__(self, *, proc_root: Path = PROC, credentials: Credentials | None = None, silent: bool = False) -> None:
+        """Take servers as they are found; a `silent` one asks nobody and says whom it would have asked."""
+        self._silent = silent
         self._proc_root = proc_root
         self._credentials = credentials or Credentials.from_environment()
         self._lock = threading.Lock()
@@ -105,7 +110,12 @@ class RedisCollector:
             addresses, elsewhere = listening_addresses(pid, table, self._proc_root)
             if addresses:
                 with self._lock:
-                    self._servers[pid] = _Server(pid=Pid(pid), addresses=addresses, credentials=self._credentials)
+                    self._servers[pid] = _Server(
+                        pid=Pid(pid),
+                        addresses=addresses,
+                        credentials=self._credentials,
+                        failed=NotAnswered(*_NOT_ASKED) if self._silent else None,
+                    )
             elif elsewhere:
                 self._foreign.add(pid)
 
@@ -166,7 +176,7 @@ class RedisCollector:
             pause = RETRY_SECONDS if waiting else RETRY_SECONDS / 10
         with self._lock:
             servers = list(self._servers.values())
-        for server in servers:
+        for server in servers if not self._silent else ():
             self._ask(server)
 
     def _unasked(self) -> list[_Server]:

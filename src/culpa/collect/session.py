@@ -129,7 +129,15 @@ class _Recording:
         self._remember(pids)
         credentials = credentials_of(target)
         self._watch = stack.enter_context(
-            Watch(pids, Limits(trace=options.trace, budget_percent=options.budget_percent, credentials=credentials))
+            Watch(
+                pids,
+                Limits(
+                    trace=options.trace,
+                    budget_percent=options.budget_percent,
+                    credentials=credentials,
+                    silent=options.passive,
+                ),
+            )
         )
         self._watch.start()
         self._window = Window(start_ns=self._watch.start_ns, for_ns=options.for_ns, kind=self._kind())
@@ -204,7 +212,8 @@ class _Recording:
             self._say(f"asks {plan.method} {plan.shown} {again}")
             self._probe.start()
         else:
-            self._say(f"watches {self._target.display}, sends nothing")
+            asks = "sends nothing" if self._options.passive else "sends it no requests"
+            self._say(f"watches {self._target.display}, {asks}")
 
     def _wait(self) -> EndedBy:
         while True:

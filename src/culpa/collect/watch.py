@@ -47,6 +47,8 @@ class Limits:
     trace: bool
     budget_percent: float
     credentials: Credentials | None = None
+    silent: bool = False
+    """Send nothing to anybody."""
 
 
 class Watch:
@@ -66,7 +68,7 @@ class Watch:
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
         self._counters = HostCounters(self._targets)
-        self._redis = RedisCollector(credentials=limits.credentials)
+        self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
         self._source: Source
         self.start_ns = 0
