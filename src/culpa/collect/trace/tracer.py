@@ -54,7 +54,7 @@ _TABLES: Final = {
 class TraceResult:
     """What was seen: capture tables by name, how many events, how many the probes could not hand over.
 
-    `probe_cpu_ns` is measured for the first events or the first second, whichever ends first, and extrapolated to all.
+    `probe_cpu_ns` is measured for the first events or the first second, whichever ends first, and extrapolated.
     """
 
     tables: Mapping[str, pl.DataFrame]
@@ -112,6 +112,7 @@ class Tracer:
         self._stack_taken = False
         self._paused = False
         self._sampled: int | None = None
+        self._sampled_seconds = 0.0
         self._measure_until = 0.0
         self._symbols: KernelSymbols | None = None
         self._anonymous_dev = _anonymous_dev()
@@ -280,6 +281,7 @@ class Tracer:
             probes.stop_measuring()
             self._drain()  # what was measured but not yet read
             self._sampled = self._events
+            self._sampled_seconds = time.monotonic() - (self._measure_until - MEASURED_SECONDS)
 
     def _convert_one(self) -> None:
         """Convert the fullest table if it is worth it; one a round, as the rings fill up meanwhile."""
@@ -315,9 +317,22 @@ class Tracer:
             tables=found,
             events=sum(len(found[name]) for name in _TABLES.values()),
             lost_events=lost,
-            probe_cpu_ns=round(probes.probe_cpu_ns() * self._events / (self._sampled or self._events or 1)),
+            probe_cpu_ns=round(probes.probe_cpu_ns() * self._growth()),
             blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
         )
+
+    def _growth(self) -> float:
+        """How much longer the probes ran than while they were measured: by events where there were enough of them.
+
+        Where there were few, most of the time went to other processes' calls, which the probes only turn away: that
+        grows with the window and not with the events.
+        """
+        if self._sampled is None:
+            return 1.0
+        if self._sampled >= MEASURED_EVENTS:
+            return self._events / self._sampled
+        watched = time.monotonic() - (self._measure_until - MEASURED_SECONDS)
+        return max(1.0, watched / max(self._sampled_seconds, 1e-3))
 
     def _table(self, ring: int, name: str, threads: Records) -> pl.DataFrame:
         """The rows of one table so far, and those of waits, calls and requests that are still open."""
