@@ -387,7 +387,11 @@ def test_a_command_inherits_nothing_of_culpa(tmp_path: Path) -> None:
         "sh", "-c", f"ls /proc/$$/fd > {tmp_path}/fds; grep -E 'SigBlk|SigIgn' /proc/self/status > {tmp_path}/signals"
     )
     assert set((tmp_path / "fds").read_text().split()) <= {"0", "1", "2", "10"}  # dash keeps its own output at 10
-    assert (tmp_path / "signals").read_text().split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    # What the session that runs the tests ignores is not culpa's doing.
+    plain = subprocess.run(
+        ["grep", "-E", "SigBlk|SigIgn", "/proc/self/status"], capture_output=True, text=True, check=True
+    )
+    assert plain.stdout.split() == (tmp_path / "signals").read_text().split()
 
 
 def test_a_signal_is_a_status() -> None:
