@@ -14,6 +14,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
+from culpa.model.axis import Int64s
 
 EXCHANGE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "role": pl.String, "ino": pl.UInt64, "pid": pl.Int64, "tid": pl.Int64, "answer_tid": pl.Int64,
@@ -116,31 +117,43 @@ def _runs(messages: pl.DataFrame) -> pl.DataFrame:
     """One row per run of messages in one direction on one socket; `question` says which way it goes.
 
     A recognised request that follows another one without an answer between is still the same run (pipelining); the
-    socket's messages are taken in the order in which their calls ended.
+    socket's messages are taken in the order in which their calls ended. Most runs are one message, so that they are
+    found by their first and last rows; grouping hundreds of thousands of them takes many times the memory.
     """
     ordered = messages.sort("pid", "ino", "exit_ns", "direction", "tid").with_columns(
         question=(pl.col("direction") == "in") == (pl.col("role") == "server")
     )
-    changed = (
-        (pl.col("question") != pl.col("question").shift(1))
-        | (pl.col("ino") != pl.col("ino").shift(1))
-        | (pl.col("pid") != pl.col("pid").shift(1))
+    keys = (ordered[name].to_physical().to_numpy() for name in ("question", "ino", "pid"))
+    changed = np.any([np.append(True, key[1:] != key[:-1]) for key in keys], axis=0)
+    first = np.flatnonzero(changed)
+    last = np.append(first[1:], len(ordered)) - 1
+    begins, ends = ordered[first], ordered[last]
+    return pl.DataFrame(
+        [
+            *(begins[name] for name in ("pid", "ino", "role", "question")),
+            begins["tid"].alias("first_tid"),
+            ends["tid"].alias("last_tid"),
+            begins["enter_ns"].alias("start_ns"),
+            begins["exit_ns"].alias("first_end_ns"),
+            ends["exit_ns"].alias("end_ns"),
+            *(_first_known(ordered[name], first, last) for name in ("protocol", "verb", "detail", "status")),
+            *(pl.Series(name, _sums(ordered[name], first)) for name in ("commands", "bytes")),
+        ]
     )
-    return (
-        ordered.with_columns(run=changed.fill_null(value=True).cum_sum())
-        .group_by("run", maintain_order=True)
-        .agg(
-            pl.col("pid", "ino", "role", "question").first(),
-            pl.col("tid").first().alias("first_tid"),
-            pl.col("tid").last().alias("last_tid"),
-            pl.col("enter_ns").first().alias("start_ns"),
-            pl.col("exit_ns").first().alias("first_end_ns"),
-            pl.col("exit_ns").last().alias("end_ns"),
-            pl.col("protocol", "verb", "detail", "status").drop_nulls().first(),
-            pl.col("commands").sum(),
-            pl.col("bytes").sum(),
-        )
-    )
+
+
+def _first_known(values: pl.Series, first: Int64s, last: Int64s) -> pl.Series:
+    """The first value of each run [first, last] that is not null; null where there is none."""
+    known = np.flatnonzero(values.is_not_null().to_numpy())
+    place = np.searchsorted(known, first)
+    inside = np.append(known, np.iinfo(np.int64).max)[place] <= last
+    rows = pl.Series(np.append(known, 0)[place]).set(pl.Series(~inside), None)
+    return values.gather(rows)
+
+
+def _sums(values: pl.Series, first: Int64s) -> Int64s:
+    """The sum of each run that begins at `first`."""
+    return np.add.reduceat(values.cast(pl.Int64).fill_null(0).to_numpy(), first)
 
 
 def _pair(runs: pl.DataFrame) -> pl.DataFrame:
