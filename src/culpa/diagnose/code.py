@@ -37,7 +37,7 @@ class CodeLine:
 
 
 def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str] = ()) -> CodeLine | None:
-    """The line that most samples of these threads stand at, each within its own thread's moments.
+    """The function that most samples of these threads stand in, each within its own thread's moments, and its line.
 
     Args:
         where: tid to when its samples count.
@@ -51,14 +51,17 @@ def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str]
     named = [stack for stack in stacks if _calls(stack) & {_plain(verb) for verb in verbs}]
     inside = [stack for stack in stacks if _within(where[int(stack["tid"][0])], int(stack["ts_ns"][0]))]
     chosen = named or inside
-    lines = Counter(found for stack in chosen if (found := _own(stack)) is not None)
-    if not lines:
+    places = [found for stack in chosen if (found := _own(stack)) is not None]
+    # The function first, then its line: the samples of one hot loop spread over its lines.
+    functions = Counter((path, function) for path, _, function, _ in places)
+    if not functions:
         return None
-    (place, count) = max(lines.items(), key=lambda entry: (entry[1], entry[0]))
+    function, count = max(functions.items(), key=lambda entry: (entry[1], entry[0]))
     if count < MIN_SAMPLES and len(chosen) >= MIN_SAMPLES:
         return None
-    path, line, function, callers = place
-    return CodeLine(path=path, line=line, function=function, callers=callers, samples=count, of=len(chosen))
+    within = Counter(place for place in places if (place[0], place[2]) == function)
+    (path, line, name, callers), _ = max(within.items(), key=lambda entry: (entry[1], -(entry[0][1] or 0)))
+    return CodeLine(path=path, line=line, function=name, callers=callers, samples=count, of=len(chosen))
 
 
 _ALIASES = {"delete": "del", "hmset": "hset", "execute_command": ""}
