@@ -25,10 +25,7 @@ NO_ONE = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """Time of the root: [start, end) on the axis, the request it belongs to, and what to call it.
-
-    `lead` is set for time that is no thread's own (a request that nobody has read yet): it becomes a leaf of that kind.
-    """
+    """Time of the root: [start, end) on the axis, the request it belongs to, and what to call it."""
 
     start: Int64s
     end: Int64s
@@ -178,17 +175,13 @@ class BlameBuilder:
         return Blame(nodes=tuple(self.nodes), coverage=coverage)
 
 
-def share_out(
-    graph: WaitGraph, root: Interval, builder: BlameBuilder | None = None, *, idle_counts: bool = False
-) -> Blame:
+def share_out(graph: WaitGraph, root: Interval, builder: BlameBuilder | None = None) -> Blame:
     """Share the root's time out along the graph.
 
     Args:
         graph: the wait graph.
         root: intervals of threads; they belong to the root and are explained piece by piece.
         builder: a tree that already holds leaves of its own (time before a request was read); a new one if None.
-        idle_counts: keep `idle` leaves of the root's own threads; else they are `unexplained` (a request cannot be
-        idle).
 
     Returns:
         The tree, whose root holds the sum of `root` and of what `builder` held.
@@ -198,17 +191,18 @@ def share_out(
     time = graph.axis.time(root.start)
     tree.add(zero, root.item, time, root.end - root.start, leaf=np.zeros(len(zero), bool))
     start, end, item, node = root.start, root.end, root.item, zero
-    for depth in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         if len(start) == 0:
             break
-        start, end, item, node = _level(graph, tree, start, end, item, node, depth, idle_counts)
+        start, end, item, node = _level(graph, tree, start, end, item, node)
     if len(start):
         _deepest(graph, tree, start, end, item, node)
     return tree.build()
 
 
-def _level(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, item: Int64s, node: Int64s, depth: int,
-           idle_counts: bool) -> tuple[Int64s, Int64s, Int64s, Int64s]:  # fmt: skip
+def _level(
+    graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, item: Int64s, node: Int64s
+) -> tuple[Int64s, Int64s, Int64s, Int64s]:
     """One step down: clip to pieces, charge nodes, and return the intervals that go on to other threads."""
     first = np.searchsorted(graph.start, start, side="right") - 1
     owner, piece = expand(np.maximum(first, 0), np.searchsorted(graph.start, end, side="left"))
@@ -218,8 +212,7 @@ def _level(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, ite
     owner, piece, begin, stop = owner[keep], piece[keep], begin[keep], stop[keep]
     item, parent = item[owner], node[owner]
     kind = graph.kind[piece].copy()
-    if not (idle_counts and depth == 0):
-        kind[kind == Kind.IDLE] = Kind.UNEXPLAINED
+    kind[kind == Kind.IDLE] = Kind.UNEXPLAINED  # who is waited for cannot be idle, whatever it sits in
     follows = graph.next[piece]
     lane = begin // graph.axis.span
     inner = graph.via[piece]

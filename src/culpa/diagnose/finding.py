@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
@@ -25,8 +25,7 @@ class Nearness(IntEnum):
 class Finding:
     """One finding: where in the root's time it lies, who, on what, how we know, what to do.
 
-    `moments` is the time that would go with the cause. `removes` is what its remedy takes away where that is less
-    than the whole (None: all of it). `only_note` caps the level.
+    `moments` is the time that would go with the cause. `only_note` caps the level.
     """
 
     moments: Moments
@@ -41,5 +40,3 @@ class Finding:
     predicted: Predicted | None = None
     only_note: bool = False
     kind: Literal["slowness", "risk"] = "slowness"
-    saved_ns_per_request: float | None = None
-    tags: frozenset[str] = field(default_factory=frozenset)
