@@ -192,7 +192,7 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
             pid=int(str(pid)),
             tid=int(mine["tid"].mode().sort()[0]),
             on=On(code=line.place if line else None, peer=_peer(picture, mine)),
-            evidence=tuple(_trip_evidence(picture, mine, shapes, moments, working, line)),
+            evidence=tuple(_trip_evidence(picture, shapes, moments, working, line)),
             confidence=0.9,
             predicted=_batched(picture, trips, moments, working),
             fixes=(
@@ -217,7 +217,7 @@ def _server_running(picture: Picture, moments: Moments) -> int:
 
 
 def _trip_evidence(
-    picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, moments: Moments, working: int, line: CodeLine | None
+    picture: Picture, shapes: pl.DataFrame, moments: Moments, working: int, line: CodeLine | None
 ) -> Iterator[Evidence]:
     for verb, detail, trips, wait_ns, a_request in shapes.head(3).iter_rows():
         yield Evidence(
