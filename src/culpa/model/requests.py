@@ -16,11 +16,12 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.model.axis import Int64s
 
+ROLE = pl.Enum(["server", "client"])
 EXCHANGE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "role": pl.String, "ino": pl.UInt64, "pid": pl.Int64, "tid": pl.Int64, "answer_tid": pl.Int64,
+    "role": ROLE, "ino": pl.UInt64, "pid": pl.Int64, "tid": pl.Int64, "answer_tid": pl.Int64,
     "ask_start_ns": pl.Int64, "ask_end_ns": pl.Int64, "answer_start_ns": pl.Int64, "answer_end_ns": pl.Int64,
-    "protocol": pl.String, "verb": pl.String, "detail": pl.String, "status": pl.Int64, "commands": pl.Int64,
-    "ask_bytes": pl.Int64, "answer_bytes": pl.Int64, "peer_ino": pl.UInt64,
+    "protocol": schema.PROTOCOL, "verb": schema.REPEATED, "detail": schema.REPEATED, "status": pl.Int64,
+    "commands": pl.Int64, "ask_bytes": pl.Int64, "answer_bytes": pl.Int64, "peer_ino": pl.UInt64,
 }  # fmt: skip
 
 
@@ -54,16 +55,11 @@ def find(capture: Capture) -> Requests:
     Args:
         capture: needs `messages`; `sockets` and the accept calls in `syscalls` tell servers from clients.
     """
-    texts = ("protocol", "verb", "detail")
-    messages = (
-        capture.frame(schema.MESSAGES)
-        .drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
-        .with_columns(pl.col(texts).cast(pl.Categorical))  # a quarter of the memory while rows are moved about
-    )
+    messages = capture.frame(schema.MESSAGES).drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
     if messages.is_empty():
         return Requests(exchanges=pl.DataFrame(schema=EXCHANGE_SCHEMA), server_of=np.zeros(0, np.int64))
     roles = _roles(capture, messages)
-    runs = _runs(messages.drop("kind").join(roles, on=["pid", "ino"])).with_columns(pl.col(texts).cast(pl.String))
+    runs = _runs(messages.drop("kind").join(roles, on=["pid", "ino"]))
     exchanges = _pair(runs).join(_peers(capture), on="ino", how="left")
     exchanges = exchanges.sort("ino", "ask_end_ns", "answer_end_ns", "pid", nulls_last=False).select(
         EXCHANGE_SCHEMA.keys()
@@ -109,7 +105,7 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         first.join(asked, on=["pid", "ino"], how="left")
         .join(answered, on=["pid", "ino"], how="left")
         .join(serving, on="ino", how="left")
-        .select("pid", "ino", role=pl.when(server).then(pl.lit("server")).otherwise(pl.lit("client")))
+        .select("pid", "ino", role=pl.when(server).then(pl.lit("server", ROLE)).otherwise(pl.lit("client", ROLE)))
     )
 
 
@@ -188,7 +184,7 @@ def _pair(runs: pl.DataFrame) -> pl.DataFrame:
                 "role", "ino", pl.col("pid").cast(pl.Int64), tid=pl.col("last_tid").cast(pl.Int64),
                 answer_tid=pl.col("last_tid").cast(pl.Int64), ask_start_ns=pl.lit(None, pl.Int64),
                 ask_end_ns=pl.lit(None, pl.Int64), answer_start_ns="first_end_ns", answer_end_ns="end_ns",
-                protocol="protocol", verb=pl.lit(None, pl.String), detail=pl.lit(None, pl.String),
+                protocol="protocol", verb=pl.lit(None, schema.REPEATED), detail=pl.lit(None, schema.REPEATED),
                 status=pl.col("status").cast(pl.Int64), commands=pl.lit(None, pl.Int64),
                 ask_bytes=pl.lit(None, pl.Int64), answer_bytes="bytes",
             ),
