@@ -14,7 +14,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model.axis import Int64s
+from culpa.model.axis import Integers
 
 ROLE = pl.Enum(["server", "client"])
 EXCHANGE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -55,13 +55,19 @@ def find(capture: Capture) -> Requests:
     Args:
         capture: needs `messages`; `sockets` and the accept calls in `syscalls` tell servers from clients.
     """
-    messages = capture.frame(schema.MESSAGES).drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
+    messages = _whole(capture.frame(schema.MESSAGES))
     if messages.is_empty():
         return Requests(exchanges=pl.DataFrame(schema=EXCHANGE_SCHEMA), server_of=np.zeros(0, np.int64))
     roles = _roles(capture, messages)
     role = messages.select("pid", "ino").join(roles, on=["pid", "ino"], how="left", maintain_order="left")["role"]
     exchanges = _exchanges(_Runs(messages, role), _peers(capture))
     return Requests(exchanges=exchanges, server_of=_match(exchanges))
+
+
+def _whole(messages: pl.DataFrame) -> pl.DataFrame:
+    """The messages of which enough is known; all of them as a rule, and then no copy is made."""
+    needed = ["tid", "pid", "ino", "exit_ns", "direction"]
+    return messages.drop_nulls(needed) if any(messages[name].null_count() for name in needed) else messages
 
 
 def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
@@ -113,28 +119,29 @@ class _Runs:
     def __init__(self, messages: pl.DataFrame, role: pl.Series) -> None:
         self._columns = messages.with_columns(role=role)
         keys = {name: messages[name].to_physical().to_numpy() for name in ("pid", "ino", "exit_ns", "direction", "tid")}
-        self._order = order = np.lexsort([keys[name] for name in ("tid", "direction", "exit_ns", "ino", "pid")])
+        order = np.lexsort([keys[name] for name in ("tid", "direction", "exit_ns", "ino", "pid")]).astype(np.int32)
+        self._order = order
         question = ((messages["direction"] == "in") == (role == "server")).to_numpy()[order]
         changed = np.ones(len(order), bool)
         changed[1:] = question[1:] != question[:-1]
         for name in ("ino", "pid"):
             changed[1:] |= keys[name][order[1:]] != keys[name][order[:-1]]
-        self._first = np.flatnonzero(changed)
-        self._last = np.append(self._first[1:], len(order)) - 1
+        self._first = np.flatnonzero(changed).astype(np.int32)
+        self._last = np.append(self._first[1:], np.int32(len(order))) - np.int32(1)
         self.question = question[self._first]
 
     def __len__(self) -> int:
         return len(self._first)
 
-    def begins(self, name: str, runs: Int64s) -> pl.Series:
+    def begins(self, name: str, runs: Integers) -> pl.Series:
         """A column of the first message of some runs; null for the run -1."""
         return self._at(name, self._order[self._first[runs]], runs)
 
-    def ends(self, name: str, runs: Int64s) -> pl.Series:
+    def ends(self, name: str, runs: Integers) -> pl.Series:
         """A column of the last message of some runs; null for the run -1."""
         return self._at(name, self._order[self._last[runs]], runs)
 
-    def first_known(self, name: str, runs: Int64s) -> pl.Series:
+    def first_known(self, name: str, runs: Integers) -> pl.Series:
         """The first value in each run that is not null; null where there is none, and for the run -1."""
         known = np.flatnonzero(self._columns[name].is_not_null().to_numpy()[self._order])
         place = np.searchsorted(known, self._first[runs])
@@ -142,16 +149,16 @@ class _Runs:
         inside = (runs >= 0) & (found <= self._last[runs])
         return self._at(name, self._order[np.where(inside, found, 0)], np.where(inside, runs, -1))
 
-    def sums(self, name: str, runs: Int64s) -> pl.Series:
+    def sums(self, name: str, runs: Integers) -> pl.Series:
         """The sum of a column in each run; null for the run -1."""
         values = self._columns[name].cast(pl.Int64).fill_null(0).to_numpy()[self._order]
         return _nulled(pl.Series(np.add.reduceat(values, self._first)[runs]), runs)
 
-    def _at(self, name: str, rows: Int64s, runs: Int64s) -> pl.Series:
+    def _at(self, name: str, rows: Integers, runs: Integers) -> pl.Series:
         return _nulled(self._columns[name].gather(rows), runs)
 
 
-def _nulled(values: pl.Series, runs: Int64s) -> pl.Series:
+def _nulled(values: pl.Series, runs: Integers) -> pl.Series:
     """The values, null where there is no run."""
     missing = runs < 0
     return values.zip_with(pl.Series(~missing), values.clear(1)) if missing.any() else values
@@ -162,14 +169,14 @@ def _exchanges(runs: _Runs, peers: pl.DataFrame) -> pl.DataFrame:
 
     An answer without a question on its socket answers what was asked before the window.
     """
-    every = np.arange(len(runs))
+    every = np.arange(len(runs), dtype=np.int32)
     same = np.ones(len(runs) - 1, bool)
     for name in ("pid", "ino"):
         values = runs.begins(name, every).to_numpy()
         same &= values[1:] == values[:-1]
     answered = np.append(same & ~runs.question[1:], False)
     orphan = ~runs.question & np.append(True, ~same)
-    ask = np.concatenate([every[runs.question], np.full(np.count_nonzero(orphan), -1)])
+    ask = np.concatenate([every[runs.question], np.full(np.count_nonzero(orphan), -1, np.int32)])
     answer = np.concatenate([np.where(answered, every + 1, -1)[runs.question], every[orphan]])
     # In order of socket and time, what was asked before the window first.
     moments = (runs.ends("exit_ns", which).fill_null(-1).to_numpy() for which in (answer, ask))
@@ -178,7 +185,7 @@ def _exchanges(runs: _Runs, peers: pl.DataFrame) -> pl.DataFrame:
     return _frame(runs, ask[order], answer[order], peers)
 
 
-def _frame(runs: _Runs, ask: Int64s, answer: Int64s, peers: pl.DataFrame) -> pl.DataFrame:
+def _frame(runs: _Runs, ask: Integers, answer: Integers, peers: pl.DataFrame) -> pl.DataFrame:
     """`EXCHANGE_SCHEMA` of pairs of runs, -1 where there is none."""
     whole = np.where(ask >= 0, ask, answer)
     ino = runs.begins("ino", whole)
