@@ -89,7 +89,8 @@ TargetArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[TARGET | -- COMMAND...]",
-        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, a process name",
+        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, "
+        "unit:NAME, container:ID or NAME, cgroup:PATH, a process name",
         show_default=False,
     ),
 ]
