@@ -18,10 +18,6 @@ from culpa.sim.program import Program
 from culpa.sim.random_programs import Nature, random_program
 from culpa.sim.truth import Leaf
 
-UNCOVERED_EDGES = frozenset({"lock", "job"})
-"""Waits that the wait graph does not explain yet."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
@@ -63,7 +59,7 @@ def stops_early(charge: Charge, leaf: Leaf) -> bool:
     """culpa followed the true chain up to a point and says that it does not know more from there."""
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
     edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
-    return on_the_way and (charge.kind == "unexplained" or (charge.kind == "journal" and edge == "journal"))
+    return on_the_way and (charge.kind == "unexplained" or (charge.kind == edge and edge in ("journal", "lock")))
 
 
 def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:
@@ -155,17 +151,14 @@ class _Walk:
 def may_stop(difference: Difference, judged: Judged) -> bool:
     """Whether a world in which everything is seen leaves culpa an excuse for not knowing.
 
-    Locks and helpers are not explained yet; nobody can know who will take a connection that nobody has taken, or for
-    whom a thread waits that idles; a wait that is still open at the end of the window has not named who ends it.
+    Nobody can know who will take a connection that nobody has taken, or for whom a thread waits that idles; a wait that
+    is still open at the end of the window has not named who ends it.
     """
     charge, leaf = difference.charge, difference.leaf
     if charge is None or leaf is None or not stops_early(charge, leaf):
         return False
     stopped_at = charge.chain[-1]
-    uncovered = UNCOVERED_EDGES & {*leaf.edges[: len(charge.chain)]}
-    return (
-        bool(uncovered) or leaf.kind in ("idle", "queued") or _waits_at_the_end(judged, stopped_at, difference.start_ns)
-    )
+    return leaf.kind in ("idle", "queued") or _waits_at_the_end(judged, stopped_at, difference.start_ns)
 
 
 def _waits_at_the_end(judged: Judged, tid: int, moment_ns: int) -> bool:

@@ -256,7 +256,7 @@ def _threads(capture: Capture, graph: WaitGraph) -> Root:
     lanes = _target_lanes(capture, _lane_pids(capture, graph))
     mine = np.isin(graph.start // graph.axis.span, lanes) if len(graph.start) else np.zeros(0, bool)
     unseen = np.array([thing.stage == NOT_WATCHED.stage for thing in graph.things] + [False])[graph.on]
-    idle = mine & (graph.kind == Kind.IDLE)
+    idle = mine & graph.idle
     counted = mine & ~idle & ~unseen
     start, end = _union(graph.start[counted], graph.end[counted])
     interval = Interval.of(start, end, np.arange(len(start), dtype=np.int64))

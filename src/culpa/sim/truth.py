@@ -175,12 +175,15 @@ def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: 
 
 
 def _held(program: Program, log: Log, tid: int, lock: int, start: int, end: int) -> Iterator[Leaf]:
-    """Whoever took the lock last holds it, or is about to say that it is free."""
-    taken = log.holders[lock]
-    first = bisect_right(taken, start, key=lambda entry: entry[0]) - 1
-    for i in range(first, len(taken)):
-        since, holder = taken[i]
-        until = taken[i + 1][0] if i + 1 < len(taken) else end
+    """Whoever hands the lock over next has it; where nobody did any more, whoever took it last."""
+    since = start
+    handed = log.handed[lock]
+    for moment, holder in handed[bisect_right(handed, start, key=lambda entry: entry[0]) :]:
         if since >= end:
-            break
-        yield from _follow(program, log, tid, "lock", holder, max(since, start), min(until, end))
+            return
+        yield from _follow(program, log, tid, "lock", holder, since, min(moment, end))
+        since = moment
+    taken = log.holders[lock]
+    first = bisect_right(taken, since, key=lambda entry: entry[0]) - 1
+    if since < end:
+        yield from _follow(program, log, tid, "lock", taken[first][1], since, end)
