@@ -63,7 +63,7 @@ FUTEX_WAITS = frozenset({FUTEX_WAIT, FUTEX_WAIT_BITSET}) | FUTEX_LOCKS
 FUTEX_WAKES = frozenset({1, 3, 4, 5, 7, 10, 12})
 """WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, UNLOCK_PI, WAKE_BITSET, CMP_REQUEUE_PI."""
 FUTEX_CONTENDED = 2
-"""What a mutex's word holds while somebody waits for it, in glibc, musl, Rust and Go (Drepper, "Futexes are tricky")."""
+"""What a mutex's word holds while somebody waits for it: glibc, musl, Rust, Go (Drepper, "Futexes are tricky")."""
 ETIMEDOUT = 110
 ON_FD = frozenset(
     {

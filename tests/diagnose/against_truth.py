@@ -18,6 +18,7 @@ from culpa.sim.program import Program
 from culpa.sim.random_programs import Nature, random_program
 from culpa.sim.truth import Leaf
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
@@ -75,7 +76,7 @@ def judge(program: Program, log: Log, capture: Capture | None = None) -> Judged:
     found = requests.find(seen)
     graph = waitgraph.build(seen, spans, found)
     base = root.find(seen, graph, found)
-    shared = blame.share_out(graph, base.interval, root.seed(base))
+    shared = blame.share_out(graph, base.interval, root.seed(base), queued=base.queued)
     thread_of = dict(
         zip(base.interval.item.tolist(), graph.axis.tids[base.interval.start // graph.axis.span].tolist(), strict=True)
     )

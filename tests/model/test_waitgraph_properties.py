@@ -88,7 +88,9 @@ def test_who_waits_for_work_is_idle_and_led_to_whoever_gave_it_the_next_piece(na
 def test_a_question_is_queued_until_it_is_read_and_then_the_peer_works_on_it(seed: int):
     """The cut lies where the peer's read of the question ended."""
     program, log, _, pieces = _simulate(seed, NATURES["all seen"])
-    named = pieces.filter(pl.col("kind").is_in(["queued", "peer", "lock"]) & ~pl.col("idle") & (pl.col("next_tid") >= 0))
+    named = pieces.filter(
+        pl.col("kind").is_in(["queued", "peer", "lock"]) & ~pl.col("idle") & (pl.col("next_tid") >= 0)
+    )
     for tid, start, end, kind in named.select("tid", "start_ns", "end_ns", "kind").iter_rows():
         edges = {leaf.edges[0] for leaf in truth.explain(program, log, tid, start, end)}
         assert {kind} == {"peer" if edge == "job" else edge for edge in edges}, (tid, start, end)

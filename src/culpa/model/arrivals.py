@@ -94,9 +94,7 @@ class Busy:
         last = np.append(point[1:] != point[:-1], True)[: len(point)]
         alone = np.where(open_now == 1, pick(text, np.where(open_now == 1, which - 1, NONE), NONE), NONE)
         cell = np.where(open_now > 1, len(texts) - 1, alone)
-        return Busy(
-            start=np.append(np.iinfo(np.int64).min, point[last]), text=np.append(NONE, cell[last]), texts=texts
-        )
+        return Busy(start=np.append(np.iinfo(np.int64).min, point[last]), text=np.append(NONE, cell[last]), texts=texts)
 
     def cells(self, start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
         """The first cell that each interval of the axis touches, and the one after the last."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from culpa import syscalls
-from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, expand
+from culpa.model.axis import NO_THREAD, Bools, Int64s, expand
 from culpa.model.calls import Calls, pick
 from culpa.model.kinds import NONE, Kind
 from culpa.model.objects import Thing
@@ -52,12 +52,13 @@ class LockWaits:
         self._waits = waits = _futexes(timeline, calls)
         self._wakes = waits.wakes
         pids, of_pid = np.unique(waits.pid, return_inverse=True)
-        words, of_word = np.unique(waits.word, return_inverse=True)
-        keys, self._key = np.unique(of_word * max(1, len(pids)) + of_pid, return_inverse=True)
-        self._words = words[keys // max(1, len(pids))]
+        _, of_word = np.unique(waits.word, return_inverse=True)
+        keys, self._key = np.unique(of_word * len(pids) + of_pid, return_inverse=True)
+        self._places = len(keys)
         self._by = np.where(waits.agreed, waits.wakes.waker, NO_THREAD)
         self._lay_hand_overs()
         self._is_lock = self._locks()[self._key] if len(self._key) else np.zeros(0, bool)
+        self._let_go(timeline, calls)
         self._go_on()
 
     def _lay_hand_overs(self) -> None:
@@ -68,13 +69,14 @@ class LockWaits:
 
     def _point(self, rows: Int64s, points: Int64s) -> Int64s:
         """Moments on a line on which each word has its own stretch."""
-        return self._key[rows] * self._axis.span + points % self._axis.span
+        key: Int64s = self._key[rows]
+        return key * self._axis.span + points % self._axis.span
 
     def _locks(self) -> Bools:
         """Which words are locks."""
-        lock = np.zeros(len(self._words), bool)
+        lock = np.zeros(self._places, bool)
         lock[self._key[self._waits.contended]] = True
-        timed = np.zeros(len(self._words), bool)
+        timed = np.zeros(self._places, bool)
         timed[self._key[self._waits.timed_out]] = True
         rows, wakes = self._handed, self._wakes
         if len(rows) > 1:
@@ -85,6 +87,36 @@ class LockWaits:
             lock[self._key[after[passed_on & (waited | timed[self._key[after]])]]] = True
         return lock
 
+    def _let_go(self, timeline: Timeline, calls: Calls) -> None:
+        """A timer ran out while the lock's holder was about to let go: its call found nobody left to wake.
+
+        Python asks for its interpreter lock in this way: after the timer it demands the lock and gets it at once.
+        """
+        waits, wakes, span = self._waits, self._wakes, self._axis.span
+        if len(wakes.segment) == 0:
+            return
+        pids, slots = np.unique(waits.pid), np.unique(waits.word >> SLOT_BITS)
+        place = _place(slots, pids, waits.word, waits.pid)
+        ran_out = ~waits.agreed & waits.timed_out & np.isin(place, place[self._is_lock])
+        self._is_lock |= ran_out
+        calling = np.flatnonzero(np.isin(calls.futex_command(calls.spans.row), list(syscalls.FUTEX_WAKES)))
+        lane = calls.spans.start[calling] // span
+        letting = _place(slots, pids, calls.arg(calls.spans.row[calling], 0), timeline.pid[lane])
+        calling, letting = calling[letting >= 0], letting[letting >= 0]
+        at = letting * span + calls.spans.end[calling] % span
+        order = np.argsort(at, kind="stable")
+        calling, at = calling[order], at[order]
+        rows = np.flatnonzero(ran_out)
+        wanted = place[rows] * span + wakes.end[rows] % span
+        found = np.searchsorted(at, wanted)
+        for later in (1, 0):
+            there = np.where(found + later < len(at), found + later, NONE)
+            begun = pick(calls.spans.start, pick(calling, there, NONE), NONE)
+            by, soon = begun // span, begun % span <= wakes.end[rows] % span + RETRY_NS
+            same = pick(at, there, NONE) // span == place[rows]
+            held = (there >= 0) & soon & same & (by != wakes.lane[rows])
+            self._by[rows[held]] = by[held]
+
     def _go_on(self) -> None:
         """A wait whose timer ran out and that began anew was ended by whoever ended the last one of the row."""
         waits, wakes = self._waits, self._wakes
@@ -92,7 +124,7 @@ class LockWaits:
             return
         near = (wakes.lane[1:] == wakes.lane[:-1]) & (wakes.start[1:] - wakes.end[:-1] <= RETRY_NS)
         same = waits.word[1:] >> SLOT_BITS == waits.word[:-1] >> SLOT_BITS
-        goes_on = np.append(near & same & ~waits.agreed[:-1] & waits.timed_out[:-1], False)
+        goes_on = np.append(near & same & (self._by[:-1] < 0) & waits.timed_out[:-1], False)
         last = np.flatnonzero(~goes_on)
         end = last[np.searchsorted(last, np.arange(len(goes_on)))]
         self._by = self._by[end]
@@ -137,8 +169,8 @@ class LockWaits:
 
     def _name_locks(self, pieces: Pieces, index: Int64s, row: Int64s, by: Int64s) -> None:
         for known, stage in ((by >= 0, None), (by < 0, "holder unknown")):
-            keys, inverse = np.unique(self._key[row[known]], return_inverse=True)
-            things = [Thing(lock=f"{int(self._words[key]):#x}", stage=stage) for key in keys.tolist()]
+            slots, inverse = np.unique(self._waits.word[row[known]] >> SLOT_BITS << SLOT_BITS, return_inverse=True)
+            things = [Thing(lock=f"{slot:#x}", stage=stage) for slot in slots.tolist()]
             numbers = np.array([pieces.things.intern(thing) for thing in things], dtype=np.int64)
             pieces.on[index[known]] = numbers[inverse] if len(numbers) else NONE
             pieces.kind[index[known]] = Kind.LOCK
@@ -162,3 +194,11 @@ def _futexes(timeline: Timeline, calls: Calls) -> _Futexes:
         timed_out=calls.ret(wakes.call) == -syscalls.ETIMEDOUT,
         contended=mutex | np.isin(command, list(syscalls.FUTEX_LOCKS)),
     )
+
+
+def _place(slots: Int64s, pids: Int64s, word: Int64s, pid: Int64s) -> Int64s:
+    """A number for each (process, slot of a word) among those given, `NONE` for others."""
+    slot = np.minimum(np.searchsorted(slots, word >> SLOT_BITS), len(slots) - 1)
+    process = np.minimum(np.searchsorted(pids, pid), len(pids) - 1)
+    known = (slots[slot] == word >> SLOT_BITS) & (pids[process] == pid)
+    return np.where(known, slot * len(pids) + process, NONE)

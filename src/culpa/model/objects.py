@@ -20,7 +20,7 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set. `behind`: the request that was served first."""
+    """What a wait was spent on; exactly the parts that are known are set. `behind`: the request served meanwhile."""
 
     path: str | None = None
     peer: str | None = None

@@ -136,7 +136,8 @@ class Socket:
 @dataclass(slots=True, kw_only=True)
 class Log:
     """A whole run. `states[tid]` and `holders[lock]` say since when a thread has been in a state, or held a lock;
-    `handed[lock]` when which thread handed it over to one that waited; times within one list rise. `owners` says which thread serves a connection, by the inode of the server's end."""
+    `handed[lock]` when which thread handed it over to one that waited; times within one list rise. `owners` says which
+    thread serves a connection, by the inode of the server's end."""
 
     end_ns: int = 0
     states: dict[int, list[tuple[int, State]]] = field(default_factory=lambda: defaultdict(list))
