@@ -37,6 +37,7 @@ class Judged:
     log: Log
     basis: str
     root_ns: int
+    probed: bool
     blame: blame.Blame
     charges: tuple[Charge, ...]
 
@@ -69,25 +70,31 @@ def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:
     return program, engine.run(program)
 
 
-def judge(program: Program, log: Log, capture: Capture | None = None) -> Judged:
-    """What culpa makes of a run."""
-    seen = capture or emit.capture(program, log)
+def judge(program: Program, log: Log, capture: Capture | None = None, *, probed: bool = False) -> Judged:
+    """What culpa makes of a run; with `probed` the client on another host is its own probe."""
+    seen = capture or emit.capture(program, log, probed=probed)
     spans = timeline.build(seen)
     found = requests.find(seen)
     graph = waitgraph.build(seen, spans, found)
     base = root.find(seen, graph, found)
     shared = blame.share_out(graph, base.interval, root.seed(base), queued=base.queued)
-    thread_of = dict(
-        zip(base.interval.item.tolist(), graph.axis.tids[base.interval.start // graph.axis.span].tolist(), strict=True)
-    )
+    thread_of = {
+        item: int(graph.axis.tids[start // graph.axis.span])
+        for part in (base.interval, base.queued)
+        for item, start in zip(part.item.tolist(), part.start.tolist(), strict=True)
+    }
     charges = tuple(_charges(shared, thread_of))
-    return Judged(program=program, log=log, basis=base.basis, root_ns=base.ns, blame=shared, charges=charges)
+    return Judged(
+        program=program, log=log, basis=base.basis, root_ns=base.ns, probed=probed, blame=shared, charges=charges
+    )
 
 
 def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]:
     rows = shared.coverage
     for row in np.flatnonzero(rows.leaf).tolist():
         node = int(rows.node[row])
+        if shared.nodes[node].who == blame.NO_ONE and shared.nodes[node].parent == blame.ROOT:
+            continue  # no thread's time: the way of an answer, or a request that nobody took
         chain = [thread_of[int(rows.item[row])]]
         for step in shared.path(node)[1:]:
             if shared.nodes[step].who != chain[-1]:
@@ -103,7 +110,8 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
 def true_leaves(judged: Judged) -> list[Leaf]:
     """The truth for the root that culpa chose: the requests of the target, or all that its threads did."""
     program, log = judged.program, judged.log
-    spans = [(span.tid, span.start_ns, span.end_ns) for span in truth.roots(program, log)]
+    roots = truth.probed_roots if judged.probed else truth.roots
+    spans = [(span.tid, span.start_ns, span.end_ns) for span in roots(program, log)]
     if judged.basis == "threads":
         spans = [(t.tid, *program.window) for p in program.processes if p.pid == program.target_pid for t in p.threads]
     return [leaf for span in spans for leaf in truth.explain(program, log, *span)]

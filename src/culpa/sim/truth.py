@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-from culpa.sim.log import Block, Cause, Log, Off, State
+from culpa.sim.log import Block, Cause, Log, Off, Request, State
 from culpa.sim.program import Program
 
 LeafKind = Literal["running", "runnable", "device", "sleep", "remote", "idle", "queued"]
@@ -100,6 +100,31 @@ def roots(program: Program, log: Log) -> list[Span]:
         elif end > start:
             united.append(Span(tid=tid, start_ns=start, end_ns=end))
     return united
+
+
+def probed(program: Program, log: Log) -> list[Request]:
+    """What a client on another host asked of the target and what arrived there within the window."""
+    start_ns, end_ns = program.window
+    return [
+        request
+        for request in log.requests
+        if request.client_tid is None
+        and request.server_pid == program.target_pid
+        and request.arrive_ns is not None
+        and start_ns <= request.arrive_ns < end_ns
+    ]
+
+
+def probed_roots(program: Program, log: Log) -> list[Span]:
+    """These requests from their arrival on, each at the thread that reads it; without those that nobody took."""
+    end_ns = program.window[1]
+    found: list[Span] = []
+    for request in probed(program, log):
+        tid = request.server_tid or log.owners.get(request.server_ino or 0)
+        ends = [moment for moment in (request.reply_ns, request.delivered_ns) if moment is not None]
+        if tid is not None and request.arrive_ns is not None:
+            found.append(Span(tid=tid, start_ns=request.arrive_ns, end_ns=min([*ends, end_ns])))
+    return found
 
 
 def shares(program: Program, log: Log) -> Counter[tuple[int, LeafKind]]:
