@@ -47,9 +47,10 @@ class Calls:
             end[here][lanes < 0] = start[here][lanes < 0]
         return Spans.sorted(start, end, np.arange(len(frame), dtype=np.int32))
 
-    def covering(self, points: Int64s) -> Int64s:
+    def covering(self, points: Int64s) -> Integers:
         """The row of the call that covers each point, else `NONE`."""
-        return pick(self.spans.row, self.spans.covering(points), NONE)
+        covering = self.spans.covering(points)
+        return np.append(self.spans.row, np.int32(NONE))[covering]
 
     def _column(self, name: str, rows: Int64s, missing: int) -> Int64s:
         """A column at some rows; `missing` for a null and for the row -1. Most rows are never looked at."""
@@ -130,4 +131,6 @@ def pick(values: Integers, rows: Integers, missing: int) -> Int64s:
     """`values[rows]`, and `missing` where a row is negative."""
     if len(values) == 0:
         return np.full(len(rows), missing, np.int64)
-    return np.where(rows >= 0, values[np.maximum(rows, 0)], missing).astype(np.int64, copy=False)
+    picked = values[rows].astype(np.int64, copy=False)
+    picked[rows < 0] = missing
+    return picked

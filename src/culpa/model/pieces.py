@@ -27,7 +27,7 @@ class Things:
 class Pieces:
     """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays."""
 
-    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Int64s) -> None:
+    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
         self.axis = axis
         self.start, self.end = start, end
