@@ -36,6 +36,8 @@ LOOK_AROUND_COST: Final = 20
 """Looking for new peers takes at most a twentieth of the time: socket tables of big hosts are long."""
 MAX_WATCHED: Final = 64
 MAX_PROCESS_ROWS: Final = 2000
+THREADS_NS: Final = NS_PER_SECOND
+"""For looking at what each thread does, at the begin and at the end: about 10,000 threads."""
 STACKS_BUDGET: Final = 0.25
 """The part of the budget that py-spy may take."""
 
@@ -71,6 +73,7 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
+        self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
@@ -98,7 +101,7 @@ class Watch:
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
         self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
-        self._states.append(thread_state_rows(self._roles))
+        self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -134,7 +137,7 @@ class Watch:
     def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
         """End the window and put everything together. `requests` is asked once the probes are detached."""
         end_ns = time.monotonic_ns()
-        self._states.append(thread_state_rows(self._present()))
+        self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
         seen = self._source.stop()
@@ -153,6 +156,12 @@ class Watch:
 
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
+
+    def _look_at_threads(self, pids: Collection[int]) -> None:
+        """What they do now; a process of very many threads is looked at in part."""
+        began_ns = time.monotonic_ns()
+        self._states.append(thread_state_rows(pids, most_ns=THREADS_NS))
+        self._threads_left_out |= time.monotonic_ns() - began_ns > THREADS_NS
 
     def _take_in(self) -> None:
         """Who has joined is a target from now on."""
@@ -216,6 +225,10 @@ class Watch:
         }
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
+        spots = self._spots.copy()
+        if self._threads_left_out:
+            tables[schema.TASKS.name], unseen = _without_unseen(tables)
+            spots += unseen
         manifest = Manifest(
             culpa_version=__version__,
             host=host_facts(),
@@ -226,9 +239,7 @@ class Watch:
             evidence=Evidence(waits=self._source.waits),
             cost=self._cost(seen),
             blind_spots=tuple(
-                dict.fromkeys(
-                    (*self._spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots())
-                )
+                dict.fromkeys((*spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots()))
             ),
         )
         return Capture(manifest=manifest, tables=tables)
@@ -265,6 +276,21 @@ _PROCESS_COLUMNS: Final = (
     (schema.TASKS.name, "pid"),
     (schema.SAMPLES.name, "pid"),
 )
+
+
+def _without_unseen(tables: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, list[BlindSpot]]:
+    """The threads; those that were asleep all the time, nobody knows in which call, count as not watched."""
+    tasks = tables[schema.TASKS.name]
+    told = (schema.THREAD_STATES.name, schema.OFFCPU.name, schema.SYSCALLS.name, schema.SAMPLES.name)
+    known = pl.concat([tables[name]["tid"] for name in told if name in tables]).unique()
+    unseen = pl.col("watched_ns").is_not_null() & ~pl.col("tid").is_in(known.implode())
+    count = tasks.filter(unseen).height
+    spot = BlindSpot(
+        what=f"what {count} threads slept in",
+        why=f"of {tasks.height} threads not all could be looked at; these did not run while culpa watched",
+        way_out="name one process instead of many",
+    )
+    return tasks.with_columns(watched_ns=pl.when(~unseen).then("watched_ns")), [spot] if count else []
 
 
 def _own_cpu_ns() -> int:
