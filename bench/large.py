@@ -23,6 +23,7 @@ from verdict_time import SESSION_SECONDS, busy_redis
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture, open_capture, save
+from culpa.capture.manifest import Window
 from culpa.collect.trace.tracer import usable
 
 EVENTS: Final = 10_000_000
@@ -35,7 +36,7 @@ REPEATED: Final = {
     schema.MESSAGES: ("enter_ns", "exit_ns"),
     schema.BLOCKS: ("queued_ns", "complete_ns"),
 }
-"""The tables of events, and the columns in which null says that an edge of the window cut something off."""
+"""The tables of events, and the columns in which null says that something reaches over an edge of the window."""
 
 
 def repeated(capture: Capture, times: int) -> Capture:
@@ -45,7 +46,8 @@ def repeated(capture: Capture, times: int) -> Capture:
     tables = dict(capture.tables)
     for table, ends in REPEATED.items():
         frame = capture.frame(table)
-        tables[table.name] = pl.concat(_shifted(table, frame, ends, at, times, length) for at in range(times))
+        parts = [_within(frame, ends, window, first=at == 0, last=at == times - 1) for at in range(times)]
+        tables[table.name] = pl.concat(_later(table, part, at * length) for at, part in enumerate(parts))
     late = pl.col("ts_ns") > window.start_ns + length // 2
     tables["thread_states"] = capture.frame(schema.THREAD_STATES).with_columns(
         ts_ns=pl.col("ts_ns") + pl.when(late).then((times - 1) * length).otherwise(0)
@@ -55,15 +57,16 @@ def repeated(capture: Capture, times: int) -> Capture:
     return Capture(manifest=msgspec.structs.replace(capture.manifest, window=whole, cost=cost), tables=tables)
 
 
-def _shifted(
-    table: schema.Table, frame: pl.DataFrame, ends: tuple[str, str], at: int, times: int, length: int
-) -> pl.DataFrame:
-    """One repetition; what is cut off at an edge is so only at the edges of the whole."""
-    began, ended = (pl.col(name).is_not_null() for name in ends)
-    moments = [column.name for column in table.columns if column.unit == "ns"]
-    return frame.filter(began | pl.lit(value=at == 0), ended | pl.lit(value=at == times - 1)).with_columns(
-        pl.col(moments) + at * length
-    )
+def _within(frame: pl.DataFrame, ends: tuple[str, str], window: Window, *, first: bool, last: bool) -> pl.DataFrame:
+    """The rows of one repetition: what reaches over a seam ends there and begins there anew."""
+    began, ended = ends
+    if not first:
+        frame = frame.with_columns(pl.col(began).fill_null(window.start_ns))
+    return frame if last else frame.with_columns(pl.col(ended).fill_null(window.end_ns))
+
+
+def _later(table: schema.Table, frame: pl.DataFrame, by_ns: int) -> pl.DataFrame:
+    return frame.with_columns(pl.col(column.name) + by_ns for column in table.columns if column.unit == "ns")
 
 
 def _recorded(directory: Path, events: int) -> Capture:
