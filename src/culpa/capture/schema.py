@@ -205,7 +205,7 @@ PROCESSES = _table(
     ("container", STR, "", "container id, from the cgroup path"),
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
-    ("role", STR, "", "target, peer, waker, child, kernel"),
+    ("role", STR, "", "target, peer, waker, child, kernel; culpa: the watcher itself"),
 )
 
 FILES = _table(

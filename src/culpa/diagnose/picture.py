@@ -118,7 +118,7 @@ def draw(capture: Capture, found: Requests) -> Picture:
     if capture.manifest.evidence.waits == "events":
         graph = waitgraph.build(capture, timeline.build(capture), found)
         root = root_of.find(capture, graph, found)
-        tree = blame_of.share_out(graph, root.interval, root_of.seed(root))
+        tree = blame_of.share_out(graph, root.interval, root_of.seed(root), queued=root.queued)
         return Picture(capture=capture, objects=Objects(capture), requests=found, graph=graph, root=root, blame=tree)
     root, tree = sampled.share_out(capture)
     return Picture(capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree)

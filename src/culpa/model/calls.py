@@ -89,10 +89,24 @@ class Calls:
         on_socket: Bools = np.append(self.on_socket, False)[rows]
         return on_socket
 
+    def is_file_type(self, rows: Int64s, file_type: str) -> Bools:
+        """Which of the calls are on a file of a type, as `schema.SYSCALLS` names it."""
+        known = np.flatnonzero(rows >= 0)
+        answer = np.zeros(len(rows), bool)
+        answer[known] = (self.frame["file_type"].gather(rows[known]) == file_type).fill_null(value=False).to_numpy()
+        return answer
+
+    def arg(self, rows: Int64s, number: int) -> Int64s:
+        """Argument 0, 1 or 2 of the calls; addresses of user space fit."""
+        return self._column(f"arg{number}", rows, NONE)
+
+    def futex_command(self, rows: Int64s) -> Int64s:
+        """The operations of futex calls, without their flags; `NONE` for other calls."""
+        return np.where(self.among(rows, syscalls.FUTEX), self.arg(rows, 1) & syscalls.FUTEX_COMMAND_MASK, NONE)
+
     def futex_for_work(self, rows: Int64s) -> Bools:
         """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""
-        operation = self._column("arg1", rows, 0) & syscalls.FUTEX_COMMAND_MASK
-        for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
+        for_work: Bools = self.futex_command(rows) == syscalls.FUTEX_WAIT_BITSET
         return for_work
 
 

@@ -82,9 +82,15 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
     first = begun.group_by(keys).agg(pl.col("direction").filter(earliest).min().alias("first"))
     sockets = capture.frame(schema.SOCKETS)
     ports = sockets.filter(pl.col("listening")).select("netns", "local_port").drop_nulls("local_port").unique()
+    # An accepted unix socket bears the listener's name; who connected to it has none.
+    named = (pl.col("family") == "unix") & pl.col("local_addr").is_not_null()
+    names = sockets.filter(named)["ino"].implode()
     serving = (
         sockets.filter(~pl.col("listening").fill_null(value=False))
         .join(ports.with_columns(serves=True), on=["netns", "local_port"], how="left", nulls_equal=True)
+        .with_columns(
+            serves=pl.when(named).then(True).when(pl.col("peer_ino").is_in(names)).then(False).otherwise("serves")
+        )
         .group_by("ino")
         .agg(pl.col("serves").any(), pl.col("local_port").is_not_null().any().alias("ported"))
     )
@@ -93,8 +99,8 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("asked") == "in")
         .when(pl.col("answered").is_not_null())
         .then(pl.col("answered") == "out")
-        .when(pl.col("serves").fill_null(value=False))
-        .then(pl.lit(value=True))
+        .when(pl.col("serves").is_not_null())
+        .then(pl.col("serves"))
         .when(pl.col("ported").fill_null(value=False) & pl.lit(value=len(ports) > 0))
         .then(pl.lit(value=False))
         .otherwise(pl.col("first") == "in")
