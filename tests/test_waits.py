@@ -48,6 +48,21 @@ NODE = """
       else answer.end('up');
     }).listen(+process.argv[2], '127.0.0.1');
 """
+LOOP = """
+    import asyncio, hashlib, sys
+    def hashed(): hashlib.pbkdf2_hmac("sha256", b"a", b"b", 120_000)
+    async def serve(reader, writer):
+        try:
+            while head := await reader.readuntil(b"\\r\\n\\r\\n"):
+                if head.startswith(b"GET /hash "):
+                    await asyncio.get_running_loop().run_in_executor(None, hashed)
+                writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nup")
+        except asyncio.IncompleteReadError:
+            writer.close()
+    async def main():
+        await (await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))).serve_forever()
+    asyncio.run(main())
+"""
 MUTEX = """
     #include <pthread.h>
     #include <time.h>
@@ -235,6 +250,31 @@ def test_an_event_loop_that_waits_for_its_thread_pool_is_explained_by_the_pool(t
 
     assert share(verdict, lambda node: node["kind"] == "peer", "running", "runnable") > 0.8
     assert unexplained(verdict) < 0.1
+
+
+def test_an_event_loop_that_its_own_thread_wakes_through_a_socket_pair_is_explained_by_that_thread(
+    tmp_path: Path,
+) -> None:
+    """asyncio hashes in an executor, whose thread writes one byte to a unix socket when it is done."""
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        verdict = why(f"{url}/hash", "--for", "3s")
+
+    assert share(verdict, lambda node: node["kind"] == "peer", "running", "runnable") > 0.7
+    assert unexplained(verdict) < 0.1
+
+
+def test_a_stopped_server_is_called_stopped_and_who_let_it_go_on_is_named(tmp_path: Path) -> None:
+    """SIGSTOP before the window, SIGCONT by a shell within it."""
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        pids = subprocess.run(["pgrep", "-f", str(tmp_path / "server.py")], capture_output=True, text=True, check=True)
+        pid = pids.stdout.split()[0]
+        subprocess.run(["kill", "-STOP", pid], check=True)
+        with subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {pid}; sleep 3"]):
+            verdict = why(url, "--for", "4s")
+
+    stopped = [node for node in every(verdict["blame"]) if node["kind"] == "stopped"]
+    assert sum(node["share"] for node in stopped) > 0.5
+    assert any("until sh[" in node["label"] for node in stopped)
 
 
 def test_a_mutex_of_c_is_followed_to_the_thread_that_sleeps_while_it_holds_it(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def find(capture: Capture) -> Requests:
     messages = (
         capture.frame(schema.MESSAGES)
         .drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
+        .filter(~((pl.col("protocol") == "unknown") & pl.col("ino").is_in(_within_one_process(capture).implode())))
         .with_columns(pl.col(texts).cast(pl.Categorical))  # a quarter of the memory while rows are moved about
     )
     if messages.is_empty():
@@ -69,6 +70,15 @@ def find(capture: Capture) -> Requests:
         EXCHANGE_SCHEMA.keys()
     )
     return Requests(exchanges=exchanges, server_of=_match(exchanges))
+
+
+def _within_one_process(capture: Capture) -> pl.Series:
+    """Unix sockets on whose two ends only one process speaks: its threads wake each other so, nobody asks anything."""
+    ends = capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
+    pairs = ends.select("ino", pair=pl.min_horizontal("ino", "peer_ino")).unique()
+    speakers = capture.frame(schema.MESSAGES).select("ino", "pid").drop_nulls().join(pairs, on="ino")
+    single = speakers.group_by("pair").agg(pl.col("pid").n_unique()).filter(pl.col("pid") == 1)
+    return pairs.join(single, on="pair", how="semi")["ino"]
 
 
 def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
