@@ -258,7 +258,7 @@ class Watch:
         named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
         for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
             self._roles[pid] = self._role(pid, is_peer=False)
-        everything = pl.concat([*self._processes, process_rows(self._roles)])
+        everything = pl.concat([*self._processes, process_rows(self._roles | {self._self: "culpa"})])
         there = everything.filter(pl.col("starttime").is_not_null())
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
         if schema.TASKS.name not in tables:
