@@ -113,7 +113,13 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
-    return _frozen(pieces, calls, talk.busy(), arrivals, taker)
+    return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)
+
+
+def _queued_at(pieces: Pieces, capture: Capture, readers: Int64s) -> Int64s:
+    """Lanes at which requests may queue: where a piece says so, and in front of the target for culpa's own."""
+    queues = pieces.next[pieces.kind == Kind.QUEUED]
+    return np.unique(np.concatenate([queues, readers]) if capture.has(schema.REQUESTS) else queues)
 
 
 class _Waits:
