@@ -24,12 +24,16 @@ UNCOVERED_EDGES = frozenset({"lock", "job"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
+    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread.
+
+    `behind` is whose request the device served meanwhile.
+    """
 
     start_ns: int
     end_ns: int
     kind: str
     chain: tuple[int, ...]
+    behind: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,8 @@ class Difference:
 
 def stops_early(charge: Charge, leaf: Leaf) -> bool:
     """culpa followed the true chain up to a point and says that it does not know more from there."""
+    if (charge.kind, charge.chain, charge.behind) == (leaf.kind, leaf.chain, None):
+        return True
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
     edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
     return on_the_way and (charge.kind == "unexplained" or (charge.kind == "journal" and edge == "journal"))
@@ -92,14 +98,19 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
     for row in np.flatnonzero(rows.leaf).tolist():
         node = int(rows.node[row])
         chain = [thread_of[int(rows.item[row])]]
+        behind = None
         for step in shared.path(node)[1:]:
-            if shared.nodes[step].who != chain[-1]:
+            on = shared.nodes[step].on
+            if on is not None and on.other is not None:
+                behind = shared.nodes[step].who
+            elif shared.nodes[step].who != chain[-1]:
                 chain.append(shared.nodes[step].who)
         yield Charge(
             start_ns=int(rows.start_ns[row]),
             end_ns=int(rows.end_ns[row]),
             kind=shared.nodes[node].kind.name.lower(),
             chain=tuple(chain),
+            behind=behind,
         )
 
 
@@ -133,8 +144,12 @@ def _compare(charges: list[Charge], leaves: list[Leaf]) -> Iterator[Difference]:
         idle = leaf is not None and leaf.kind == "idle" and len(leaf.chain) == 1
         if charge is None and (leaf is None or idle):
             continue
-        if charge is None or leaf is None or (charge.kind, charge.chain) != (leaf.kind, leaf.chain):
+        if charge is None or leaf is None or _said(charge) != _said(leaf):
             yield Difference(start_ns=start, end_ns=end, charge=charge, leaf=leaf)
+
+
+def _said(item: Charge | Leaf) -> tuple[str, tuple[int, ...], int | None]:
+    return item.kind, item.chain, item.behind
 
 
 class _Walk:

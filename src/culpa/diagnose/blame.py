@@ -216,7 +216,10 @@ def _level(
     follows = graph.next[piece]
     lane = begin // graph.axis.span
     inner = graph.via[piece]
-    who = np.where((follows != NO_THREAD) & (inner == NONE), follows, lane)
+    own, owner = graph.axis.tids[lane], graph.owner[piece]
+    goal = np.where(owner != NONE, owner, np.append(graph.axis.tids, NO_ONE)[follows])
+    about = np.where((follows != NO_THREAD) | (owner != NONE), goal, own)
+    who = np.where(inner == NONE, about, own)
     here = _nodes(graph, tree, parent, kind, who, graph.on[piece])
     whole = begin == graph.start[piece]
     begun, begun_within = whole & graph.first[piece], whole & graph.first_via[piece]
@@ -236,8 +239,7 @@ def _level(
     below = here.copy()
     if len(deeper):
         going = follows[deeper]
-        inner_who = np.where(going != NO_THREAD, going, lane[deeper])
-        below[deeper] = _nodes(graph, tree, here[deeper], inner[deeper], inner_who, graph.via_on[piece[deeper]])
+        below[deeper] = _nodes(graph, tree, here[deeper], inner[deeper], about[deeper], graph.via_on[piece[deeper]])
         tree.add(
             below[deeper], item[deeper], time[deeper], length[deeper], leaf=going == NO_THREAD,
             count=begun_within[deeper].astype(np.int64), call=graph.call[piece[deeper]],
@@ -252,14 +254,11 @@ def _level(
 
 
 def _nodes(graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s) -> Int64s:
-    """Node ids for rows, made once per distinct (parent, kind, who, on)."""
+    """Node ids for rows, made once per distinct (parent, kind, who, on); `who` are tids."""
     keys = np.stack([parent, kind, who, on], axis=1)
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
     ids = np.array(
-        [
-            tree.node(p, Kind(k), int(graph.axis.tids[w]), None if o == NO_THING else graph.things[o])
-            for p, k, w, o in distinct.tolist()
-        ],
+        [tree.node(p, Kind(k), w, None if o == NO_THING else graph.things[o]) for p, k, w, o in distinct.tolist()],
         dtype=np.int64,
     )
     return ids[inverse.reshape(-1)] if len(ids) else np.zeros(0, np.int64)

@@ -20,13 +20,17 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set."""
+    """What a wait was spent on; exactly the parts that are known are set.
+
+    `other` says what somebody else's data was doing there (a write, a read): then who is named is its owner.
+    """
 
     path: str | None = None
     peer: str | None = None
     device: str | None = None
     syscall: str | None = None
     stage: str | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
+from culpa.model.writeback import Writeback
 
 UNINTERRUPTIBLE, STOPPED, TRACED, NOLOAD = 0x2, 0x4, 0x8, 0x400
 """Bits of prev_state (include/linux/sched.h)."""
@@ -40,9 +41,10 @@ class WaitGraph:
     """Pieces on the axis, sorted and gapless per thread.
 
     `kind`/`on`: what this thread's time is called. `via`/`via_on`: a second, inner level (the journal inside an fsync),
-    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `call`:
-    row of `calls` that covers it, `exchange`: row of the exchange it waits for. `first`: the piece begins what it is
-    part of, `first_via`: the same one level down.
+    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `owner`:
+    tid of whoever's data the innermost level of a leaf is about, `NONE` for the thread itself. `call`: row of `calls`
+    that covers it, `exchange`: row of the exchange it waits for. `first`: the piece begins what it is part of,
+    `first_via`: the same one level down.
     """
 
     axis: Axis
@@ -53,6 +55,7 @@ class WaitGraph:
     via: Int64s
     via_on: Int64s
     next: Int64s
+    owner: Int64s
     call: Int64s
     exchange: Int64s
     first: Bools
@@ -92,9 +95,13 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     talk = Conversations(requests, axis)
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
     matched = _match_blocks(timeline, calls, blocks)
-    pieces = _cut(timeline, matched, calls, talk, blocks)
+    writeback = Writeback(capture, objects, blocks)
+    behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
+    cuts = np.concatenate([behind.points, throttled.points])
+    pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
-    kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
+    stages = _stages(capture.frame(schema.STACKS))
+    kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
     children = waits.voluntary[calls.among(pieces.call[waits.voluntary], syscalls.CHILD)]
@@ -131,8 +138,12 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64
     return matched
 
 
-def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex) -> Pieces:
-    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue."""
+def _cut(
+    timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex, cuts: Int64s
+) -> Pieces:
+    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue, and
+    at the given `cuts`.
+    """
     axis, begin, stop = timeline.axis, timeline.start, timeline.end
     sync = calls.among(calls.spans.row, syscalls.SYNC)
     ended = np.flatnonzero(matched >= 0)
@@ -142,6 +153,7 @@ def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations,
             calls.spans.end[sync],
             talk.cuts(axis),
             axis.place(begin[ended] // axis.span, blocks.issue[matched[ended]]),
+            cuts,
         ]
     )
     points = distinct(np.concatenate([begin, stop, points]))
@@ -198,6 +210,7 @@ def _frozen(pieces: Pieces, calls: Calls) -> WaitGraph:
         via=pieces.via,
         via_on=pieces.via_on,
         next=pieces.next,
+        owner=pieces.owner,
         call=pieces.call,
         exchange=pieces.exchange,
         first=pieces.begins(),

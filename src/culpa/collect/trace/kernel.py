@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,9 @@ BTF_PATH: Final = Path("/sys/kernel/btf/vmlinux")
 HOST_PIDNS_INODE: Final = 0xEFFFFFFC
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 OBJECT_NAME: Final = "culpa.bpf.o"
+THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
+"""How many arguments a tracepoint may have where the probe tells its shape by that."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
@@ -75,6 +78,11 @@ class KernelTypes:
     """How many arguments each tracepoint has; those that the kernel does not have are left out."""
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
+
+    def readable(self) -> KernelTypes:
+        """Without the tracepoints whose arguments are none of the shapes that the probes know."""
+        known = {n: c for n, c in self.arguments.items() if c in SHAPES.get(n, (c,))}
+        return replace(self, arguments=known)
 
 
 def kernel_types(library: ctypes.CDLL, names: frozenset[str]) -> KernelTypes:

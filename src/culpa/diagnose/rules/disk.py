@@ -22,8 +22,8 @@ from culpa.diagnose.rules.evidence import (
     waits_source,
 )
 from culpa.diagnose.verdict import Evidence, Fix, On
-from culpa.model.kernelwaits import QUEUE
 from culpa.model.kinds import Kind
+from culpa.model.writeback import QUEUE
 from culpa.units import format_count
 
 MIN_DEVICE_SHARE = 0.1
