@@ -12,6 +12,7 @@ import numpy as np
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame, root
 from culpa.model import requests, timeline, waitgraph
+from culpa.model.writeback import OLDER
 from culpa.sim import emit, engine, truth
 from culpa.sim.log import Log
 from culpa.sim.program import Program
@@ -102,7 +103,7 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
         for step in shared.path(node)[1:]:
             on = shared.nodes[step].on
             if on is not None and on.other is not None:
-                behind = shared.nodes[step].who
+                behind = shared.nodes[step].who if on.other != OLDER else None
             elif shared.nodes[step].who != chain[-1]:
                 chain.append(shared.nodes[step].who)
         yield Charge(

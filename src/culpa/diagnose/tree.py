@@ -7,7 +7,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
-from culpa.model.writeback import QUEUE
+from culpa.model.writeback import OLDER, QUEUE
 from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
@@ -96,7 +96,7 @@ def label(picture: Picture, group: list[int]) -> str:
         who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(group)} threads of {name}[{min(pids)}]"
     thing = node.on
     if thing and thing.other:
-        return f"{_owned(node.kind, thing)} of {who}{f' to {thing.path}' if thing.path else ''}"
+        return _owned(node.kind, thing, who)
     what = (thing.path or thing.peer or thing.device or thing.syscall or thing.stage or "") if thing else ""
     stage = f" ({thing.stage})" if thing and thing.stage and what != thing.stage else ""
     words = {
@@ -116,9 +116,11 @@ def label(picture: Picture, group: list[int]) -> str:
     return words.get(node.kind, f"{who} {node.kind.name.lower()} {what}{stage}".strip())
 
 
-def _owned(kind: Kind, thing: Thing) -> str:
-    """Time that went to somebody's data, up to whose."""
+def _owned(kind: Kind, thing: Thing, owner: str) -> str:
+    """Time that went to somebody's data."""
+    place = f" to {thing.path}" if thing.path else ""
+    whose = thing.other if thing.other == OLDER else f"{owner}{place}"
     if kind is Kind.THROTTLE:
-        return f"made to pause on {thing.device} by dirty pages"
+        return f"made to pause on {thing.device} by dirty pages of {whose}"
     way = "behind" if thing.stage == QUEUE else "serving"
-    return f"device {thing.device} {way} a {thing.other}"
+    return f"device {thing.device} {way} a {'write' if thing.other == OLDER else thing.other} of {whose}"

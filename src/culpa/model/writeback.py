@@ -1,7 +1,8 @@
 """Waits that other people's data caused: queueing behind their requests, and pauses because too much is dirty.
 
 Both are stretches of a wait, each with an owner and a thing: whose data the device worked on meanwhile, or whose pages
-made the kernel throttle writers. Where the writer is unknown, whoever submitted the request stands in for it.
+made the kernel throttle writers. The kernel thread that submits a write is never its owner: where the writer was not
+seen, nobody is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from culpa.model.objects import Objects, Thing
 from culpa.model.timeline import Activity, Timeline
 
 QUEUE, SERVICE = "queue", "service"
-DIRTY_PAGES, OLDER_PAGES = "dirty pages", "pages dirtied before the window"
+DIRTY_PAGES = "dirty pages"
+OLDER = "data dirtied before the window"
+"""Whose it is was not seen."""
 MAX_FILES_NAMED = 8
 """Files of one process on one device that are named one by one; above that their folders are."""
 MAX_STRETCHES = 4_000_000
@@ -59,11 +62,8 @@ class Writeback:
         self._blocks = blocks
         rows = capture.frame(schema.BLOCKS)
         parts, dirtied = capture.frame(schema.BLOCK_PARTS), capture.frame(schema.DIRTIED)
-        self._cargo = cargo = cargo_of.of(rows, parts, dirtied)
-        submitter = np.append(integers(rows, "tid"), NONE)
-        self._ops = [*rows["op"].fill_null("other").to_list(), "other"]
-        self._old = cargo.cached & (cargo.owner == NOBODY)
-        self._owner = np.where(self._old, submitter[cargo.request], cargo.owner)
+        self._cargo = cargo_of.of(rows, parts, dirtied)
+        self._ops = np.array([*rows["op"].fill_null("other").to_list(), "other"])
 
     def behind(self, timeline: Timeline, matched: Int64s) -> Owned:
         """What the device worked on while waits were not yet served.
@@ -98,13 +98,13 @@ class Writeback:
         order = np.lexsort((row, -self._cargo.bytes[row], piece))
         chosen = row[order][np.searchsorted(piece[order], np.arange(len(known)))] if len(row) else row
         labels, things = self._labels(chosen, SERVICE) if len(row) else (known, ())
-        return self._owner[chosen][inverse], [things[i] for i in labels[inverse].tolist()]
+        return self._cargo.owner[chosen][inverse], [things[i] for i in labels[inverse].tolist()]
 
     def _named(self, wait: Int64s, row: Int64s, low: Int64s, high: Int64s, stage: str) -> Owned:
         keep = np.flatnonzero(high > low)
         wait, row, low, high = wait[keep], row[keep], low[keep], high[keep]
         label, things = self._labels(row, stage)
-        owner = self._owner[row]
+        owner = self._cargo.owner[row]
         new = np.append(True, (wait[1:] != wait[:-1]) | (label[1:] != label[:-1]) | (owner[1:] != owner[:-1]))
         heads = np.flatnonzero(new[: len(wait)])
         ends = np.append(heads[1:], len(wait))[: len(heads)] - 1
@@ -112,20 +112,18 @@ class Writeback:
         return Owned(spans=spans, owner=owner[heads], thing=label[heads], things=things)
 
     def _labels(self, row: Int64s, stage: str) -> tuple[Int64s, tuple[Thing, ...]]:
-        """For rows of the cargo what they are called."""
+        """For rows of the cargo what they are called; nothing more is said of data whose writer is not known."""
         cargo = self._cargo
-        kinds = np.unique(self._ops)
-        op = np.searchsorted(kinds, self._ops)
-        keys = np.stack(
-            [self._owner[row], cargo.dev[row], cargo.ino[row], self._blocks.dev[cargo.request[row]],
-             op[cargo.request[row]], self._old[row].astype(np.int64)]
-        )  # fmt: skip
+        kinds, op = np.unique(self._ops, return_inverse=True)
+        known = cargo.owner[row] != NOBODY
+        file = (np.where(known, of[row], NONE) for of in (cargo.dev, cargo.ino))
+        request = cargo.request[row]
+        keys = np.stack([cargo.owner[row], *file, self._blocks.dev[request], op[request]])
         distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
-        paths = self._paths(distinct[0], distinct[1], distinct[2])
         things: dict[Thing, int] = {}
         number = []
-        for path, device, kind, old in zip(paths, *(distinct[i].tolist() for i in (3, 4, 5)), strict=True):
-            other = f"{kinds[kind]}{' of data dirtied before the window' if old else ''}"
+        for path, owner, device, kind in zip(self._paths(*distinct[:3]), *distinct[[0, 3, 4]].tolist(), strict=True):
+            other = str(kinds[kind]) if owner != NOBODY else OLDER
             thing = Thing(path=path, device=self._objects.device(device), stage=stage, other=other)
             number.append(things.setdefault(thing, len(things)))
         labels = np.array(number, np.int64)[inverse.reshape(-1)] if number else np.zeros(0, np.int64)
@@ -182,7 +180,7 @@ class Writeback:
         dirtied = self._capture.frame(schema.DIRTIED).filter(pl.col("disk") == disk).drop_nulls(["tid", "dev", "ino"])
         inode = np.stack([integers(dirtied, name) for name in ("tid", "dev", "ino")])
         cargo, rows = self._cargo, np.flatnonzero(self._blocks.dev[self._cargo.request] == disk)
-        gone = np.stack([self._owner[rows], cargo.dev[rows], cargo.ino[rows]])
+        gone = np.stack([self._cargo.owner[rows], cargo.dev[rows], cargo.ino[rows]])
         names, place = self._places(np.concatenate([inode, gone], axis=1))
         came, went = place[: len(dirtied)], place[len(dirtied) :]
         since, size = dirtied["from_ns"].to_numpy(), dirtied["bytes"].to_numpy()
@@ -203,7 +201,7 @@ class Writeback:
         writers = [
             (names[i][0], Thing(path=names[i][1], device=device, stage=DIRTY_PAGES, other="write")) for i in largest
         ]
-        return [*writers, (NONE, Thing(device=device, stage=OLDER_PAGES))], np.stack(columns, axis=1)
+        return [*writers, (NONE, Thing(device=device, stage=DIRTY_PAGES, other=OLDER))], np.stack(columns, axis=1)
 
     def _places(self, files: Int64s) -> tuple[list[tuple[int, str | None]], Int64s]:
         """Of (tid, dev, ino) columns the distinct writers by the names of their files, and which one each is."""

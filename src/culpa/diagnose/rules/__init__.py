@@ -6,6 +6,8 @@ from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
+from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 
@@ -16,6 +18,8 @@ RULES: tuple[Rule, ...] = (
     fsync_heavy,
     saturated,
     slow_device,
+    neighbour,
+    dirty_throttle,
     remote_slow,
     busy,
     sleeping,
