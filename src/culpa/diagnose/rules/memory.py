@@ -125,7 +125,7 @@ def _fixes(device: str) -> tuple[Fix, ...]:
         ),
         Fix(
             id="dirty-limits",
-            change="raise the limit in force: vm.dirty_bytes, or max_ratio or max_bytes of the device in /sys/class/bdi",
+            change="raise the limit in force: vm.dirty_bytes, or max_ratio, max_bytes of the device (/sys/class/bdi)",
             reversible=True,
             risk="more unwritten data is lost on a power failure, and a later sync takes longer",
         ),
