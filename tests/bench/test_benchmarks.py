@@ -115,7 +115,7 @@ def test_the_loader_and_the_server_agree_on_how_much_was_asked() -> None:
 @pytest.mark.root
 @pytest.mark.trace
 def test_what_is_flushed_goes_to_who_wrote_it(tmp_path: Path) -> None:
-    """Eight writers on a real disk: 95 % of the bytes that kernel threads write out go to the right process and file."""
+    """Eight writers on a real disk: 95 % of what kernel threads write out goes to the right process and file."""
     if os.geteuid() != 0 or usable() is not None:
         pytest.skip("a disk of one's own and tracing need root and eBPF")
     output = tmp_path / "bench.json"
