@@ -65,7 +65,7 @@ def of(requests: pl.DataFrame, parts: pl.DataFrame, dirtied: pl.DataFrame) -> Ca
         ],
         how="vertical_relaxed",
     ).sort("request", "owner", "ino_dev", "ino", nulls_last=True)
-    numbers = {name: frame[name].cast(pl.Int64).fill_null(NOBODY).to_numpy() for name in columns[:-1]}
+    numbers = {name: frame[name].cast(pl.Int64, strict=False).fill_null(NOBODY).to_numpy() for name in columns[:-1]}
     return Cargo(
         request=numbers["request"], owner=numbers["owner"], dev=numbers["ino_dev"], ino=numbers["ino"],
         bytes=numbers["bytes"], cached=frame["cached"].to_numpy(),
@@ -74,9 +74,9 @@ def of(requests: pl.DataFrame, parts: pl.DataFrame, dirtied: pl.DataFrame) -> Ca
 
 def _stretches(blocks: pl.DataFrame, parts: pl.DataFrame) -> pl.DataFrame:
     """Cached data of writes, one row per request and inode: request, dev, issue_ns, inode, bytes."""
-    writes = blocks.filter((pl.col("op") == "write") & pl.col("ino").is_not_null())
+    writes = blocks.filter((pl.col("op") == "write") & pl.col("ino").is_not_null() & (pl.col("bytes") > 0))
     place = ("issue_ns", "dev", "sector")
-    split = parts.join(writes.select("request", *place), on=place)
+    split = parts.filter(pl.col("bytes") > 0).join(writes.select("request", *place), on=place)
     whole = writes.join(split.select("request").unique(), on="request", how="anti")
     columns = ("request", "dev", "issue_ns", *_INODE, "bytes")
     stretches = pl.concat([whole.select(columns), split.select(columns)])

@@ -65,6 +65,7 @@ def _finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
     ]  # fmt: skip
     evidence.extend(_limits(picture, device))
     evidence.extend(_writers(writers, moments.ns))
+    evidence.extend(_bystanders(picture, device, nodes))
     itself = top is None or top.pid in chain_pids(picture, nodes)
     return Finding(
         moments=moments, nearness=Nearness.LIMIT if itself else Nearness.NEIGHBOUR, pid=top.pid if top else None,
@@ -75,8 +76,7 @@ def _finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
 
 def _limits(picture: Picture, device: str) -> Iterator[Evidence]:
     """Which limit held: the device's share, or the host's (a pause begins half way between its two thresholds)."""
-    names = {dev: picture.objects.device(dev) for dev in picture.capture.frame(THROTTLES)["disk"].drop_nulls().unique()}
-    rows = picture.capture.frame(THROTTLES).filter(pl.col("disk").is_in([d for d, n in names.items() if n == device]))
+    rows = _pauses(picture, device)
     if rows.is_empty():
         return
     middle = rows.sort("disk_dirty", "ts_ns").row(len(rows) // 2, named=True)
@@ -90,6 +90,25 @@ def _limits(picture: Picture, device: str) -> Iterator[Evidence]:
         yield Evidence(fact=fact + word, value=int(value), unit="B", threshold=int(limit), source="throttles")
     if middle["dirty"] > free:
         yield from _settings(picture)
+
+
+def _pauses(picture: Picture, device: str) -> pl.DataFrame:
+    """Rows of `throttles` on the device of that name."""
+    rows = picture.capture.frame(THROTTLES)
+    disks = [disk for disk in rows["disk"].drop_nulls().unique().to_list() if picture.objects.device(disk) == device]
+    return rows.filter(pl.col("disk").is_in(disks))
+
+
+def _bystanders(picture: Picture, device: str, nodes: list[int]) -> Iterator[Evidence]:
+    """Who else was made to pause on that device, the longest first."""
+    others = _pauses(picture, device).filter(~pl.col("pid").is_in(list(chain_pids(picture, nodes))))
+    longest = others.group_by("pid").agg(pl.col("pause_ns").sum()).sort("pause_ns", "pid", descending=[True, False])
+    for pid, ns in longest.head(NAMED_WRITERS).iter_rows():
+        name = picture.objects.process(pid).comm or picture.objects.comm.get(pid) or "process"
+        yield Evidence(
+            fact=f"made to pause there as well: {name}[{pid}]", value=seconds(ns), unit="s", threshold=None,
+            source="throttles",
+        )  # fmt: skip
 
 
 def _settings(picture: Picture) -> Iterator[Evidence]:
