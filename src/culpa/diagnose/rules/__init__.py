@@ -10,6 +10,7 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -21,6 +22,8 @@ RULES: tuple[Rule, ...] = (
     neighbour,
     dirty_throttle,
     remote_slow,
+    runqueue,
+    cgroup_quota,
     busy,
     sleeping,
 )

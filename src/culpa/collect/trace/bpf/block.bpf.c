@@ -21,13 +21,7 @@ INLINE u64 mapping_of(struct page *page)
 {
 	u64 mapping;
 
-	/* Tail pages have no mapping of their own; bit 0 marks the pointer to the head. */
-	if (FIELD_EXISTS(struct page, compound_head)) {
-		u64 head = LOAD(page, compound_head);
-
-		if (head & 1)
-			page = (void *)(head - 1);
-	}
+	page = head_of(page);
 	/* The low bits mark anonymous memory and movable pages. */
 	mapping = (u64)LOAD(page, mapping);
 	return mapping & 3 ? 0 : mapping;
