@@ -12,10 +12,15 @@ from pathlib import Path
 import lab_host
 import pytest
 
-from culpa.labs import loopdev, site, slowdisk
+from culpa.labs import loopdev, site, slowdisk, throttle
 from culpa.labs.places import Places
 
 WINDOW_S = 2.0
+
+
+def slowness(image_bytes: int, **more: int) -> slowdisk.Slowness:
+    """800 writes a second."""
+    return slowdisk.Slowness(rate=throttle.Rate(per_second=800), image_bytes=image_bytes, **more)
 
 
 def count_syncs(directory: Path, seconds: float) -> int:
@@ -40,7 +45,7 @@ def writes_completed(device: str) -> int:
 def test_writes_are_held_to_the_limit(places: Places) -> None:
     """The kernel's own count of writes stays at the limit, and a sync costs several of them."""
     with site.opened(print, places=places) as here:
-        disk = here.stack.enter_context(slowdisk.slow_disk(here, write_iops=800, image_bytes=256 << 20))
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness(256 << 20)))
         assert disk.device is not None
         lower = loopdev.backing_of(Path(disk.device).name)
         assert lower is not None
@@ -57,7 +62,7 @@ def test_the_disk_is_gone_afterwards(places: Places) -> None:
     """Mount, loop devices, limit and image end with the disk, before the site ends."""
     limits_before = lab_host.write_limits()
     with site.opened(print, places=places) as here:
-        with slowdisk.slow_disk(here, image_bytes=64 << 20):
+        with slowdisk.slow_disk(here, slowness(64 << 20)):
             assert len(lab_host.mounts_in(here.directory)) == 1
             assert limits_before < lab_host.write_limits()
         assert lab_host.mounts_in(here.directory) == []
@@ -70,7 +75,7 @@ def test_the_disk_is_gone_afterwards(places: Places) -> None:
 def test_a_failure_half_way_undoes_the_first_half(places: Places) -> None:
     """An image too small for a file system fails at mkfs, with two loop devices made: ordinary disk, none left."""
     with site.opened(print, places=places) as here:
-        with pytest.raises(site.LabError, match="mkfs"), slowdisk.slow_disk(here, image_bytes=4096):
+        with pytest.raises(site.LabError, match="mkfs"), slowdisk.slow_disk(here, slowness(4096)):
             pass
         assert lab_host.loop_devices_over(here.directory) == []
         assert list(here.directory.glob("disk.img")) == []
@@ -80,13 +85,14 @@ def test_a_failure_half_way_undoes_the_first_half(places: Places) -> None:
 def test_without_root_the_disk_is_ordinary_and_says_so(places: Places) -> None:
     """An ordinary user gets a directory and a reason."""
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom culpa.labs import site, slowdisk\n"
+        "import os, sys\nfrom pathlib import Path\nfrom culpa.labs import site, slowdisk, throttle\n"
         "from culpa.labs.places import Places\n"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "base = Path(sys.argv[1])\n"
         "places = Places(temp=base, state=base, lock=base / 'lock')\n"
+        "slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=800))\n"
         "with site.opened(print, places=places) as here:\n"
-        "    disk = slowdisk.slow_or_ordinary(here, write_iops=800, progress=print)\n"
+        "    disk = slowdisk.slow_or_ordinary(here, slowness, progress=print)\n"
         "    print(disk.kind, disk.directory.is_dir())\n"
         "print(sorted(path.name for path in base.iterdir()))\n"
     )

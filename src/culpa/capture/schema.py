@@ -188,6 +188,7 @@ PROCESSES = _table(
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
     ("role", STR, "", "target, peer, waker, child, kernel"),
+    ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 
 FILES = _table(

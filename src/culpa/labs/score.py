@@ -25,7 +25,8 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
     return Score(
         top1=_top1(verdict, heads, truth, acquit=acquit),
         all_named=ids.issuperset(truth.causes),
-        who=all(_who_named(named, wanted) for wanted in truth.who),
+        who=all(_who_named(named, wanted) for wanted in truth.who)
+        and all(_suffers(named, wanted) for wanted in truth.bystanders),
         on=all(_on_named(named, wanted) for wanted in truth.on),
         path=_descends(verdict.blame, truth.path),
         false_alarms=tuple(head.id for head in heads if head.id not in {*truth.causes, *truth.may}),
@@ -48,6 +49,12 @@ def _with_becauses(causes: Iterable[Cause]) -> Iterator[Cause]:
 
 def _who_named(named: list[Cause], wanted: TruthWho) -> bool:
     return any(cause.id == wanted.cause and cause.who is not None and cause.who.pid == wanted.pid for cause in named)
+
+
+def _suffers(named: list[Cause], wanted: TruthWho) -> bool:
+    """Whether the evidence of the cause names a process as `comm[pid]`."""
+    name = f"{wanted.comm}[{wanted.pid}]"
+    return any(name in evidence.fact for cause in named if cause.id == wanted.cause for evidence in cause.evidence)
 
 
 def _on_named(named: list[Cause], wanted: TruthOn) -> bool:

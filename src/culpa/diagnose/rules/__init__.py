@@ -6,6 +6,7 @@ from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
+from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 
@@ -13,6 +14,8 @@ RULES: tuple[Rule, ...] = (
     fsync_always,
     write_in_read_path,
     round_trips,
+    temp_churn,
+    log_flood,
     fsync_heavy,
     saturated,
     slow_device,
