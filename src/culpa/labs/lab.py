@@ -98,7 +98,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis within a run."""
+    """One diagnosis within a run. `seconds`: from culpa's start to its verdict."""
 
     name: str
     url: str
@@ -106,6 +106,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     measured: Measured
     score: Score
+    seconds: float
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):

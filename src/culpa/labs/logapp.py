@@ -56,11 +56,11 @@ def play(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions, sizes, bounded=True, record_bytes=sizes.record_bytes)
         before = case.seconds(ACTION, requests=WARM_UP)
-        truth, verdict = _truth(case), case.judge(ACTION)
+        truth, judged = _truth(case), case.judge(ACTION)
         conditions.progress(f"kill -USR2 {case.app.pid}")
         os.kill(case.app.pid, signal.SIGUSR2)
         after = case.seconds(ACTION, requests=stand.FAST_REQUESTS)
-        stage = case.stage("as found", ACTION, truth, verdict, Measured(before=before, after_fix=after))
+        stage = case.stage("as found", ACTION, truth, judged, Measured(before=before, after_fix=after))
     return Played(stages=(stage,), disk=case.disk.kind, drawn=sizes.as_parameters())
 
 

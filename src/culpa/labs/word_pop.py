@@ -108,7 +108,8 @@ def flooded_disk(here: Site, conditions: Conditions, bytes_per_s: int, dirty_byt
 def keep_busy(case: stand.Stand) -> Program:
     """A program that fills the disk's time with direct writes into a file of its own."""
     file = stand.copied(case.site, "copier.py", "copier.py")
-    return case.site.start([sys.executable, str(file), str(case.disk.directory / "copy")], name="copier")
+    argv = [sys.executable, str(file), str(case.disk.directory / "copy"), str(MIB), "64"]
+    return case.site.start(argv, name="copier")
 
 
 def _diary(case: stand.Stand) -> Program:
