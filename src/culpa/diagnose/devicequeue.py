@@ -16,19 +16,31 @@ from culpa.capture import schema
 from culpa.diagnose.picture import Picture
 from culpa.model.axis import Bools, Int64s
 
+MINOR_BITS = 20
+"""Of the kernel's dev_t (include/linux/kdev_t.h); file systems without a block device have major number 0."""
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filler:
-    """Somebody whose requests stood in the queue: a process, the file they were for, and how much of the waits (ns)
-    the device gave them. `pid` is None where a kernel thread sent them and nobody is known to have written the file.
+    """Somebody whose requests stood in the queue: a process, its foremost file there, and how much of the waits (ns)
+    the device gave to it. `pid` is None for what kernel threads sent for nobody who is known.
     """
 
     pid: int | None
     path: str | None
+    files: int
     ns: float
     requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Requests that the device finished: how many, mean time in flight, and the device's mean part of it."""
+
+    count: int
+    mean_ns: float
+    own_ns: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +56,32 @@ class Waited:
     def served_ns(self) -> float:
         """What went to the waiter's own requests."""
         return self.ns - self.queued_ns
+
+
+def joined(waits: list[Waited], *, total_ns: int) -> Waited:
+    """Waits of several threads as one; at most `total_ns`, as two may wait at once for a third."""
+    ns = sum(wait.ns for wait in waits)
+    part = min(1.0, total_ns / max(1, ns))
+    owners: dict[int | None, list[Filler]] = {}
+    for wait in waits:
+        for filler in wait.fillers:
+            owners.setdefault(filler.pid, []).append(filler)
+    fillers = [
+        Filler(
+            pid=pid,
+            path=max(mine, key=lambda filler: filler.ns).path,
+            files=max(filler.files for filler in mine),
+            ns=part * sum(filler.ns for filler in mine),
+            requests=max(filler.requests for filler in mine),
+        )
+        for pid, mine in owners.items()
+    ]
+    return Waited(
+        ns=total_ns,
+        queued_ns=part * sum(wait.queued_ns for wait in waits),
+        in_flight=sum(wait.in_flight * wait.ns for wait in waits) / max(1, ns),
+        fillers=tuple(sorted(fillers, key=lambda filler: (-filler.ns, filler.pid or 0))),
+    )
 
 
 class DeviceQueue:
@@ -81,6 +119,17 @@ class DeviceQueue:
             fillers=self._fillers(~own, start_ns, end_ns),
         )  # fmt: skip
 
+    def finished(self) -> Finished:
+        """Of all requests that were finished in the window."""
+        done = self.rows["complete_ns"].is_not_null().to_numpy()
+        own = self._given_to_each()
+        count = int(done.sum())
+        return Finished(
+            count=count,
+            mean_ns=float((self._end - self._begin)[done].mean()) if count else 0.0,
+            own_ns=float(own[done].mean()) if count else 0.0,
+        )
+
     def _own(self, tids: frozenset[int]) -> Bools:
         """Requests that the waiters sent, and those a kernel thread sent with their data, or with nobody's."""
         kernel = self._picture.objects.kernel_tids
@@ -88,7 +137,9 @@ class DeviceQueue:
         by_kernel = (self.rows["tid"].is_null() | self.rows["tid"].is_in(list(kernel))).to_numpy()
         calls = self._picture.capture.frame(schema.SYSCALLS).filter(pl.col("tid").is_in(list(tids)))
         files = calls.select(ino_dev="dev", ino="ino").drop_nulls().unique().with_columns(theirs=pl.lit(value=True))
-        carried = self.rows.select("ino_dev", "ino").join(files, on=["ino_dev", "ino"], how="left", maintain_order="left")
+        carried = self.rows.select("ino_dev", "ino").join(
+            files, on=["ino_dev", "ino"], how="left", maintain_order="left"
+        )
         with_theirs = carried["theirs"].fill_null(value=False).to_numpy()
         own: Bools = sent | (by_kernel & (with_theirs | self.rows["ino"].is_null().to_numpy()))
         return own
@@ -112,38 +163,57 @@ class DeviceQueue:
             return np.zeros(len(moment))
         return np.interp(moment, self._moment, integral)
 
+    def _given_to_each(self) -> Floats:
+        share = self._share()
+        return self._at(share, self._end) - self._at(share, self._begin)
+
+    def _share(self) -> Floats:
+        """What a request in flight all the time would have been given up to each moment, ns."""
+        return self._integral(1.0 / np.maximum(1, self._in_flight))
+
+    def _given_within(self, rows: Int64s, start_ns: Int64s, end_ns: Int64s) -> Floats:
+        """What requests were given within waits that do not overlap."""
+        share, order = self._share(), np.argsort(start_ns, kind="stable")
+        starts, ends = start_ns[order], end_ns[order]
+        before = np.append(0.0, np.cumsum(self._at(share, ends) - self._at(share, starts)))
+
+        def until(moment: Int64s) -> Floats:
+            last = np.searchsorted(starts, moment, side="right") - 1
+            inside = self._at(share, np.minimum(moment, ends[last])) - self._at(share, starts[last])
+            return np.where(last >= 0, before[last] + inside, 0.0)
+
+        return until(self._end[rows]) - until(self._begin[rows])
+
     def _fillers(self, others: Bools, start_ns: Int64s, end_ns: Int64s) -> tuple[Filler, ...]:
-        """Whose requests these are: by process, or by file where a kernel thread sent them."""
-        if not others.any():
-            return ()
-        kernel = self._picture.objects.kernel_tids
-        share = self._integral(1.0 / np.maximum(1, self._in_flight))
+        """Whose requests these are: the process that sent them, or where a kernel thread did, that wrote their file."""
         mine = np.flatnonzero(others)
-        # Each request's own part within the waits: waits do not overlap, so it is the waits' part of [begin, end).
-        given = np.zeros(len(mine))
-        order = np.argsort(start_ns, kind="stable")
-        starts, ends = start_ns[order], np.maximum.accumulate(end_ns[order])
-        inside = np.append(0.0, np.cumsum(self._at(share, ends) - self._at(share, starts)))
-
-        def waited_until(moment: Int64s) -> Floats:
-            place = np.searchsorted(starts, moment, side="right")
-            last = np.maximum(place - 1, 0)
-            partial = self._at(share, np.minimum(moment, ends[last])) - self._at(share, starts[last])
-            return np.where(place > 0, inside[last] + partial, 0.0)
-
-        given = waited_until(self._end[mine]) - waited_until(self._begin[mine])
-        rows = self.rows[mine.tolist()].with_columns(given=pl.Series(given))
-        user = ~pl.col("tid").is_in(list(kernel)).fill_null(value=True)
-        rows = rows.with_columns(owner=pl.when(user).then("pid"))
-        groups = rows.filter(pl.col("given") > 0).group_by("owner", "ino_dev", "ino").agg(pl.col("given").sum(), pl.len())
+        if len(mine) == 0 or len(start_ns) == 0:
+            return ()
+        rows = self.rows[mine.tolist()].with_columns(given=pl.Series(self._given_within(mine, start_ns, end_ns)))
+        kernel = pl.col("tid").is_in(list(self._picture.objects.kernel_tids)).fill_null(value=True)
+        senders = (
+            rows.filter(~kernel).drop_nulls(["pid", "ino"]).group_by("ino_dev", "ino").agg(sender=pl.col("pid").min())
+        )
+        rows = rows.join(senders, on=["ino_dev", "ino"], how="left", maintain_order="left")
+        rows = rows.with_columns(owner=pl.when(kernel).then("sender").otherwise("pid")).filter(pl.col("given") > 0)
+        files = rows.group_by("owner", "ino_dev", "ino").agg(pl.col("given").sum(), pl.len()).sort(
+            ["given", "ino"], descending=[True, False], nulls_last=True
+        )  # fmt: skip
+        owners = files.group_by("owner", maintain_order=True).agg(
+            pl.col("ino_dev", "ino").first(), files=pl.col("ino").drop_nulls().n_unique(), ns=pl.col("given").sum(),
+            requests=pl.col("len").sum(),
+        ).sort(["ns", "owner"], descending=[True, False], nulls_last=True)  # fmt: skip
         return tuple(
             Filler(
-                pid=owner,
-                path=self._picture.objects.file(dev, ino) if dev is not None and ino else None,
-                ns=given,
-                requests=count,
+                pid=pid, path=self._path(dev, ino), files=count,
+                ns=ns, requests=requests,
             )
-            for owner, dev, ino, given, count in groups.sort(
-                ["given", "owner", "ino"], descending=[True, False, False], nulls_last=True
-            ).iter_rows()
-        )
+            for pid, dev, ino, count, ns, requests in owners.iter_rows()
+        )  # fmt: skip
+
+    def _path(self, dev: int | None, ino: int | None) -> str | None:
+        """The file, if it is one on a block device; direct I/O can carry shared memory, which has inodes too."""
+        if dev is None or not ino:
+            return None
+        known = self._picture.capture.frame(schema.FILES).filter((pl.col("dev") == dev) & (pl.col("ino") == ino))
+        return self._picture.objects.file(dev, ino) if dev >> MINOR_BITS or len(known) else None

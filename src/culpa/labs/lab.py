@@ -32,12 +32,13 @@ class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What must be named in a cause: a path, a peer's `address:port`, or lines `first_line` to `last_line` of the
-    source file `code`."""
+    """What must be named in a cause: a path, a peer's `address:port`, a device, or lines `first_line` to `last_line` of
+    the source file `code`."""
 
     cause: str
     path: str | None = None
     peer: str | None = None
+    device: str | None = None
     code: str | None = None
     first_line: int = 0
     last_line: int = 0

@@ -64,7 +64,8 @@ def _on_named(named: list[Cause], wanted: TruthOn) -> bool:
 def _matches(on: On, wanted: TruthOn) -> bool:
     path_right = wanted.path is None or on.path == wanted.path
     peer_right = wanted.peer is None or on.peer == wanted.peer
-    return path_right and peer_right and (wanted.code is None or _is_line_of(on.code, wanted))
+    device_right = wanted.device is None or on.device == wanted.device
+    return path_right and peer_right and device_right and (wanted.code is None or _is_line_of(on.code, wanted))
 
 
 def _is_line_of(code: str | None, wanted: TruthOn) -> bool:

@@ -59,7 +59,11 @@ def busy(picture: Picture) -> Iterator[Finding]:
         fact = f"{picture.objects.thread_name(pid)} on a CPU"
         evidence = [
             Evidence(
-                fact=fact, value=seconds(moments.ns), unit="s", threshold=seconds(limit_ns), source=waits_source(picture)
+                fact=fact,
+                value=seconds(moments.ns),
+                unit="s",
+                threshold=seconds(limit_ns),
+                source=waits_source(picture),
             )
         ]
         if line is not None:

@@ -1,5 +1,5 @@
-"""Copies of one block, written past the page cache: `copier.py FILE BLOCK-BYTES BLOCKS`. It fills a file, then writes it
-anew, again and again.
+"""Copies of one block, written past the page cache: `copier.py FILE BLOCK-BYTES BLOCKS`. It fills a file, then writes
+it anew, again and again.
 """
 
 from __future__ import annotations
