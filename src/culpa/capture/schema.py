@@ -199,6 +199,7 @@ FILES = _table(
     ("path", STR, "", "path as the host sees it; null: not resolved in time"),
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
+    ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
 )
 
 STACKS = _table(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from culpa.capture import schema
 from culpa.diagnose.blame import ROOT
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
-from culpa.model.axis import Int64s, expand
+from culpa.model.axis import Axis, Bools, Int64s, expand
 from culpa.model.kinds import Kind
 from culpa.model.waitgraph import WaitGraph
 from culpa.syscalls import Numbers
@@ -44,7 +45,7 @@ class _Clipped:
     item: Int64s
     start_ns: Int64s
     end_ns: Int64s
-    waiting: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    waiting: Bools
 
     def moments(self, rows: Collection[int], *, waiting: bool) -> Moments:
         """When the calls of these rows held the root up; only their waits if `waiting`."""
@@ -57,7 +58,8 @@ class FileCalls:
     """Calls on files by threads of the chain, at moments when they were on it.
 
     `rows`: row, tid, pid, operation (a key of `_OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
-    name a file by a path: the capture does not have it), bytes (moved; null for other calls), creates, appends.
+    name a file by a path: the capture does not have it), bytes (moved; null for other calls), creates, appends (the
+    call opens a file for appending, or is on one that somebody has open so).
     """
 
     rows: pl.DataFrame
@@ -71,22 +73,33 @@ class FileCalls:
         """When the root waited in these calls, neither running nor runnable."""
         return self._parts.moments(rows["row"].to_list(), waiting=True)
 
+    def busiest(self, rows: pl.DataFrame) -> tuple[int, int]:
+        """pid and tid of the thread in whose calls, of these, most of the root's time was spent."""
+        mine = ~self._parts.waiting
+        lengths = pl.DataFrame(
+            {"row": self._parts.call[mine], "ns": (self._parts.end_ns - self._parts.start_ns)[mine]},
+            schema_overrides={"row": rows.schema["row"]},
+        )
+        spent = rows.drop_nulls(["pid", "tid"]).join(lengths, on="row").group_by("pid", "tid").agg(pl.col("ns").sum())
+        pid, tid = spent.sort(["ns", "tid"], descending=[True, False]).select("pid", "tid").row(0)
+        return int(pid), int(tid)
+
 
 def on_chain(picture: Picture) -> FileCalls | None:
     """The file calls of a picture; None where waits were only sampled."""
     if picture.graph is None:
         return None
     calls = _calls(picture, picture.graph)
-    threads = _threads(picture)
-    parts = [_clip(calls, tid, *columns) for tid, columns in threads.items()]
-    joined = _Clipped(
-        call=_join([part.call for part in parts]),
-        item=_join([part.item for part in parts]),
-        start_ns=_join([part.start_ns for part in parts]),
-        end_ns=_join([part.end_ns for part in parts]),
-        waiting=_join([part.waiting.astype(np.int64) for part in parts]).astype(bool),
+    every, waits = _thread_moments(picture)
+    whole, waited = _overlaps(picture.graph.axis, calls, every), _overlaps(picture.graph.axis, calls, waits)
+    parts = _Clipped(
+        call=np.append(whole.call, waited.call),
+        item=np.append(whole.item, waited.item),
+        start_ns=np.append(whole.start_ns, waited.start_ns),
+        end_ns=np.append(whole.end_ns, waited.end_ns),
+        waiting=np.append(np.zeros(len(whole.call), bool), np.ones(len(waited.call), bool)),
     )
-    return FileCalls(rows=calls.filter(pl.col("row").is_in(np.unique(joined.call).tolist())), _parts=joined)
+    return FileCalls(rows=calls.filter(pl.col("row").is_in(np.unique(parts.call).tolist())), _parts=parts)
 
 
 def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
@@ -118,6 +131,10 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
         creates=(opened & (flags & O_CREAT > 0)).fill_null(value=False),
         appends=(opened & (flags & O_APPEND > 0)).fill_null(value=False),
     )
+    open_so = picture.capture.frame(schema.FILES).filter("append").select("dev", "ino", open_so=pl.lit(value=True))
+    frame = frame.join(open_so.unique(), on=["dev", "ino"], how="left").with_columns(
+        appends=pl.col("appends") | pl.col("open_so").fill_null(value=False)
+    )
     frame = frame.sort("tid", "enter_ns").with_row_index("row")
     return frame.select(
         "row", "tid", "pid", "operation", "enter_ns", "exit_ns", "dev", "ino", _paths(frame, picture), "bytes",
@@ -131,51 +148,53 @@ def _paths(frame: pl.DataFrame, picture: Picture) -> pl.Series:
     return pl.Series("path", [names.get(key) for key in frame.select("dev", "ino").iter_rows()], dtype=pl.String)
 
 
-def _threads(picture: Picture) -> dict[int, tuple[Moments, Moments]]:
-    """Each thread's moments on the chain: all of them, and those in which it waited."""
-    all_nodes: dict[int, list[int]] = {}
-    waiting: dict[int, list[int]] = {}
-    for number, node in enumerate(picture.blame.nodes):
-        if number != ROOT and node.who >= 0:
-            all_nodes.setdefault(node.who, []).append(number)
-            if node.kind not in NOT_WAITING:
-                waiting.setdefault(node.who, []).append(number)
-    nobody: list[int] = []
-    return {
-        tid: (picture.moments(*nodes), _waited(picture, nodes, waiting.get(tid, nobody)))
-        for tid, nodes in all_nodes.items()
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ThreadMoments:
+    """Moments of threads on the chain; an item of `moments` stands for a thread (`tid`) within a root item (`item`)."""
+
+    moments: Moments
+    tid: Int64s
+    item: Int64s
 
 
-def _waited(picture: Picture, nodes: list[int], waiting: list[int]) -> Moments:
-    """What a thread waited: a wait that goes on to another thread holds that thread's running below it."""
-    active = [number for number in nodes if picture.blame.nodes[number].kind in NOT_WAITING]
-    waited = picture.moments(*waiting)
-    return waited.minus(picture.moments(*active)) if active else waited
+def _thread_moments(picture: Picture) -> tuple[_ThreadMoments, _ThreadMoments]:
+    """When threads were on the chain, and when they waited there.
+
+    A wait that goes on to another thread holds that thread's running below it: what a thread ran is no wait of its own.
+    """
+    nodes, coverage = picture.blame.nodes, picture.blame.coverage
+    who = np.array([-1 if number == ROOT else node.who for number, node in enumerate(nodes)], dtype=np.int64)
+    active = np.array([node.kind in NOT_WAITING for node in nodes], dtype=bool)[coverage.node]
+    tid = who[coverage.node]
+    pairs, key = np.unique(np.stack([tid, coverage.item], axis=1), axis=0, return_inverse=True)
+    key = key.reshape(-1)
+
+    def union(rows: Bools) -> Moments:
+        return Moments.union(key[rows], coverage.start_ns[rows], coverage.end_ns[rows])
+
+    seen = tid >= 0
+    waits = union(seen & ~active).minus(union(seen & active))
+    whole, waited = (_ThreadMoments(moments=m, tid=pairs[:, 0], item=pairs[:, 1]) for m in (union(seen), waits))
+    return whole, waited
 
 
-def _clip(calls: pl.DataFrame, tid: int, on_chain_at: Moments, waiting: Moments) -> _Clipped:
-    mine = calls.filter(pl.col("tid") == tid)
-    row, enter, leave = (mine[name].cast(pl.Int64).to_numpy() for name in ("row", "enter_ns", "exit_ns"))
-    every, waits = _overlaps(on_chain_at, row, enter, leave), _overlaps(waiting, row, enter, leave)
-    return _Clipped(
-        call=np.concatenate([every[0], waits[0]]),
-        item=np.concatenate([every[1], waits[1]]),
-        start_ns=np.concatenate([every[2], waits[2]]),
-        end_ns=np.concatenate([every[3], waits[3]]),
-        waiting=np.append(np.zeros(len(every[0]), bool), np.ones(len(waits[0]), bool)),
-    )
-
-
-def _overlaps(moments: Moments, row: Int64s, enter: Int64s, leave: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
-    """call row, item, start and end of what calls of one thread, which follow one another, share with moments."""
-    first = np.searchsorted(leave, moments.start_ns, side="right")
-    owner, call = expand(first, np.searchsorted(enter, moments.end_ns, side="left"))
-    start = np.maximum(moments.start_ns[owner], enter[call])
-    end = np.minimum(moments.end_ns[owner], leave[call])
+def _overlaps(axis: Axis, calls: pl.DataFrame, of: _ThreadMoments) -> _Clipped:
+    """What calls share with moments of their thread; the calls of one thread follow one another."""
+    lanes = axis.lane(calls["tid"].cast(pl.Int64).fill_null(-1).to_numpy())
+    known = np.flatnonzero(lanes >= 0)
+    row = calls["row"].cast(pl.Int64).to_numpy()[known]
+    enter = axis.place(lanes[known], calls["enter_ns"].to_numpy()[known])
+    leave = axis.place(lanes[known], calls["exit_ns"].to_numpy()[known])
+    lane = axis.lane(of.tid[of.moments.item])
+    begin, stop = axis.place(lane, of.moments.start_ns), axis.place(lane, of.moments.end_ns)
+    first = np.searchsorted(leave, begin, side="right")
+    owner, call = expand(first, np.where(lane >= 0, np.searchsorted(enter, stop, side="left"), first))
+    start, end = np.maximum(begin[owner], enter[call]), np.minimum(stop[owner], leave[call])
     keep = end > start
-    return row[call][keep], moments.item[owner][keep], start[keep], end[keep]
-
-
-def _join(parts: list[Int64s]) -> Int64s:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return _Clipped(
+        call=row[call[keep]],
+        item=of.item[of.moments.item[owner[keep]]],
+        start_ns=axis.time(start[keep]),
+        end_ns=axis.time(start[keep]) + (end - start)[keep],
+        waiting=np.zeros(int(keep.sum()), bool),
+    )

@@ -17,6 +17,8 @@ _WHOLE = (
 _EXTENSION = re.compile(r"\.([a-z][a-z0-9]{0,6}|[A-Z]{1,4})$")
 _RANDOM = re.compile(r"((?:.*[-_.])|tmp)(?=[A-Za-z0-9_]*[A-Z0-9])[A-Za-z0-9_]{6,}")
 """A name with a random suffix, as mktemp(1), mkdtemp(3) and the run-time libraries of many languages make it."""
+_RUN_ON = re.compile(r"([a-z]{2,})(?=(?:[^A-Z]*[A-Z]){2})(?=.*\d)[A-Za-z0-9]{6,}")
+"""The same without anything between: only a suffix of both cases and digits is random enough to tell."""
 _ROTATED = re.compile(r"([-._](\d{1,4}|\d{8}([-T_]?\d{2,6})?|\d{4}-\d\d-\d\d([-T_.]?[\d:-]+)?))+(\.(gz|xz|bz2|zst))?$")
 """What log rotation puts behind a name, or before its extension: a count or a date."""
 NAME_MAX = 255
@@ -103,7 +105,7 @@ def _segment(segment: str, *, random: bool = True) -> str:
     for pattern, name in _WHOLE:
         if pattern.fullmatch(segment):
             return name
-    suffixed = _RANDOM.fullmatch(segment) if random else None
+    suffixed = (_RANDOM.fullmatch(segment) or _RUN_ON.fullmatch(segment)) if random else None
     return f"{suffixed[1]}*" if suffixed else segment
 
 

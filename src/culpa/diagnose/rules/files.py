@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from culpa.capture.schema import BLOCKS, SYSCALLS
+from culpa.capture.schema import BLOCKS, CODE, SYSCALLS
 from culpa.diagnose import filecalls, pathpattern
 from culpa.diagnose.code import CodeLine, line_of
 from culpa.diagnose.filecalls import FileCalls
@@ -47,23 +47,18 @@ def _each(picture: Picture) -> str:
 
 def _code(picture: Picture, calls: FileCalls, rows: pl.DataFrame) -> CodeLine | None:
     """The line that asked for these calls: samples of their threads at those moments."""
-    threads = {int(tid): calls.moments(mine) for (tid,), mine in rows.group_by("tid", maintain_order=True)}
-    return line_of(picture, threads)
+    sampled = picture.capture.frame(CODE)["tid"].drop_nulls().unique()
+    threads = rows.filter(pl.col("tid").is_in(sampled.implode())).group_by("tid", maintain_order=True)
+    return line_of(picture, {int(tid): calls.moments(mine) for (tid,), mine in threads})
 
 
-def _busiest(calls: FileCalls, rows: pl.DataFrame) -> tuple[int, int]:
-    """pid and tid of the thread that spent most time in these calls."""
-    spent = [
-        (calls.moments(mine).ns, int(pid), int(tid))
-        for (pid, tid), mine in rows.drop_nulls(["pid", "tid"]).group_by("pid", "tid", maintain_order=True)
-    ]
-    _, pid, tid = max(spent, key=lambda entry: (entry[0], -entry[2]))
-    return pid, tid
+def _waited(waits: Moments) -> Evidence:
+    source = "offcpu, syscalls"
+    return Evidence(fact="of it, waiting", value=seconds(waits.ns), unit="s", threshold=None, source=source)
 
 
-def _waited(picture: Picture, waits: Moments) -> Iterator[Evidence]:
-    """How long the calls waited, and for what: the kernel's part, largest first."""
-    yield Evidence(fact="of it, waiting", value=seconds(waits.ns), unit="s", threshold=None, source="offcpu, syscalls")
+def _waited_for(picture: Picture, waits: Moments) -> Iterator[Evidence]:
+    """What the calls waited for in the kernel."""
     for words, nodes in (
         ("until dirty pages were written back", picture.nodes(Kind.THROTTLE)),
         ("for the journal", picture.nodes(Kind.JOURNAL)),
@@ -71,7 +66,7 @@ def _waited(picture: Picture, waits: Moments) -> Iterator[Evidence]:
     ):
         common = waits.common(picture.moments(*nodes)) if nodes else 0
         if common:
-            fact = f"of that, {words}"
+            fact = f"of the waiting, {words}"
             yield Evidence(fact=fact, value=seconds(common), unit="s", threshold=None, source="offcpu, stacks")
 
 
@@ -180,7 +175,7 @@ def _churn(
     if written.is_empty():
         return
     waits, moments = calls.waits(rows), calls.moments(rows)
-    pid, tid = _busiest(calls, rows)
+    pid, tid = calls.busiest(rows)
     line = _code(picture, calls, rows)
     gone = min(len(deleted), len(created))
     each = _per_request(picture)
@@ -189,13 +184,14 @@ def _churn(
             fact=f"{picture.objects.thread_name(tid)} in calls on {pattern}", value=seconds(moments.ns), unit="s",
             threshold=None, source="syscalls",
         ),
-        *_waited(picture, waits),
+        _waited(waits),
         _counted(picture, "written", written, len(created)),
         _counted(picture, "read back", read, _made_before(read, created)),
         Evidence(
             fact=f"deleted{_each(picture)}" if gone else "deleted so far", value=gone // each, unit="files",
             threshold=None, source="syscalls: unlink",
         ),
+        *_waited_for(picture, waits),
         *_disk(picture, theirs, set(rows["pid"].drop_nulls().to_list())),
     ]  # fmt: skip
     if line is not None:
@@ -243,10 +239,15 @@ def log_flood(picture: Picture) -> Iterator[Finding]:
     if calls is None:
         return
     named = calls.rows.drop_nulls("path").filter(~pl.col("pid").is_in(list(picture.redis_pids)))
-    log = pl.col("path").map_elements(pathpattern.without_rotation, return_dtype=pl.String)
-    for (pid, path), rows in sorted(named.with_columns(log=log).group_by("pid", "log"), key=lambda entry: entry[0]):
-        if _is_log(str(path), rows, calls.rows.filter(pl.col("pid") == pid)):
-            yield from _flood(picture, calls, str(path), rows.drop("log"))
+    logs = {path: pathpattern.without_rotation(path) for path in named["path"].unique().to_list()}
+    named = named.with_columns(log=pl.col("path").replace_strict(logs, default=None, return_dtype=pl.String))
+    written = pl.col("bytes").filter(pl.col("operation") == "write")
+    large = named.group_by("pid", "log").agg(size=written.sum(), pending=written.is_null().any())
+    large = large.filter((pl.col("size") >= LARGE_RECORD_BYTES) | pl.col("pending")).select("pid", "log")
+    for pid, path in large.sort("pid", "log").iter_rows():
+        rows = named.filter((pl.col("pid") == pid) & (pl.col("log") == path))
+        if _is_log(path, rows, calls.rows.filter(pl.col("pid") == pid)):
+            yield from _flood(picture, calls, path, rows.drop("log"))
 
 
 def _is_log(path: str, rows: pl.DataFrame, of_process: pl.DataFrame) -> bool:
@@ -273,7 +274,7 @@ def _flood(picture: Picture, calls: FileCalls, path: str, rows: pl.DataFrame) ->
     largest = int(str(written["bytes"].max() or 0))
     if largest < LARGE_RECORD_BYTES and not (records / each >= MANY_RECORDS and size / each >= LARGE_RECORD_BYTES):
         return
-    pid, tid = _busiest(calls, rows)
+    pid, tid = calls.busiest(rows)
     beside = calls.rows.filter(
         (pl.col("pid") == pid)
         & pl.col("operation").is_in(["rename", "unlink"])
@@ -287,19 +288,19 @@ def _flood(picture: Picture, calls: FileCalls, path: str, rows: pl.DataFrame) ->
     line = _code(picture, calls, written if len(written) else rows)
     evidence = [
         Evidence(
-            fact=f"{picture.objects.thread_name(tid)} in calls on its log", value=seconds(moments.ns), unit="s",
+            fact=f"{picture.objects.thread_name(tid)} in calls on {path}", value=seconds(moments.ns), unit="s",
             threshold=None, source="syscalls",
         ),
-        *_waited(picture, waits),
-        Evidence(fact="log", value=path, unit="", threshold=None, source="files"),
+        _waited(waits),
         Evidence(fact="appended a second", value=round(per_second), unit="B", threshold=None, source="syscalls"),
         Evidence(
             fact=f"largest of {format_count(records / each)} records{_each(picture)}", value=largest, unit="B",
             threshold=LARGE_RECORD_BYTES, source="syscalls",
         ),
         *_rotation(rows, calls.rows.filter(pl.col("pid") == pid)),
-        *_disk(picture, rows, {pid}),
         *_remedies(picture, pid),
+        *_waited_for(picture, waits),
+        *_disk(picture, rows, {pid}),
     ]  # fmt: skip
     if line is not None:
         evidence.append(code_evidence(line))
