@@ -15,13 +15,14 @@ from typing import Final
 from measure import Effort, Row, at_most
 from stand import BenchError
 from startup import command
-from verdict_time import SESSION_SECONDS, busy_redis
+from verdict_time import MARGIN, SESSION_SECONDS, busy_redis
 
 from culpa.collect.trace.tracer import usable
 
 EVENTS: Final = 1_000_000
 MAX_MIB: Final = 300.0
 LOOK_SECONDS: Final = 0.005
+TRIAL_SECONDS: Final = 2.0
 _HIGH_WATER: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -73,7 +74,10 @@ def measure(effort: Effort) -> Iterator[Row]:
     if problem is not None:
         yield Row(name=f"{name} (not measured: {problem})", value=None, unit="MiB", goal=at_most(MAX_MIB))
         return
-    with busy_redis(50, events) as (server, window), tempfile.TemporaryDirectory(prefix="culpa-bench-") as directory:
+    with busy_redis(50, events) as (server, _), tempfile.TemporaryDirectory(prefix="culpa-bench-") as directory:
+        # How many events a second of load is worth is known best from the command itself.
+        known = _run(server.pid, TRIAL_SECONDS, Path(directory))
+        window = TRIAL_SECONDS * events / known.events * MARGIN
         runs = [_run(server.pid, window, Path(directory)) for _ in range(effort.times(2, 1))]
     yield Row(name=name, value=max(one.mib for one in runs), unit="MiB", goal=at_most(MAX_MIB),
               runs=tuple(one.mib for one in runs))  # fmt: skip

@@ -47,15 +47,23 @@ MANY_WAIT = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epo
 """Waits on several files at once; a return value of 0 says that the timer ended it."""
 RECEIVE = frozenset({"read", "readv", "recvfrom", "recvmsg", "recvmmsg"})
 SEND = frozenset({"write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice"})
+CLOSE = frozenset({"close"})
 ACCEPT = frozenset({"accept", "accept4"})
 SLEEP = frozenset({"nanosleep", "clock_nanosleep"})
 PAUSE = frozenset({"pause", "rt_sigsuspend", "rt_sigtimedwait"})
 CHILD = frozenset({"wait4", "waitid"})
 FUTEX = frozenset({"futex", "futex_waitv"})
 
-FUTEX_COMMAND_MASK = 0x7F
-FUTEX_WAIT_BITSET = 9
-"""glibc waits with it on condition variables and semaphores, with plain FUTEX_WAIT on mutexes (uapi/linux/futex.h)."""
+FUTEX_COMMAND_MASK, FUTEX_PRIVATE = 0x7F, 0x80
+FUTEX_WAIT, FUTEX_WAIT_BITSET = 0, 9
+"""glibc waits with the second on condition variables and semaphores, with the first on mutexes (uapi/linux/futex.h)."""
+FUTEX_LOCKS = frozenset({6, 13})
+"""FUTEX_LOCK_PI and FUTEX_LOCK_PI2."""
+FUTEX_WAITS = frozenset({FUTEX_WAIT, FUTEX_WAIT_BITSET}) | FUTEX_LOCKS
+FUTEX_WAKES = frozenset({1, 3, 4, 5, 7, 10, 12})
+"""WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, UNLOCK_PI, WAKE_BITSET, CMP_REQUEUE_PI."""
+FUTEX_CONTENDED = 2
+"""What a mutex's word holds while somebody waits for it: glibc, musl, Rust, Go (Drepper, "Futexes are tricky")."""
 ETIMEDOUT = 110
 ON_FD = frozenset(
     {

@@ -17,6 +17,8 @@ from culpa.units import DevT, dev_t, printable
 
 PROC = Path("/proc")
 MAX_FILE_BYTES = 1 << 20
+LINE_BYTES = 4096
+"""More than any file of one line holds."""
 MAX_COMM_CHARS = 64
 PF_KTHREAD = 0x00200000
 """include/linux/sched.h, in the flags field of stat."""

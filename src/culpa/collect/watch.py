@@ -37,6 +37,8 @@ LOOK_AROUND_COST: Final = 20
 """Looking for new peers takes at most a twentieth of the time: socket tables of big hosts are long."""
 MAX_WATCHED: Final = 64
 MAX_PROCESS_ROWS: Final = 2000
+THREADS_NS: Final = NS_PER_SECOND
+"""For looking at what each thread does, at the begin and at the end: about 10,000 threads."""
 STACKS_BUDGET: Final = 0.25
 """The part of the budget that py-spy may take."""
 
@@ -55,8 +57,12 @@ class Limits:
 class Watch:
     """The collectors around a set of target processes. Use as a context manager: leaving it stops everything."""
 
-    def __init__(self, pids: Collection[int], limits: Limits) -> None:
+    def __init__(
+        self, pids: Collection[int], limits: Limits, members: Callable[[], frozenset[int]] = frozenset
+    ) -> None:
+        """`members` says which processes are meant by now, where those can come and go."""
         self._targets = frozenset(pids)
+        self._members = members
         self._limits = limits
         self._stack = ExitStack()
         self._self = own_pid()
@@ -69,6 +75,7 @@ class Watch:
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
         self._appended: frozenset[tuple[int, int]] = frozenset()
+        self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
@@ -96,7 +103,7 @@ class Watch:
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
         self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
-        self._states.append(thread_state_rows(self._roles))
+        self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -113,6 +120,11 @@ class Watch:
             done = time.monotonic_ns()
             self._next_look_ns = done + max(LOOK_AROUND_NS, LOOK_AROUND_COST * (done - now))
 
+    @property
+    def targets(self) -> frozenset[int]:
+        """The processes that are meant, those that joined included."""
+        return self._targets
+
     def events(self) -> int:
         """Events held so far; 0 where threads are sampled."""
         return self._source.events()
@@ -127,7 +139,7 @@ class Watch:
     def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
         """End the window and put everything together. `requests` is asked once the probes are detached."""
         end_ns = time.monotonic_ns()
-        self._states.append(thread_state_rows(self._present()))
+        self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
         self._appended = appended_to(self._present())
@@ -143,12 +155,26 @@ class Watch:
         """Those the targets talk to, and those these talk to; never culpa itself."""
         first = peers_of(self._targets, table=table) - {self._self}
         second = peers_of(self._targets | first, table=table) - {self._self}
-        return set(sorted(first | second)[: MAX_WATCHED - len(self._targets)]) - self._targets
+        return set(sorted(first | second)[: max(0, MAX_WATCHED - len(self._targets))]) - self._targets
 
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
 
+    def _look_at_threads(self, pids: Collection[int]) -> None:
+        """What they do now; a process of very many threads is looked at in part."""
+        began_ns = time.monotonic_ns()
+        self._states.append(thread_state_rows(pids, most_ns=THREADS_NS))
+        self._threads_left_out |= time.monotonic_ns() - began_ns > THREADS_NS
+
+    def _take_in(self) -> None:
+        """Who has joined is a target from now on."""
+        joined = self._members() - self._targets - {self._self}
+        self._targets |= joined
+        self._roles |= dict.fromkeys(sorted(joined), "target")
+        self._source.watch(joined)
+
     def _look_around(self) -> None:
+        self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
         new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
@@ -204,6 +230,10 @@ class Watch:
             tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
+        spots = self._spots.copy()
+        if self._threads_left_out:
+            tables[schema.TASKS.name], unseen = _without_unseen(tables)
+            spots += unseen
         manifest = Manifest(
             culpa_version=__version__,
             host=host_facts(),
@@ -214,9 +244,7 @@ class Watch:
             evidence=Evidence(waits=self._source.waits),
             cost=self._cost(seen),
             blind_spots=tuple(
-                dict.fromkeys(
-                    (*self._spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots())
-                )
+                dict.fromkeys((*spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots()))
             ),
         )
         return Capture(manifest=manifest, tables=tables)
@@ -226,7 +254,7 @@ class Watch:
         named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
         for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
             self._roles[pid] = self._role(pid, is_peer=False)
-        everything = pl.concat([*self._processes, process_rows(self._roles)])
+        everything = pl.concat([*self._processes, process_rows(self._roles | {self._self: "culpa"})])
         there = everything.filter(pl.col("starttime").is_not_null())
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
         if schema.TASKS.name not in tables:
@@ -253,6 +281,21 @@ _PROCESS_COLUMNS: Final = (
     (schema.TASKS.name, "pid"),
     (schema.SAMPLES.name, "pid"),
 )
+
+
+def _without_unseen(tables: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, list[BlindSpot]]:
+    """The threads; those that were asleep all the time, nobody knows in which call, count as not watched."""
+    tasks = tables[schema.TASKS.name]
+    told = (schema.THREAD_STATES.name, schema.OFFCPU.name, schema.SYSCALLS.name, schema.SAMPLES.name)
+    known = pl.concat([tables[name]["tid"] for name in told if name in tables]).unique()
+    unseen = pl.col("watched_ns").is_not_null() & ~pl.col("tid").is_in(known.implode())
+    count = tasks.filter(unseen).height
+    spot = BlindSpot(
+        what=f"what {count} threads slept in",
+        why=f"of {tasks.height} threads not all could be looked at; these did not run while culpa watched",
+        way_out="name one process instead of many",
+    )
+    return tasks.with_columns(watched_ns=pl.when(~unseen).then("watched_ns")), [spot] if count else []
 
 
 def _own_cpu_ns() -> int:

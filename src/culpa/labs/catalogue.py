@@ -9,6 +9,7 @@ from culpa.errors import UsageError
 from culpa.labs import loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.disk_queue import DISK_SATURATED, DISK_SATURATED_HEALTHY, DISK_SLOW, DISK_SLOW_HEALTHY
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
@@ -36,6 +37,8 @@ LABS: tuple[Lab, ...] = (
     FSYNC_LOOP_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
+    LAB_CPU_RUNQUEUE,
+    LAB_CPU_RUNQUEUE_HEALTHY,
     SLEEP_BY_CHOICE,
     SLEEP_BY_CHOICE_HEALTHY,
     PEER_IN_NETNS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Integers
 from culpa.model.kinds import NO_THING, NONE, Kind
 from culpa.model.objects import Thing
 
@@ -25,22 +25,24 @@ class Things:
 
 
 class Pieces:
-    """Columns of the pieces; everything starts as `unexplained` and is filled in by index arrays."""
+    """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays."""
 
-    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Int64s) -> None:
+    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
         self.axis = axis
-        self.start, self.end, self.segment = start, end, segment
-        self.lane = start // axis.span
+        self.start, self.end = start, end
+        self.segment: Integers = segment.astype(np.int32)
+        self.lane: Integers = (start // axis.span).astype(np.int32)
         self.things = Things()
-        self.call = np.full(count, NONE, np.int64)
-        self.exchange = np.full(count, NONE, np.int64)
-        self.request = np.full(count, NONE, np.int64)
-        self.kind = np.full(count, Kind.UNEXPLAINED, np.int64)
-        self.on = np.full(count, NO_THING, np.int64)
-        self.via = np.full(count, NONE, np.int64)
-        self.via_on = np.full(count, NO_THING, np.int64)
-        self.next = np.full(count, NO_THREAD, np.int64)
+        self.call: Integers = np.full(count, NONE, np.int32)
+        self.exchange: Integers = np.full(count, NONE, np.int32)
+        self.request: Integers = np.full(count, NONE, np.int32)
+        self.kind: Integers = np.full(count, Kind.UNEXPLAINED, np.int8)
+        self.on: Integers = np.full(count, NO_THING, np.int32)
+        self.via: Integers = np.full(count, NONE, np.int8)
+        self.via_on: Integers = np.full(count, NO_THING, np.int32)
+        self.next: Integers = np.full(count, NO_THREAD, np.int32)
+        self.idle: Bools = np.zeros(count, bool)
 
     def label(self, index: Int64s, thing: Thing, kind: Kind | None = None) -> None:
         """Name what the pieces are spent on, and their kind where it is given."""
@@ -49,6 +51,11 @@ class Pieces:
         self.on[index] = self.things.intern(thing)
         if kind is not None:
             self.kind[index] = kind
+
+    def follow(self, index: Int64s, lanes: Int64s, kind: Kind) -> None:
+        """Explain the pieces by what other threads did at the same moments."""
+        self.next[index] = lanes
+        self.kind[index] = kind
 
     def wrap(self, index: Int64s, kind: Kind, on: Int64s) -> None:
         """Put what the pieces are so far one level down, inside `kind` on the things `on`."""
@@ -75,5 +82,5 @@ class Pieces:
         return _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
 
 
-def _differs(values: Int64s) -> Bools:
+def _differs(values: Integers) -> Bools:
     return np.append(True, values[1:] != values[:-1])

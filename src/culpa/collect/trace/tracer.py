@@ -22,7 +22,7 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf, tables
 from culpa.collect.trace.identity import PROC, Identities, identity
-from culpa.collect.trace.messages import settle
+from culpa.collect.trace.messages import UNSETTLED, settle
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
@@ -301,7 +301,7 @@ class Tracer:
         found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
         if last:
             self._frames = {ring: [] for ring in _TABLES}
-        found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
+        found["messages"] = settle(found["messages"])
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
         found["files"] = self._identities.file_table(self._paths)
@@ -345,7 +345,8 @@ class Tracer:
         elif ring == events.BLOCKS:
             _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
             frames.append(self._frame(ring, requests[requests["issue_ns"] != 0]))
-        return pl.concat([schema.BY_NAME[name].empty(), *frames])
+        nothing = pl.DataFrame(schema=UNSETTLED) if ring == events.MESSAGES else schema.BY_NAME[name].empty()
+        return pl.concat([nothing, *frames])
 
     def _open_calls(self, threads: Records) -> Records:
         """Calls still open, each fd resolved through /proc while it is open."""
