@@ -26,7 +26,7 @@ from culpa.collect.procfs import (
     read_bounded,
     read_link,
 )
-from culpa.collect.sockets import SocketTable, holders, socket_inodes
+from culpa.collect.sockets import SocketTable
 from culpa.units import printable
 
 MAX_PATH_CHARS = 4096
@@ -131,11 +131,10 @@ def socket_rows(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTab
     known = sockets.by_ino()
     owner: dict[int, int] = {}
     for pid in sorted(set(pids)):
-        for ino in socket_inodes(proc_root, pid):
-            if ino in known:
-                owner.setdefault(ino, pid)
+        for ino in sockets.holders.sockets_of(pid) & known.keys():
+            owner.setdefault(ino, pid)
     far = {peer for ino in owner if (peer := known[ino].peer_ino) in known} - owner.keys()
-    held = holders(proc_root, {ino for ino in far if ino is not None}) if far else {}
+    held = sockets.holders.of({ino for ino in far if ino is not None})
     owner.update({ino: who[0] for ino, who in held.items()})
     wanted = [known[ino] for ino in sorted(owner.keys() | {ino for ino in far if ino is not None})]
     rows: list[Row] = [

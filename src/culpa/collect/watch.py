@@ -19,6 +19,7 @@ from culpa import __version__
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.openfiles import appended_to
@@ -52,6 +53,8 @@ class Limits:
     credentials: Credentials | None = None
     silent: bool = False
     """Send nothing to anybody."""
+    redis: bool = False
+    """The targets were named as Redis servers."""
 
 
 class Watch:
@@ -82,6 +85,7 @@ class Watch:
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
+        self._began: Moment
 
     def __enter__(self) -> Watch:
         return self
@@ -102,7 +106,8 @@ class Watch:
         self._source = source
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
-        self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
+        self._began = Moment.now()
+        self.start_ns, self.start_realtime_ns = self._began.monotonic_ns, self._began.realtime_ns
         self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
@@ -177,7 +182,10 @@ class Watch:
         self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
-        new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        strangers = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        # Where thousands come and go, most are gone before anybody could look at them.
+        room = max(0, MAX_PROCESS_ROWS - len(self._roles))
+        new = set(sorted(strangers, key=lambda pid: (pid not in peers, pid))[:room])
         for pid in sorted(new):
             self._roles[pid] = self._role(pid, is_peer=pid in peers)
         for pid in peers & self._roles.keys():
@@ -192,7 +200,8 @@ class Watch:
         present = self._present()
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
+        named = self._targets if self._limits.redis else frozenset()
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
         self._stacks.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
@@ -230,7 +239,7 @@ class Watch:
             tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
-        spots = self._spots.copy()
+        spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
         if self._threads_left_out:
             tables[schema.TASKS.name], unseen = _without_unseen(tables)
             spots += unseen
