@@ -7,6 +7,7 @@ from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
+from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
@@ -18,6 +19,8 @@ RULES: tuple[Rule, ...] = (
     fsync_always,
     write_in_read_path,
     round_trips,
+    temp_churn,
+    log_flood,
     fsync_heavy,
     saturated,
     slow_device,
