@@ -94,7 +94,7 @@ class Watch:
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
         self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
-        self._states.append(thread_state_rows(self._roles))
+        self._states.append(self._thread_states(self._roles))
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -115,6 +115,19 @@ class Watch:
         """Events held so far; 0 where threads are sampled."""
         return self._source.events()
 
+    def detail_ended(self) -> bool:
+        """Whether events cost more than the budget, so that only sums are kept by now."""
+        return self._source.detail_ended()
+
+    def _thread_states(self, pids: Collection[int]) -> pl.DataFrame:
+        """/proc and the kernel's list of tasks together, where both saw a thread in the same call."""
+        rows, seen = thread_state_rows(pids), self._source.thread_states()
+        known = [column for column in seen.columns if column not in ("tid", "nr", "arg0")]
+        joined = rows.drop(known).join(
+            seen, on=["tid", "nr", "arg0"], how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined.select(list(schema.THREAD_STATES.schema))
+
     def snapshot(self, target: Target, requests: pl.DataFrame) -> Capture:
         """The capture as if the window ended now; watching goes on."""
         seen = self._source.snapshot()
@@ -125,7 +138,7 @@ class Watch:
     def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
         """End the window and put everything together. `requests` is asked once the probes are detached."""
         end_ns = time.monotonic_ns()
-        self._states.append(thread_state_rows(self._present()))
+        self._states.append(self._thread_states(self._present()))
         counters = self._counters.stop()
         self._look_around()
         seen = self._source.stop()
@@ -206,7 +219,9 @@ class Watch:
             window=Window(
                 start_ns=self.start_ns, end_ns=end_ns, start_realtime_ns=self.start_realtime_ns, ended_by=ended_by
             ),
-            evidence=Evidence(waits=self._source.waits),
+            evidence=Evidence(
+                waits=self._source.waits, detail_end_ns=seen.detail_end_ns, sums_from_ns=seen.sums_from_ns
+            ),
             cost=self._cost(seen),
             blind_spots=tuple(
                 dict.fromkeys(

@@ -10,7 +10,7 @@ import polars as pl
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import tree
+from culpa.diagnose import detail, tree
 from culpa.diagnose.causes import Found
 from culpa.diagnose.picture import Picture, draw
 from culpa.diagnose.rule import Failed, Fired, Rule
@@ -41,7 +41,7 @@ P99_FROM = 100
 
 def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     """The verdict on a capture: a pure function, the same for the same capture."""
-    picture = draw(capture)
+    picture = draw(detail.part(capture))
     found, broken = _ask(picture, rules)
     heads = causes_of.arrange(picture, found)
     manifest = capture.manifest

@@ -75,6 +75,8 @@ class KernelTypes:
     """How many arguments each tracepoint has; those that the kernel does not have are left out."""
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
+    iterates: bool
+    """Tasks can be gone through by a program (5.8, eaaacd23910f)."""
 
 
 def kernel_types(library: ctypes.CDLL, names: frozenset[str]) -> KernelTypes:
@@ -86,9 +88,14 @@ def kernel_types(library: ctypes.CDLL, names: frozenset[str]) -> KernelTypes:
     try:
         found = {name: _arguments(library, btf, name) for name in names}
         cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
+        iterator = library.btf__find_by_name_kind(btf, b"bpf_iter_task", libbpf.BTF_KIND_FUNC)
     finally:
         library.btf__free(btf)
-    return KernelTypes(arguments={name: count for name, count in found.items() if count is not None}, direct=cast > 0)
+    return KernelTypes(
+        arguments={name: count for name, count in found.items() if count is not None},
+        direct=cast > 0,
+        iterates=iterator > 0,
+    )
 
 
 def _arguments(library: ctypes.CDLL, btf: int, name: str) -> int | None:

@@ -111,6 +111,12 @@ def without_payload(records: Records) -> Records:
     return rows[:, :CALL_BYTES].copy().view(CALL).reshape(-1)
 
 
+def file_types(modes: npt.NDArray[np.integer]) -> pl.Series:
+    """`file_type` of the modes of inodes; the one inode of epoll and its like has no type."""
+    kind = pl.Series("file_type", modes // 4096, dtype=pl.UInt8)
+    return kind.replace_strict(_FILE_TYPES, default="anon", return_dtype=pl.String)
+
+
 def blocks(records: Records) -> pl.DataFrame:
     """`schema.BLOCKS` from BLOCK_EVENT records."""
     operation = pl.col("flags") % 256

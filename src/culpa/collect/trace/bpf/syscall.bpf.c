@@ -98,7 +98,7 @@ INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind,
 	if (!file)
 		return 0;
 	if ((thread->mode & S_IFMT) != S_IFSOCK) {
-		describe(thread, file, pid_tgid, fd);
+		describe(thread, file, (void *)current_task(), fd);
 		return 0;
 	}
 	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
@@ -166,7 +166,7 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 	if (kind_of(thread->nr) & CALL_FD_GONE) {
 		file = identify(thread, thread->arg[0], direct);
 		if (file)
-			describe(thread, file, pid_tgid, thread->arg[0]);
+			describe(thread, file, (void *)current_task(), thread->arg[0]);
 	}
 	thread->enter_ns = ktime_ns();
 	return 0;
@@ -236,12 +236,12 @@ int on_exit(struct raw_args *ctx)
 	u32 tid = LOAD(task, pid);
 	struct thread_state *thread;
 
-	if (counters.paused)
+	if (counters.paused == PAUSED)
 		return 0;
 	thread = running_thread(tid, LOAD(task, tgid), task);
 	if (!thread)
 		return 0;
-	if (thread->nr >= 0) {
+	if (thread->nr >= 0 && !counters.paused) {
 		report_call(thread, tid, 0, ktime_ns(), 0, 1);
 		thread->nr = -1;
 	}
