@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from culpa.diagnose import detail, predict
+from culpa.diagnose import detail, older, predict
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Rule
@@ -136,6 +136,6 @@ def _cause(picture: Picture, found: Found, because: tuple[Cause, ...]) -> Cause:
         id=found.rule.id, title=finding.title or found.rule.title, kind=finding.kind, level=found.level,
         share=round(found.share, 6), saves_seconds=round(found.saves_seconds, 9), predicted=found.predicted,
         confidence=round(finding.confidence * doubt, 3), who=who(picture, finding.pid, finding.tid), on=finding.on,
-        evidence=finding.evidence + detail.went_on(picture, finding), because=because, fixes=finding.fixes,
-        docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
+        evidence=finding.evidence + older.age(picture, finding) + detail.went_on(picture, finding), because=because,
+        fixes=finding.fixes, docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
     )  # fmt: skip

@@ -74,7 +74,7 @@ def build(capture: Capture) -> Timeline:
     """
     window = capture.manifest.window
     axis, pids, seen_from, seen_to = _threads(capture)
-    rows = _offcpu_rows(capture.frame(schema.OFFCPU), axis, seen_from, seen_to)
+    rows = _offcpu_rows(_remembered(capture), axis, seen_from, seen_to)
     quiet = _quiet_rows(capture, axis, rows["lane"].to_numpy(), seen_from, seen_to)
     rows = pl.concat([rows, quiet]).sort("lane", "off", "on", "wake", "waker", "stack")
     return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
@@ -100,6 +100,33 @@ def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
     low = threads["watched_ns"].fill_null(window.start_ns).clip(window.start_ns, window.end_ns).to_numpy()
     high = threads["exit_ns"].fill_null(window.end_ns).clip(window.start_ns, window.end_ns).to_numpy()
     return axis, threads["pid"].cast(pl.Int64).to_numpy(), low.astype(np.int64), np.maximum(low, high).astype(np.int64)
+
+
+_STATE_BITS = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+"""Letters of /proc/PID/stat as bits of prev_state."""
+
+
+def _remembered(capture: Capture) -> pl.DataFrame:
+    """`offcpu`, with the state and the stack of waits that were already there when the window began."""
+    offcpu = capture.frame(schema.OFFCPU)
+    before = (
+        capture.frame(schema.THREAD_STATES)
+        .sort("ts_ns")
+        .unique("tid", keep="first", maintain_order=True)
+        .filter(pl.col("state").is_in(list(_STATE_BITS)))
+        .select(
+            "tid",
+            was=pl.col("state").replace_strict(_STATE_BITS, default=None, return_dtype=pl.Int32),
+            at_stack="stack_id",
+            at_ns="ts_ns",
+        )
+    )
+    ended = pl.coalesce("wake_ns", "on_ns")
+    old = pl.col("off_ns").is_null() & pl.col("state").is_null() & (ended.is_null() | (ended > pl.col("at_ns")))
+    return offcpu.join(before, on="tid", how="left", maintain_order="left").with_columns(
+        state=pl.when(old).then(pl.coalesce("state", "was")).otherwise("state"),
+        stack_id=pl.when(old).then(pl.coalesce("stack_id", "at_stack")).otherwise("stack_id"),
+    )
 
 
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
@@ -130,22 +157,21 @@ def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: I
 def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
     """Threads without a single record: off their CPU all the time if /proc said so, else unseen."""
     states = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="last", maintain_order=True)
-    state_of = dict(zip(states["tid"].to_list(), states["state"].to_list(), strict=True))
-    code = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+    known = {tid: (letter, stack) for tid, letter, stack in states.select("tid", "state", "stack_id").iter_rows()}
     lanes = np.setdiff1d(np.arange(len(axis.tids)), seen)
-    letters = [state_of.get(int(axis.tids[lane])) for lane in lanes]
-    running = np.array([letter == "R" for letter in letters], dtype=bool)
-    lanes, letters = lanes[~running], [letter for letter in letters if letter != "R"]
+    found = [known.get(int(axis.tids[lane]), (None, None)) for lane in lanes]
+    asleep = np.array([letter != "R" for letter, _ in found], dtype=bool)
+    lanes, found = lanes[asleep], [one for one in found if one[0] != "R"]
     return pl.DataFrame(
         {
             "lane": lanes.astype(np.int64),
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([code.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int64),
+            "state": pl.Series([_STATE_BITS.get(letter or "", UNKNOWN) for letter, _ in found], dtype=pl.Int64),
             "waker": np.full(len(lanes), UNKNOWN, np.int64),
-            "stack": np.full(len(lanes), UNKNOWN, np.int64),
-            "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),
+            "stack": pl.Series([UNKNOWN if stack is None else stack for _, stack in found], dtype=pl.Int64),
+            "blind": pl.Series([letter is None for letter, _ in found], dtype=pl.Boolean),
         }
     )
 
