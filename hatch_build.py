@@ -18,17 +18,25 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 BPF = Path("src/culpa/collect/trace/bpf")
 SOURCE, TARGET = "culpa.bpf.c", "culpa.bpf.o"
 OLDEST_CLANG = 15  # 14 was seen to crash on CO-RE relocations
+ZIG = "ziglang>=0.13"
 FLAGS = ("-g", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-stack-protector", "-c")
+
+
+def system_clang() -> str | None:
+    """Path of a clang on the PATH that is new enough, or None."""
+    clang = shutil.which("clang")
+    if clang is None:
+        return None
+    said = subprocess.run([clang, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"version (\d+)", said)
+    return clang if version and int(version[1]) >= OLDEST_CLANG else None
 
 
 def compiler() -> list[str]:
     """The command that compiles C for BPF."""
-    clang = shutil.which("clang")
+    clang = system_clang()
     if clang:
-        said = subprocess.run([clang, "--version"], capture_output=True, text=True, check=False).stdout
-        version = re.search(r"version (\d+)", said)
-        if version and int(version[1]) >= OLDEST_CLANG:
-            return [clang, "-target", "bpfel"]
+        return [clang, "-target", "bpfel"]
     return [sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding", "-fno-sanitize=undefined"]
 
 
@@ -56,6 +64,10 @@ class ProbesHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling is 
     """Compiles the probes before a wheel or an editable install is put together."""
 
     PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """What the build needs besides hatchling: a compiler, 400 MB of it, only where there is no clang."""
+        return [] if system_clang() else [ZIG]
 
     def initialize(self, version: str, build_data: dict[str, object]) -> None:  # noqa: ARG002  # the hook's signature
         """Called by hatchling; `version` is standard or editable."""

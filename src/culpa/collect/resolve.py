@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import assert_never
 
 from culpa.collect.commandline import MAX_CMDLINE_BYTES, arguments_of, read_cmdline
+from culpa.collect.groups import processes_in
 from culpa.collect.procfs import PROC, TaskStat, numbers_in, own_pid, parse_stat, parse_status, read_bounded, read_link
 from culpa.collect.sockets import (
     Socket,
@@ -28,6 +29,7 @@ from culpa.errors import CulpaError, UsageError
 from culpa.target import (
     CaptureTarget,
     CommandTarget,
+    GroupTarget,
     HostTarget,
     NameTarget,
     PidTarget,
@@ -70,6 +72,8 @@ def resolve(target: Target, proc_root: Path = PROC) -> Resolution:
             return Resolution(pids=_named(proc_root, name))
         case PortTarget(port=port):
             return Resolution(pids=_listening(proc_root, port))
+        case GroupTarget():
+            return Resolution(pids=processes_in(target, proc_root))
         case UrlTarget(host=host, port=port):
             return _at_address(proc_root, host, port)
         case RedisTarget(path=None, host=host, port=port):

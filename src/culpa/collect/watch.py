@@ -54,8 +54,12 @@ class Limits:
 class Watch:
     """The collectors around a set of target processes. Use as a context manager: leaving it stops everything."""
 
-    def __init__(self, pids: Collection[int], limits: Limits) -> None:
+    def __init__(
+        self, pids: Collection[int], limits: Limits, members: Callable[[], frozenset[int]] = frozenset
+    ) -> None:
+        """`members` says which processes are meant by now, where those can come and go."""
         self._targets = frozenset(pids)
+        self._members = members
         self._limits = limits
         self._stack = ExitStack()
         self._self = own_pid()
@@ -111,6 +115,11 @@ class Watch:
             done = time.monotonic_ns()
             self._next_look_ns = done + max(LOOK_AROUND_NS, LOOK_AROUND_COST * (done - now))
 
+    @property
+    def targets(self) -> frozenset[int]:
+        """The processes that are meant, those that joined included."""
+        return self._targets
+
     def events(self) -> int:
         """Events held so far; 0 where threads are sampled."""
         return self._source.events()
@@ -153,12 +162,20 @@ class Watch:
         """Those the targets talk to, and those these talk to; never culpa itself."""
         first = peers_of(self._targets, table=table) - {self._self}
         second = peers_of(self._targets | first, table=table) - {self._self}
-        return set(sorted(first | second)[: MAX_WATCHED - len(self._targets)]) - self._targets
+        return set(sorted(first | second)[: max(0, MAX_WATCHED - len(self._targets))]) - self._targets
 
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
 
+    def _take_in(self) -> None:
+        """Who has joined is a target from now on."""
+        joined = self._members() - self._targets - {self._self}
+        self._targets |= joined
+        self._roles |= dict.fromkeys(sorted(joined), "target")
+        self._source.watch(joined)
+
     def _look_around(self) -> None:
+        self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
         new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
@@ -236,7 +253,7 @@ class Watch:
         named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
         for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
             self._roles[pid] = self._role(pid, is_peer=False)
-        everything = pl.concat([*self._processes, process_rows(self._roles)])
+        everything = pl.concat([*self._processes, process_rows(self._roles | {self._self: "culpa"})])
         there = everything.filter(pl.col("starttime").is_not_null())
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
         if schema.TASKS.name not in tables:

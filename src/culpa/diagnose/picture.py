@@ -130,6 +130,7 @@ def _own_exchanges(picture: Picture) -> pl.DataFrame:
     rows = picture.requests.exchanges.with_row_index("row").filter(
         (pl.col("role") == "client") & pl.col("ask_end_ns").is_not_null() & pl.col("ask_start_ns").is_not_null()
     )
+    rows = rows.with_columns(pl.col("role", "protocol", "verb", "detail").cast(pl.String))
     if picture.graph is None or rows.is_empty():
         return rows.clear().with_columns(
             item=pl.lit(0, pl.Int64), wait_ns=pl.lit(0, pl.Int64), stop_ns=pl.lit(0, pl.Int64)

@@ -50,7 +50,7 @@ class Root:
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "done": pl.Boolean, "ino": pl.UInt64,
-    "protocol": pl.String, "verb": pl.String, "detail": pl.String,
+    "protocol": schema.PROTOCOL, "verb": schema.REPEATED, "detail": schema.REPEATED,
 }  # fmt: skip
 
 

@@ -95,7 +95,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis within a run."""
+    """One diagnosis within a run. `seconds`: from culpa's start to its verdict."""
 
     name: str
     url: str
@@ -103,6 +103,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     measured: Measured
     score: Score
+    seconds: float
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,6 +84,12 @@ class Objects:
         rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)
         return {row[0]: Process(**dict(zip(names, row, strict=True))) for row in rows.iter_rows()}
 
+    @cached_property
+    def own_pids(self) -> frozenset[int]:
+        """culpa itself, while it watched."""
+        rows = self._capture.frame(schema.PROCESSES).filter(pl.col("role") == "culpa")
+        return frozenset(rows["pid"].drop_nulls().to_list())
+
     def process(self, pid: int) -> Process:
         """The process; only its pid and name where /proc was too late."""
         return self._processes.get(pid) or Process(pid=pid, comm=self.comm.get(pid))

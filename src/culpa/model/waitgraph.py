@@ -152,8 +152,8 @@ def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations,
     start, segment = points[inside], segment[inside]
     following = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
     pieces = Pieces(axis, start, np.minimum(following, stop[segment]), segment)
-    pieces.call = calls.covering(start)
-    pieces.request = matched[segment]
+    pieces.call[:] = calls.covering(start)
+    pieces.request[:] = matched[segment]
     return pieces
 
 

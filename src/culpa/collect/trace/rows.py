@@ -17,6 +17,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.collect.trace import calls, events, tables
 from culpa.collect.trace.identity import PROC, identity
+from culpa.collect.trace.messages import UNSETTLED
 from culpa.collect.trace.ring import Records
 
 CONVERT_ROWS: Final = 50_000
@@ -35,7 +36,7 @@ class Rows:
         self._raw: dict[int, list[Records]] = {ring: [] for ring in TABLES}
         self._frames: dict[int, list[pl.DataFrame]] = {ring: [] for ring in TABLES}
         self._drained_calls: list[Records] = []
-        self._anonymous_dev = _anonymous_dev()
+        self.anonymous_dev = _anonymous_dev()
         self._senders = calls.sending_numbers(os.uname().machine)
         self.stack_ids: set[int] = set()
 
@@ -75,7 +76,7 @@ class Rows:
 
     def _frame(self, ring: int, records: Records) -> pl.DataFrame:
         if ring == events.SYSCALLS:
-            return tables.syscalls(records, self._anonymous_dev)
+            return tables.syscalls(records, self.anonymous_dev)
         if ring == events.MESSAGES:
             return tables.messages(records)
         if ring == events.BLOCKS:
@@ -106,7 +107,8 @@ class Rows:
         """All rows so far, and those of `rest`."""
         self._convert(ring)
         frames = [*self._frames[ring], *(frame for other, frame in rest.items() if other == ring)]
-        return pl.concat([schema.BY_NAME[TABLES[ring]].empty(), *frames])
+        nothing = pl.DataFrame(schema=UNSETTLED) if ring == events.MESSAGES else schema.BY_NAME[TABLES[ring]].empty()
+        return pl.concat([nothing, *frames])
 
     def clear(self) -> None:
         """Give all rows up."""

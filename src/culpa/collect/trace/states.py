@@ -12,24 +12,28 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from culpa.capture import schema
 from culpa.collect.trace import tables
 from culpa.collect.trace.events import TASK_NOLOAD, TASK_UNINTERRUPTIBLE
 from culpa.collect.trace.ring import Records
 
-SCHEMA: dict[str, type[pl.DataType]] = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "tid": pl.Int32, "nr": pl.Int32, "arg0": pl.UInt64, "since_ns": pl.Int64, "stack_id": pl.Int32, "dev": pl.UInt32,
-    "ino": pl.UInt64, "file_type": pl.String,
+    "ino": pl.UInt64, "file_type": schema.FILE_TYPE,
 }  # fmt: skip
 """The columns of `schema.THREAD_STATES` that /proc does not know, and those that say whether both saw the same call."""
 
 
-def table(records: Records, own_tid: int, stack_id: Callable[[tuple[int, ...]], int]) -> pl.DataFrame:
+def table(
+    records: Records, own_tid: int, stack_id: Callable[[tuple[int, ...]], int], anonymous_dev: int
+) -> pl.DataFrame:
     """One row a thread, in `SCHEMA`; the reader itself is left out.
 
     Args:
         records: STATE_EVENT, all read in one go by the thread `own_tid` just after it had slept.
         own_tid: the reader.
         stack_id: gives return addresses, innermost first, a number.
+        anonymous_dev: as in `tables.syscalls`.
     """
     own, others = records[records["tid"] == own_tid], records[records["tid"] != own_tid]
     if not len(others):
@@ -48,14 +52,15 @@ def table(records: Records, own_tid: int, stack_id: Callable[[tuple[int, ...]], 
         "stack_id": pl.Series([stack_id(stack) if stack else None for stack in stacks], dtype=pl.Int32),
         "dev": _known(others["dev"], has_file),
         "ino": _known(others["ino"], has_file),
-        "file_type": tables.file_types(others["mode"]).zip_with(
-            pl.Series(has_file), pl.Series([None], dtype=pl.String)
-        ),
+        "file_type": _where(tables.file_types(others["mode"], others["dev"], anonymous_dev), has_file),
     }
     return pl.DataFrame(columns).cast(SCHEMA)  # type: ignore[arg-type]  # a mapping of names to types
 
 
 def _known(values: npt.NDArray[np.integer], known: npt.NDArray[np.bool_]) -> pl.Series:
     """The values, null where they are not known."""
-    series = pl.Series(np.ascontiguousarray(values))
-    return series.zip_with(pl.Series(known), pl.Series([None], dtype=series.dtype))
+    return _where(pl.Series(np.ascontiguousarray(values)), known)
+
+
+def _where(values: pl.Series, known: npt.NDArray[np.bool_]) -> pl.Series:
+    return values.zip_with(pl.Series(known), pl.Series([None], dtype=values.dtype))

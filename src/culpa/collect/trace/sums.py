@@ -16,6 +16,8 @@ from culpa.collect.trace import events, tables
 from culpa.collect.trace.ring import Records
 
 _ACTIVITIES: Final = {name: number for number, name in enumerate(events.ACTIVITIES)}
+_FORMAT, _SOCKET = 0o170000, 0o140000
+"""S_IFMT, S_IFSOCK."""
 _OFF: Final = ("runnable", "blocked", "sleeping")
 
 
@@ -41,7 +43,9 @@ def seeds(threads: Records, from_ns: int) -> Records:
     return sums
 
 
-def table(threads: Records, calls: Records, open_calls: Records, *, from_ns: int, end_ns: int) -> pl.DataFrame:
+def table(
+    threads: Records, calls: Records, open_calls: Records, *, from_ns: int, end_ns: int, anonymous_dev: int
+) -> pl.DataFrame:
     """`schema.SUMS` over [from_ns, end_ns).
 
     Args:
@@ -50,9 +54,10 @@ def table(threads: Records, calls: Records, open_calls: Records, *, from_ns: int
         open_calls: CALL records of the calls that are open at the end.
         from_ns: when sums began.
         end_ns: until when.
+        anonymous_dev: as in `tables.syscalls`.
     """
     names = schema.SUMS.schema
-    parts = [_activities(threads, end_ns), _calls(calls, open_calls, from_ns, end_ns)]
+    parts = [_activities(threads, end_ns), _calls(calls, open_calls, from_ns, end_ns, anonymous_dev)]
     return pl.concat([part.select(pl.col(name).cast(dtype) for name, dtype in names.items()) for part in parts])
 
 
@@ -72,10 +77,10 @@ def _activities(threads: Records, end_ns: int) -> pl.DataFrame:
                 "tid": threads["tid"],
                 "pid": threads["pid"],
                 "what": pl.Series([name] * len(threads), dtype=pl.String),
-                "count": counts[:, number] if name in _OFF else np.zeros(len(threads), np.int64),
+                "count": pl.Series(counts[:, number] if name in _OFF else [None] * len(threads), dtype=pl.Int64),
                 "total_ns": spent[:, number],
             }
-        ).with_columns(count=pl.col("count") if name in _OFF else pl.lit(None, pl.Int64))
+        )
         for name, number in _ACTIVITIES.items()
     ]
     found = pl.concat(frames).filter(pl.col("total_ns") > 0).sort("tid", maintain_order=True)
@@ -83,14 +88,14 @@ def _activities(threads: Records, end_ns: int) -> pl.DataFrame:
     return found.with_columns(**missing)
 
 
-def _calls(calls: Records, open_calls: Records, from_ns: int, end_ns: int) -> pl.DataFrame:
+def _calls(calls: Records, open_calls: Records, from_ns: int, end_ns: int, anonymous_dev: int) -> pl.DataFrame:
     """One row a thread, call and file."""
     ended = pl.DataFrame(
         {name: np.ascontiguousarray(calls[name]) for name in ("tid", "pid", "nr", "dev", "ino", "mode", "count")}
         | {name: calls[name].astype(np.int64) for name in ("total_ns", "longest_ns")}
     )
     enter = open_calls["enter_ns"].astype(np.int64)
-    is_socket = tables.file_types(open_calls["mode"]) == "sock"
+    is_socket = open_calls["mode"] & _FORMAT == _SOCKET
     still = pl.DataFrame(
         {
             "tid": np.ascontiguousarray(open_calls["tid"]),
@@ -98,7 +103,7 @@ def _calls(calls: Records, open_calls: Records, from_ns: int, end_ns: int) -> pl
             "nr": np.ascontiguousarray(open_calls["nr"]),
             "dev": np.where(is_socket, 0, open_calls["dev"]).astype(np.uint32),
             "ino": np.where(is_socket, 0, open_calls["ino"]).astype(np.uint64),
-            "mode": open_calls["mode"].astype(np.uint32) & 0o170000,
+            "mode": open_calls["mode"].astype(np.uint32) & _FORMAT,
             "count": np.ones(len(open_calls), np.uint64),
             "total_ns": np.maximum(end_ns - np.maximum(enter, from_ns), 0),
             "longest_ns": np.where(enter > 0, np.maximum(end_ns - enter, 0), 0),
@@ -116,6 +121,8 @@ def _calls(calls: Records, open_calls: Records, from_ns: int, end_ns: int) -> pl
         what=pl.lit("call"),
         dev=pl.when(has_file & one).then("dev"),
         ino=pl.when(has_file & one).then("ino"),
-        file_type=pl.when(has_file).then(tables.file_types(sums["mode"].to_numpy())),
+        file_type=pl.when(has_file).then(
+            tables.file_types(sums["mode"].to_numpy(), sums["dev"].to_numpy(), anonymous_dev)
+        ),
         longest_ns=pl.when(pl.col("longest_ns") > 0).then("longest_ns"),
     ).sort("tid", "total_ns", descending=[False, True], maintain_order=True)

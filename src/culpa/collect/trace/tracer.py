@@ -181,7 +181,7 @@ class Tracer:
                 found = probes.states()
             except TraceError:
                 found = np.zeros(0, dtype=events.STATE_EVENT)
-            return states.table(found, threading.get_native_id(), self._number_stack)
+            return states.table(found, threading.get_native_id(), self._number_stack, self._rows.anonymous_dev)
 
     def _number_stack(self, addresses: tuple[int, ...]) -> int:
         return self._state_stacks.setdefault(addresses, STATE_STACKS + len(self._state_stacks))
@@ -297,7 +297,14 @@ class Tracer:
             return
         probes = self._loaded()
         threads, calls, running = probes.thread_sums(), probes.call_sums(), open_calls(probes.threads())
-        self._sums = sums.table(threads, calls, running, from_ns=self._sums_from_ns, end_ns=time.monotonic_ns())
+        self._sums = sums.table(
+            threads,
+            calls,
+            running,
+            from_ns=self._sums_from_ns,
+            end_ns=time.monotonic_ns(),
+            anonymous_dev=self._rows.anonymous_dev,
+        )
 
     def _requests(self) -> Records:
         """BLOCK_EVENT of the block requests under way."""
@@ -324,7 +331,7 @@ class Tracer:
         self._name_stacks()
         if last:
             self._rows.clear()
-        found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
+        found["messages"] = settle(found["messages"])
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
         found["files"] = self._identities.file_table(self._paths)

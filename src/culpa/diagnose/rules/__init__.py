@@ -8,6 +8,7 @@ from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -17,6 +18,8 @@ RULES: tuple[Rule, ...] = (
     saturated,
     slow_device,
     remote_slow,
+    runqueue,
+    cgroup_quota,
     busy,
     sleeping,
 )

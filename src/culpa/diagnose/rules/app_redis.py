@@ -15,7 +15,7 @@ from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules import redis_commands
-from culpa.diagnose.rules.evidence import code_evidence, items_of, seconds
+from culpa.diagnose.rules.evidence import code_evidence, items_of, of_finished, seconds
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_count
@@ -36,9 +36,12 @@ def _moments(rows: pl.DataFrame) -> Moments:
     return Moments.union(rows["item"].to_numpy(), rows["ask_start_ns"].to_numpy(), rows["stop_ns"].to_numpy())
 
 
-def _shapes(rows: pl.DataFrame) -> pl.DataFrame:
-    """verb, detail, trips, wait_ns; largest wait first."""
+def _shapes(picture: Picture, rows: pl.DataFrame) -> pl.DataFrame:
+    """verb, detail, trips, wait_ns, a_request (trips in one request); largest wait first."""
+    whole = of_finished(picture, rows)
+    counted = whole.group_by("verb", "detail").agg(a_request=pl.len() / items_of(whole))
     grouped = rows.group_by("verb", "detail").agg(pl.len().alias("trips"), pl.col("wait_ns").sum())
+    grouped = grouped.join(counted, on=["verb", "detail"], nulls_equal=True)
     return grouped.sort(["wait_ns", "verb", "detail"], descending=[True, False, False], nulls_last=True)
 
 
@@ -74,7 +77,7 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
         moments = _moments(mine)
         if picture.share(moments.ns) < MIN_WRITE_SHARE:
             continue
-        shapes = _shapes(mine)
+        shapes = _shapes(picture, mine)
         verbs = [verb for verb in shapes["verb"].to_list() if verb]
         line = line_of(picture, dict.fromkeys(mine["tid"].unique().to_list(), moments), verbs[:1])
         tid = int(mine["tid"].mode().sort()[0])
@@ -135,10 +138,9 @@ def _peer(picture: Picture, rows: pl.DataFrame) -> str | None:
 def _write_evidence(
     picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, line: CodeLine | None
 ) -> Iterator[Evidence]:
-    requests = items_of(rows)
-    for verb, detail, trips, wait_ns in shapes.head(3).iter_rows():
+    for verb, detail, _, wait_ns, a_request in shapes.head(3).iter_rows():
         yield Evidence(
-            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} a request within {_method(picture, rows)}",
+            fact=f"{_spoken(verb, detail)}: {format_count(a_request)} a request within {_method(picture, rows)}",
             value=seconds(wait_ns), unit="s", threshold=None, source="messages",
         )  # fmt: skip
     share = picture.share(_moments(rows).ns)
@@ -180,7 +182,7 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
         moments = chatter.spent(mine).minus(blocked)
         if picture.share(trips.minus(blocked).ns) < MIN_TRIPS_SHARE:
             continue
-        shapes = _shapes(mine)
+        shapes = _shapes(picture, mine)
         verbs = [verb for verb in shapes["verb"].to_list() if verb]
         line = line_of(picture, dict.fromkeys(mine["tid"].unique().to_list(), trips), verbs[:1])
         working = _server_running(picture, moments)
@@ -190,7 +192,7 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
             pid=int(str(pid)),
             tid=int(mine["tid"].mode().sort()[0]),
             on=On(code=line.place if line else None, peer=_peer(picture, mine)),
-            evidence=tuple(_trip_evidence(picture, mine, shapes, moments, working, line)),
+            evidence=tuple(_trip_evidence(picture, shapes, moments, working, line)),
             confidence=0.9,
             predicted=_batched(picture, trips, moments, working),
             fixes=(
@@ -215,12 +217,11 @@ def _server_running(picture: Picture, moments: Moments) -> int:
 
 
 def _trip_evidence(
-    picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, moments: Moments, working: int, line: CodeLine | None
+    picture: Picture, shapes: pl.DataFrame, moments: Moments, working: int, line: CodeLine | None
 ) -> Iterator[Evidence]:
-    requests = items_of(rows)
-    for verb, detail, trips, wait_ns in shapes.head(3).iter_rows():
+    for verb, detail, trips, wait_ns, a_request in shapes.head(3).iter_rows():
         yield Evidence(
-            fact=f"{_spoken(verb, detail)}: {format_count(trips / requests)} round trips a request, "
+            fact=f"{_spoken(verb, detail)}: {format_count(a_request)} round trips a request, "
             f"one after the other, mean {wait_ns / trips / 1e3:.3g} us",
             value=seconds(wait_ns), unit="s", threshold=None, source="messages",
         )  # fmt: skip

@@ -15,7 +15,7 @@ from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
 MIN_BUSY_SHARE = 0.5
-MIN_SLEEP_SHARE = 0.1
+MIN_SHARE = 0.1
 
 
 def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
@@ -37,7 +37,8 @@ def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
     silent=(Lab("cpu-busy-healthy"), Lab("sleep-by-choice")),
 )
 def busy(picture: Picture) -> Iterator[Finding]:
-    """What it detects: at least half of the time a process on the request's chain was on a CPU.
+    """What it detects: a process on the request's chain was on a CPU for at least half of the time for which it had one
+    (time in which it queued for a CPU says nothing of what it does).
 
     Why it slows you: nothing is waited for; the work itself takes this long.
 
@@ -48,15 +49,21 @@ def busy(picture: Picture) -> Iterator[Finding]:
     What to do: profile the named function or line.
     """
     talking = chatter.spent(chatter.repeated(picture))
+    queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
+    limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
     for pid, nodes in _by_process(picture, Kind.RUNNING).items():
         moments = picture.moments(*nodes).minus(talking)
-        if picture.share(moments.ns) < MIN_BUSY_SHARE:
+        if moments.ns < limit_ns:
             continue
         line = line_of(picture, threads_of(picture, nodes))
         fact = f"{picture.objects.thread_name(pid)} on a CPU"
         evidence = [
             Evidence(
-                fact=fact, value=seconds(moments.ns), unit="s", threshold=MIN_BUSY_SHARE, source=waits_source(picture)
+                fact=fact,
+                value=seconds(moments.ns),
+                unit="s",
+                threshold=seconds(limit_ns),
+                source=waits_source(picture),
             )
         ]
         if line is not None:
@@ -93,7 +100,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
     """
     for pid, nodes in _by_process(picture, Kind.SLEEP).items():
         moments = picture.moments(*nodes)
-        if picture.share(moments.ns) < MIN_SLEEP_SHARE:
+        if picture.share(moments.ns) < MIN_SHARE:
             continue
         line = line_of(picture, threads_of(picture, nodes))
         on = picture.blame.nodes[nodes[0]].on
@@ -103,7 +110,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
                 fact=f"{picture.objects.thread_name(pid)} asleep in {call or 'a timer'}",
                 value=seconds(moments.ns),
                 unit="s",
-                threshold=MIN_SLEEP_SHARE,
+                threshold=seconds(MIN_SHARE * picture.root.ns),
                 source=waits_source(picture),
             )
         ]

@@ -96,3 +96,10 @@ def threads_of(picture: Picture, nodes: list[int]) -> dict[int, Moments]:
 def items_of(rows: pl.DataFrame) -> int:
     """How many root items the exchanges belong to, at least 1."""
     return max(1, rows["item"].n_unique())
+
+
+def of_finished(picture: Picture, rows: pl.DataFrame) -> pl.DataFrame:
+    """The exchanges of requests that were finished, whose counts are whole; all of them where none was."""
+    done = picture.root.requests.filter(pl.col("done"))["item"].unique().implode()
+    finished = rows.filter(pl.col("item").is_in(done))
+    return rows if finished.is_empty() else finished

@@ -62,7 +62,7 @@ def fsync_always(picture: Picture) -> Iterator[Finding]:
                 syscall=calls.name if calls else "fdatasync",
                 setting=f"appendfsync {setting}" if setting else None,
             ),
-            evidence=tuple(_evidence(picture, pid, path, nodes, setting)),
+            evidence=tuple(_evidence(picture, pid, nodes, setting)),
             confidence=_confidence(picture, setting),
             fixes=(_everysec(picture, pid),),
         )
@@ -74,7 +74,7 @@ def _confidence(picture: Picture, setting: str | None) -> float:
     return 0.97 if setting == ALWAYS else 0.75
 
 
-def _evidence(picture: Picture, pid: int, path: str, nodes: list[int], setting: str | None) -> Iterator[Evidence]:
+def _evidence(picture: Picture, pid: int, nodes: list[int], setting: str | None) -> Iterator[Evidence]:
     source = waits_source(picture)
     who = picture.objects.thread_name(pid)
     total = picture.moments(*nodes).ns
@@ -128,7 +128,6 @@ def _evidence(picture: Picture, pid: int, path: str, nodes: list[int], setting: 
             threshold=None,
             source="inference",
         )
-    yield Evidence(fact="append-only file", value=path, unit="", threshold=None, source="files")
 
 
 def _everysec(picture: Picture, pid: int) -> Fix:
