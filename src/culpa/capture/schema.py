@@ -115,7 +115,12 @@ SYSCALLS = _table(
     ("exit_ns", I64, "ns", "null: still open at the end of the window"),
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
-    ("nr", I32, "", "system call number of the manifest's machine"),
+    (
+        "nr",
+        I32,
+        "",
+        "system call number of the manifest's machine; with bit 29 set the number of a 32-bit program's call",
+    ),
     ("ret", I64, "", "return value; null: still open"),
     ("arg0", U64, "", "first argument; the fd for fd calls"),
     ("arg1", U64, "", "second argument"),

@@ -29,6 +29,7 @@ from culpa.collect.resolve import peers_of, process_stat
 from culpa.collect.sockets import SocketTable
 from culpa.collect.sources import Seen, Source, open_source
 from culpa.collect.stacks import StackSampler
+from culpa.syscalls import NARROW
 from culpa.units import NS_PER_SECOND
 
 LOOK_AROUND_NS: Final = NS_PER_SECOND
@@ -131,8 +132,14 @@ class Watch:
     def _thread_states(self, pids: Collection[int]) -> pl.DataFrame:
         """/proc and the kernel's list of tasks together, where both saw a thread in the same call."""
         rows, seen = thread_state_rows(pids), self._source.thread_states()
-        known = [column for column in seen.columns if column not in ("tid", "nr", "arg0")]
-        joined = rows.drop(known).join(
+        more = [column for column in seen.columns if column not in ("tid", "nr", "arg0")]
+        # /proc does not tell the calls of 32-bit programs from others of that number, nor are their arguments known.
+        narrow = seen.filter(pl.col("nr") >= NARROW).select("tid", narrow=pl.col("nr"), nr=pl.col("nr") - NARROW)
+        told = rows.join(narrow, on=["tid", "nr"], how="left", maintain_order="left").with_columns(
+            nr=pl.coalesce("narrow", "nr"), arg0=pl.when(pl.col("narrow").is_null()).then("arg0")
+        )
+        seen = seen.with_columns(arg0=pl.when(pl.col("nr").fill_null(0) < NARROW).then("arg0"))
+        joined = told.drop(more).join(
             seen, on=["tid", "nr", "arg0"], how="left", nulls_equal=True, maintain_order="left"
         )
         return joined.select(list(schema.THREAD_STATES.schema))

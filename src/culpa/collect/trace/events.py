@@ -113,7 +113,7 @@ SETTINGS: Final = np.dtype(
 COUNTERS: Final = np.dtype(
     [
         ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (7,)), ("grown", "<u8"), ("refused", "<u8"),
-        ("sums_from_ns", "<u8"), ("unsummed", "<u8"),
+        ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"),
     ]
 )  # fmt: skip
 PAUSED, SUMMING = 1, 2

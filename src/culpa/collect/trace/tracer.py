@@ -390,6 +390,14 @@ class Tracer:
                     way_out="watch fewer processes",
                 )
             )
+        if counters["narrow"]:
+            spots.append(
+                BlindSpot(
+                    what=f"what {format_count(int(counters['narrow']))} system calls of 32-bit programs were",
+                    why="these have numbers and arguments of their own, which culpa does not read",
+                    way_out="watch a 64-bit build of the program",
+                )
+            )
         if counters["refused"]:
             spots.append(
                 BlindSpot(

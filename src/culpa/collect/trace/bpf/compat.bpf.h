@@ -84,9 +84,11 @@ struct file { struct path f_path; struct inode *f_inode; void *private_data; };
 struct fdtable { u32 max_fds; struct file **fd; };
 struct files_struct { struct fdtable *fdt; };
 
+struct thread_info { u64 flags; u32 status; };
 struct sched_info { u64 run_delay; u64 last_arrival; };
 
 struct task_struct {
+	struct thread_info thread_info;
 	int pid;
 	int tgid;
 	u32 flags;
@@ -169,6 +171,22 @@ INLINE s32 call_number(void *regs)
 }
 
 enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+enum { TS_COMPAT = 1 << 1, TIF_32BIT = 22 }; /* arch/x86/include/asm/thread_info.h, arch/arm64 likewise */
+
+/*
+ * Whether the call that `task` is in is one of a 32-bit program (or of int 0x80): those have numbers of their own, and
+ * pass their arguments otherwise.
+ */
+INLINE int is_narrow(struct task_struct *task, const int direct)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, orig_ax)) {
+		if (FIELD_EXISTS(struct thread_info, status))
+			return READ(direct, task, thread_info.status) & TS_COMPAT;
+		return 0;
+	}
+	return READ(direct, task, thread_info.flags) >> TIF_32BIT & 1;
+}
+
 /* The registers a task entered the kernel with; null where that cannot be asked (before 5.15). */
 INLINE void *registers_of(void *task)
 {
@@ -181,6 +199,8 @@ INLINE void *registers_of(void *task)
 INLINE s32 current_call(void)
 {
 	if (!__builtin_preserve_enum_value(*(enum bpf_func_id *)BPF_FUNC_task_pt_regs, 0))
+		return -2;
+	if (is_narrow(current_task_btf(), 0))
 		return -2;
 	return call_number(task_registers(current_task_btf()));
 }

@@ -48,6 +48,9 @@ enum pause { PAUSED = 1, SUMMING = 2 };
 
 enum activity { RUNNING, RUNNABLE, BLOCKED, SLEEPING };
 
+/* In the number of a call of a 32-bit program, above all numbers: what it means must be looked up elsewhere. */
+#define NARROW_CALL (1 << 29)
+
 enum task_kind { TASK_SEEN = 1, TASK_EXEC = 2, TASK_EXIT = 3 };
 
 /* One CPU's part of a ring of records; `position` of a record is its place in the endless stream, counted from 1. */
@@ -251,6 +254,7 @@ struct trace_counters {
 	u64 refused; /* processes or threads that should have been added and found no room */
 	u64 sums_from_ns;
 	u64 unsummed; /* calls that found no room among the sums */
+	u64 narrow;   /* calls of 32-bit programs */
 };
 
 _Static_assert(sizeof(struct lane) == 64, "lane");
@@ -262,7 +266,7 @@ _Static_assert(sizeof(struct socket_event) == 184, "socket_event");
 _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
 _Static_assert(sizeof(struct trace_settings) == 1056, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 96, "trace_counters");
+_Static_assert(sizeof(struct trace_counters) == 104, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 112, "thread_state");
 _Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
 _Static_assert(sizeof(struct call_sum) == 56, "call_sum");

@@ -20,6 +20,10 @@ INLINE void sleeps_in(struct state_event *event, struct task_struct *task)
 	event->nr = call_number(regs);
 	if (event->nr < 0)
 		return;
+	if (is_narrow(task, 0)) {
+		event->nr |= NARROW_CALL;
+		return;
+	}
 	call_arguments(regs, event->arg, 0);
 	if (!(kind_of(event->nr) & CALL_FD))
 		return;

@@ -168,8 +168,7 @@ INLINE int sum_begins(struct raw_args *ctx, const int direct)
 	thread = running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task());
 	if (!thread)
 		return 0;
-	thread->nr = ctx->arg[1];
-	forget_fd(thread);
+	enter_call(thread, ctx->arg[1], direct);
 	if (kind_of(thread->nr) & (CALL_FD | CALL_FD_RETURN)) {
 		call_arguments((void *)ctx->arg[0], thread->arg, direct);
 		if (kind_of(thread->nr) & CALL_FD_GONE)
@@ -194,9 +193,8 @@ INLINE int sum_ends(struct raw_args *ctx, const int direct)
 		return 0;
 	if (thread->nr < 0) {
 		thread->enter_ns = 0;
-		thread->nr = call_number((void *)ctx->arg[0]);
+		enter_call(thread, call_number((void *)ctx->arg[0]), direct);
 		call_arguments((void *)ctx->arg[0], thread->arg, direct);
-		forget_fd(thread);
 	}
 	kind = kind_of(thread->nr);
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
