@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import budget
 import decode
 import floor
 import memory
@@ -39,6 +40,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "verdict_time": verdict_time.measure,
     "memory": memory.measure,
     "target_cost": target_cost.measure,
+    "budget": budget.measure,
     "floor": floor.measure,
     "peers": peers.measure,
 }

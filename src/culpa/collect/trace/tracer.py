@@ -168,6 +168,10 @@ class Tracer:
         """Events drained so far."""
         return self._events
 
+    def probe_cpu_ns(self) -> int:
+        """Run time of the probes so far, extrapolated, see `budget`."""
+        return round(self._spent_ns + self._costs[-1].total_ns(time.monotonic_ns(), self._events))
+
     def detail_ended(self) -> bool:
         """Whether only sums are kept by now."""
         return self._sums_from_ns is not None
@@ -348,7 +352,7 @@ class Tracer:
             tables=found,
             events=sum(len(found[name]) for name in TABLES.values()),
             lost_events=lost,
-            probe_cpu_ns=round(self._spent_ns + self._costs[-1].total_ns(time.monotonic_ns(), self._events)),
+            probe_cpu_ns=self.probe_cpu_ns(),
             blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
             detail_end_ns=self._detail_end_ns,
             sums_from_ns=self._sums_from_ns,
