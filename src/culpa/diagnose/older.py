@@ -14,6 +14,8 @@ from culpa.units import NS_PER_SECOND
 WAITING = ("D", "S", "T", "t")
 NOTICEABLE_NS = NS_PER_SECOND // 10
 """A wait that began this little before the window needs no mention."""
+MOST_THREADS = 16
+"""Threads that are asked for their age."""
 
 
 def age(picture: Picture, finding: Finding) -> tuple[Evidence, ...]:
@@ -21,22 +23,30 @@ def age(picture: Picture, finding: Finding) -> tuple[Evidence, ...]:
 
     The thread that is blamed comes first, then the thread of the root that waits at that moment.
     """
-    window, moments = picture.capture.manifest.window, finding.moments
-    old = moments.start_ns <= window.start_ns + NOTICEABLE_NS
-    if picture.graph is None or not old.any():
+    if picture.graph is None:
         return ()
-    until_ns = int(moments.end_ns[old].max())
-    for tid in [finding.tid, *_root_threads(picture, moments.item[old])]:
+    start_ns, moments = picture.capture.manifest.window.start_ns, finding.moments
+    for tid in dict.fromkeys([finding.tid, *_root_threads(picture, moments.item)][:MOST_THREADS]):
         since_ns = _since(picture, tid)
-        if since_ns is not None and since_ns < window.start_ns - NOTICEABLE_NS:
+        if tid is None or since_ns is None or since_ns > start_ns - NOTICEABLE_NS:
+            continue
+        over_ns = _first_run(picture, tid)
+        within = moments.start_ns < over_ns
+        if within.any():
+            age_ns = min(over_ns, int(moments.end_ns[within].max())) - since_ns
             return (
                 Evidence(
-                    fact=f"{picture.objects.thread_name(tid or 0)} has waited since before culpa looked, for",
-                    value=round((until_ns - since_ns) / NS_PER_SECOND, 3), unit="s", threshold=None,
-                    source="thread_states",
+                    fact=f"{picture.objects.thread_name(tid)} has waited since before culpa looked, for",
+                    value=round(age_ns / NS_PER_SECOND, 3), unit="s", threshold=None, source="thread_states",
                 ),
             )  # fmt: skip
     return ()
+
+
+def _first_run(picture: Picture, tid: int) -> int:
+    """When the thread first ran in the window; its end where it did not."""
+    ran = picture.capture.frame(schema.OFFCPU).filter(pl.col("tid") == tid)["on_ns"].min()
+    return picture.capture.manifest.window.end_ns if ran is None else int(str(ran))
 
 
 def _root_threads(picture: Picture, items: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:

@@ -22,6 +22,8 @@ from culpa.model.objects import Thing
 from culpa.model.requests import Requests
 from culpa.model.waitgraph import NOT_WATCHED, WaitGraph
 
+BUSY_SHARE = 0.9
+"""Of the time a request lay unread, to be called busy all the time."""
 Basis = Literal["requests", "threads"]
 
 
@@ -122,7 +124,8 @@ class _Probed:
     def __init__(self, capture: Capture, graph: WaitGraph) -> None:
         self._window, self._method = capture.manifest.window, capture.manifest.target.method
         self._unseen = _unseen_server(capture)
-        self._axis = graph.axis
+        self._graph, self._axis = graph, graph.axis
+        self._targets = _target_lanes(capture, _lane_pids(capture, graph))
         self.rows: list[tuple[object, ...]] = []
         self.leads: list[tuple[int, int, int, Kind, Thing]] = []
         self._starts: list[int] = []
@@ -138,7 +141,11 @@ class _Probed:
         done = received_ns is not None and not failed
         self.rows.append((item, start, end, done, ino, "http", verb or self._method, detail))
         if answer is None:
-            self._lead(item, start, end, *self._unseen)
+            lane = _occupied(self._graph, self._targets, start, end)
+            if lane is None:
+                self._lead(item, start, end, *self._unseen)
+            else:
+                self._time_of(lane, item, start, end)
             return
         read = min(max(answer.read_ns or start, start), end)
         answered = min(max(answer.answered_ns or end, read), end)
@@ -153,9 +160,13 @@ class _Probed:
         if not known:
             self._lead(item, read, answered, Kind.UNEXPLAINED, Thing(stage="a thread that was not watched"))
             return
-        base = known[0] * self._axis.span - self._axis.start_ns
-        self._starts.append(base + read)
-        self._ends.append(base + answered)
+        self._time_of(known[0], item, read, answered)
+
+    def _time_of(self, lane: int, item: int, start: int, end: int) -> None:
+        """The time of one thread."""
+        base = lane * self._axis.span - self._axis.start_ns
+        self._starts.append(base + start)
+        self._ends.append(base + end)
         self._items.append(item)
 
     def _lead(self, item: int, start: int, end: int, kind: Kind, thing: Thing) -> None:
@@ -178,6 +189,26 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
         gathered.add(item, start, end, answers.get(port, []), failed=error is not None)
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
     return _root(graph, "requests", gathered.interval(), table, tuple(gathered.leads))
+
+
+def _occupied(graph: WaitGraph, lanes: Int64s, start_ns: int, end_ns: int) -> int | None:
+    """The target's thread that was busy with something else for longest while a request lay unread.
+
+    Only where none of its threads was free to read it: whoever idles does so for another reason. What keeps the server
+    busy may have begun before the window, so that no request of it was seen.
+    """
+    busiest, longest = None, 0
+    for lane in lanes.tolist():
+        low, high = (lane * graph.axis.span + moment - graph.axis.start_ns for moment in (start_ns, end_ns))
+        first, last = np.searchsorted(graph.end, low, side="right"), np.searchsorted(graph.start, high, side="left")
+        length = np.minimum(graph.end[first:last], high) - np.maximum(graph.start[first:last], low)
+        unseen = np.isin(graph.on[first:last], [n for n, thing in enumerate(graph.things) if thing == NOT_WATCHED])
+        busy = int(length[(graph.kind[first:last] != Kind.IDLE) & ~unseen].sum())
+        if busy < BUSY_SHARE * (high - low):
+            return None
+        if busy > longest:
+            busiest, longest = lane, busy
+    return busiest
 
 
 def _unseen_server(capture: Capture) -> tuple[Kind, Thing]:
