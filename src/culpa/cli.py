@@ -170,7 +170,9 @@ def why(
     if redact:
         capture = _redacted(capture)
     failure = _saved(capture, save, talk)
-    verdict = judge(capture)
+    only = [capture]
+    del capture
+    verdict = judge(only.pop())  # which then holds the only reference, and may give it up
     if json:
         from culpa.report.envelope import to_json
 

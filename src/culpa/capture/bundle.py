@@ -14,7 +14,7 @@ import re
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -44,19 +44,35 @@ _SCHEMA_NUMBER: Final = re.compile(r"culpa\.capture/(\d{1,6})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """A manifest and its tables. A table that was not collected is absent from `tables`."""
+    """A manifest and its tables. A table that was not collected is absent from `tables`; of one that is `used_up` it
+    is known only that it was.
+    """
 
     manifest: Manifest
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    used_up: frozenset[str] = frozenset()
 
     def has(self, table: Table) -> bool:
         """Whether the table was collected at all, even without rows."""
-        return table.name in self.tables
+        return table.name in self.tables or table.name in self.used_up
 
     def frame(self, table: Table) -> pl.DataFrame:
-        """The table's rows; no rows where it was not collected."""
+        """The table's rows; no rows where it was not collected.
+
+        Raises:
+            LookupError: the table is used up.
+        """
+        if table.name in self.used_up:
+            raise LookupError(f"the rows of {table.name} were given up: take what was made of them")
         found = self.tables.get(table.name)
         return table.empty() if found is None else found
+
+    def without_rows(self, table: Table) -> Capture:
+        """The same capture once everything has been made of a table that is to be made of it."""
+        if table.name not in self.tables:
+            return self
+        kept = {name: frame for name, frame in self.tables.items() if name != table.name}
+        return replace(self, tables=kept, used_up=self.used_up | {table.name})
 
 
 class _SchemaOnly(msgspec.Struct):

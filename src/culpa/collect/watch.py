@@ -19,6 +19,7 @@ from culpa import __version__
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
@@ -37,6 +38,8 @@ LOOK_AROUND_COST: Final = 20
 """Looking for new peers takes at most a twentieth of the time: socket tables of big hosts are long."""
 MAX_WATCHED: Final = 64
 MAX_PROCESS_ROWS: Final = 2000
+THREADS_NS: Final = NS_PER_SECOND
+"""For looking at what each thread does, at the begin and at the end: about 10,000 threads."""
 STACKS_BUDGET: Final = 0.25
 """The part of the budget that py-spy may take."""
 
@@ -50,6 +53,8 @@ class Limits:
     credentials: Credentials | None = None
     silent: bool = False
     """Send nothing to anybody."""
+    redis: bool = False
+    """The targets were named as Redis servers."""
 
 
 class Watch:
@@ -72,12 +77,14 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
+        self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
+        self._began: Moment
 
     def __enter__(self) -> Watch:
         return self
@@ -98,8 +105,9 @@ class Watch:
         self._source = source
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
-        self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
-        self._states.append(self._thread_states(self._roles))
+        self._began = Moment.now()
+        self.start_ns, self.start_realtime_ns = self._began.monotonic_ns, self._began.realtime_ns
+        self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -129,9 +137,9 @@ class Watch:
         """Whether events cost more than the budget, so that only sums are kept by now."""
         return self._source.detail_ended()
 
-    def _thread_states(self, pids: Collection[int]) -> pl.DataFrame:
-        """/proc and the kernel's list of tasks together, where both saw a thread in the same call."""
-        rows, seen = thread_state_rows(pids), self._source.thread_states()
+    def _thread_states(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What /proc said and the kernel's list of tasks together, where both saw a thread in the same call."""
+        seen = self._source.thread_states()
         more = [column for column in seen.columns if column not in ("tid", "nr", "arg0")]
         # /proc does not tell the calls of 32-bit programs from others of that number, nor are their arguments known.
         narrow = seen.filter(pl.col("nr") >= NARROW).select("tid", narrow=pl.col("nr"), nr=pl.col("nr") - NARROW)
@@ -154,7 +162,7 @@ class Watch:
     def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
         """End the window and put everything together. `requests` is asked once the probes are detached."""
         end_ns = time.monotonic_ns()
-        self._states.append(self._thread_states(self._present()))
+        self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
         seen = self._source.stop()
@@ -174,6 +182,12 @@ class Watch:
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
 
+    def _look_at_threads(self, pids: Collection[int]) -> None:
+        """What they do now; a process of very many threads is looked at in part."""
+        began_ns = time.monotonic_ns()
+        self._states.append(self._thread_states(thread_state_rows(pids, most_ns=THREADS_NS)))
+        self._threads_left_out |= time.monotonic_ns() - began_ns > THREADS_NS
+
     def _take_in(self) -> None:
         """Who has joined is a target from now on."""
         joined = self._members() - self._targets - {self._self}
@@ -185,7 +199,10 @@ class Watch:
         self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
-        new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        strangers = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        # Where thousands come and go, most are gone before anybody could look at them.
+        room = max(0, MAX_PROCESS_ROWS - len(self._roles))
+        new = set(sorted(strangers, key=lambda pid: (pid not in peers, pid))[:room])
         for pid in sorted(new):
             self._roles[pid] = self._role(pid, is_peer=pid in peers)
         for pid in peers & self._roles.keys():
@@ -200,7 +217,8 @@ class Watch:
         present = self._present()
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
+        named = self._targets if self._limits.redis else frozenset()
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
         self._stacks.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
@@ -236,6 +254,10 @@ class Watch:
         }
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
+        spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
+        if self._threads_left_out:
+            tables[schema.TASKS.name], unseen = _without_unseen(tables)
+            spots += unseen
         manifest = Manifest(
             culpa_version=__version__,
             host=host_facts(),
@@ -248,9 +270,7 @@ class Watch:
             ),
             cost=self._cost(seen),
             blind_spots=tuple(
-                dict.fromkeys(
-                    (*self._spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots())
-                )
+                dict.fromkeys((*spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots()))
             ),
         )
         return Capture(manifest=manifest, tables=tables)
@@ -287,6 +307,21 @@ _PROCESS_COLUMNS: Final = (
     (schema.TASKS.name, "pid"),
     (schema.SAMPLES.name, "pid"),
 )
+
+
+def _without_unseen(tables: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, list[BlindSpot]]:
+    """The threads; those that were asleep all the time, nobody knows in which call, count as not watched."""
+    tasks = tables[schema.TASKS.name]
+    told = (schema.THREAD_STATES.name, schema.OFFCPU.name, schema.SYSCALLS.name, schema.SAMPLES.name)
+    known = pl.concat([tables[name]["tid"] for name in told if name in tables]).unique()
+    unseen = pl.col("watched_ns").is_not_null() & ~pl.col("tid").is_in(known.implode())
+    count = tasks.filter(unseen).height
+    spot = BlindSpot(
+        what=f"what {count} threads slept in",
+        why=f"of {tasks.height} threads not all could be looked at; these did not run while culpa watched",
+        way_out="name one process instead of many",
+    )
+    return tasks.with_columns(watched_ns=pl.when(~unseen).then("watched_ns")), [spot] if count else []
 
 
 def _own_cpu_ns() -> int:

@@ -16,7 +16,7 @@ from culpa.diagnose import sampled
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.root import Root
-from culpa.model import requests, timeline, waitgraph
+from culpa.model import timeline, waitgraph
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
@@ -113,13 +113,17 @@ class Picture:
         return _own_exchanges(self)
 
 
-def draw(capture: Capture) -> Picture:
-    """Draw the picture of a capture: events if there are any, else samples."""
-    found = requests.find(capture)
+def draw(capture: Capture, found: Requests) -> Picture:
+    """Draw the picture of a capture: events if there are any, else samples.
+
+    Args:
+        capture: its messages may be used up.
+        found: the requests in it.
+    """
     if capture.manifest.evidence.waits == "events":
         graph = waitgraph.build(capture, timeline.build(capture), found)
         root = root_of.find(capture, graph, found)
-        tree = blame_of.share_out(graph, root.interval, root_of.seed(root))
+        tree = blame_of.share_out(graph, root.interval, root_of.seed(root), queued=root.queued)
         return Picture(capture=capture, objects=Objects(capture), requests=found, graph=graph, root=root, blame=tree)
     root, tree = sampled.share_out(capture)
     return Picture(capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree)

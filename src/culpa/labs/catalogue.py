@@ -12,6 +12,8 @@ from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
+from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
+from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
@@ -28,6 +30,10 @@ LABS: tuple[Lab, ...] = (
     LAB_CPU_RUNQUEUE_HEALTHY,
     SLEEP_BY_CHOICE,
     SLEEP_BY_CHOICE_HEALTHY,
+    LOCK_HOLDERS,
+    LOCK_HOLDERS_HEALTHY,
+    LOOP_BLOCKED,
+    LOOP_BLOCKED_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
     LAB_REMOTE_SLOW,

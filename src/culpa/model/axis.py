@@ -94,16 +94,16 @@ class Spans:
         start[:count], end[:count] = start[order], end[order]
         return Spans(start=start[:count], end=end[:count], row=row[order].astype(np.int32))
 
-    def covering(self, points: Int64s) -> Int64s:
+    def covering(self, points: Int64s) -> Integers:
         """For each point the index of the last span that starts at or before it and still holds it, else -1.
 
         Exact for spans that do not overlap; among nested ones it sees the innermost.
         """
         if len(self.start) == 0:
-            return np.full(len(points), -1, np.int64)
-        found = np.searchsorted(self.start, points, side="right") - 1
-        holds = (found >= 0) & (self.end[np.maximum(found, 0)] > points)
-        return np.where(holds, found, -1).astype(np.int64)
+            return np.full(len(points), -1, np.int32)
+        found = (np.searchsorted(self.start, points, side="right") - 1).astype(np.int32)
+        found[self.end[found] <= points] = -1
+        return found
 
     def depth(self, points: Int64s) -> Int64s:
         """How many spans hold each point."""

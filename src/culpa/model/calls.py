@@ -47,9 +47,10 @@ class Calls:
             end[here][lanes < 0] = start[here][lanes < 0]
         return Spans.sorted(start, end, np.arange(len(frame), dtype=np.int32))
 
-    def covering(self, points: Int64s) -> Int64s:
+    def covering(self, points: Int64s) -> Integers:
         """The row of the call that covers each point, else `NONE`."""
-        return pick(self.spans.row, self.spans.covering(points), NONE)
+        covering = self.spans.covering(points)
+        return np.append(self.spans.row, np.int32(NONE))[covering]
 
     def _column(self, name: str, rows: Int64s, missing: int) -> Int64s:
         """A column at some rows; `missing` for a null and for the row -1. Most rows are never looked at."""
@@ -88,10 +89,27 @@ class Calls:
         on_socket: Bools = np.append(self.on_socket, False)[rows]
         return on_socket
 
+    def is_file_type(self, rows: Int64s, file_type: str) -> Bools:
+        """Which of the calls are on a file of a type, as `schema.SYSCALLS` names it."""
+        known = np.flatnonzero(rows >= 0)
+        answer = np.zeros(len(rows), bool)
+        answer[known] = (self.frame["file_type"].gather(rows[known]) == file_type).fill_null(value=False).to_numpy()
+        return answer
+
+    def arg(self, rows: Int64s, number: int) -> Int64s:
+        """Argument 0, 1 or 2 of the calls; addresses of user space fit."""
+        return self._column(f"arg{number}", rows, NONE)
+
+    def futex_command(self, rows: Int64s) -> Int64s:
+        """The operations of futex calls, without their flags; `NONE` for other calls."""
+        futex = np.flatnonzero(self.among(rows, syscalls.FUTEX))
+        command = np.full(len(rows), NONE, np.int64)
+        command[futex] = self.arg(rows[futex], 1) & syscalls.FUTEX_COMMAND_MASK
+        return command
+
     def futex_for_work(self, rows: Int64s) -> Bools:
         """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""
-        operation = self._column("arg1", rows, 0) & syscalls.FUTEX_COMMAND_MASK
-        for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
+        for_work: Bools = self.futex_command(rows) == syscalls.FUTEX_WAIT_BITSET
         return for_work
 
 
@@ -119,4 +137,6 @@ def pick(values: Integers, rows: Integers, missing: int) -> Int64s:
     """`values[rows]`, and `missing` where a row is negative."""
     if len(values) == 0:
         return np.full(len(rows), missing, np.int64)
-    return np.where(rows >= 0, values[np.maximum(rows, 0)], missing).astype(np.int64, copy=False)
+    picked = values[rows].astype(np.int64, copy=False)
+    picked[rows < 0] = missing
+    return picked

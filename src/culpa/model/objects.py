@@ -20,13 +20,15 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set."""
+    """What a wait was spent on; exactly the parts that are known are set. `behind`: the request served meanwhile."""
 
     path: str | None = None
     peer: str | None = None
     device: str | None = None
     syscall: str | None = None
     stage: str | None = None
+    lock: str | None = None
+    behind: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,12 @@ class Objects:
         connected = ~pl.col("listening").fill_null(value=False) & pl.col("peer_addr").is_not_null()
         clients = rows.filter(connected & ~pl.col("local_port").is_in(ports).fill_null(value=False))
         return frozenset(listening["pid"].to_list()) - frozenset(clients["pid"].to_list())
+
+    @cached_property
+    def unix_peers(self) -> dict[int, int]:
+        """Inode of a unix socket to that of its other end."""
+        rows = self._capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
+        return dict(zip(rows["ino"].to_list(), rows["peer_ino"].to_list(), strict=True))
 
     @cached_property
     def sockets(self) -> dict[int, Socket]:

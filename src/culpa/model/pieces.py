@@ -27,7 +27,7 @@ class Things:
 class Pieces:
     """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays."""
 
-    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Int64s) -> None:
+    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
         self.axis = axis
         self.start, self.end = start, end
@@ -42,6 +42,7 @@ class Pieces:
         self.via: Integers = np.full(count, NONE, np.int8)
         self.via_on: Integers = np.full(count, NO_THING, np.int32)
         self.next: Integers = np.full(count, NO_THREAD, np.int32)
+        self.idle: Bools = np.zeros(count, bool)
 
     def label(self, index: Int64s, thing: Thing, kind: Kind | None = None) -> None:
         """Name what the pieces are spent on, and their kind where it is given."""
@@ -50,6 +51,11 @@ class Pieces:
         self.on[index] = self.things.intern(thing)
         if kind is not None:
             self.kind[index] = kind
+
+    def follow(self, index: Int64s, lanes: Int64s, kind: Kind) -> None:
+        """Explain the pieces by what other threads did at the same moments."""
+        self.next[index] = lanes
+        self.kind[index] = kind
 
     def wrap(self, index: Int64s, kind: Kind, on: Int64s) -> None:
         """Put what the pieces are so far one level down, inside `kind` on the things `on`."""

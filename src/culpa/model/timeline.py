@@ -6,6 +6,7 @@ two records is running. Before a thread was watched its time is `unseen`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -102,8 +103,8 @@ def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
     return axis, threads["pid"].cast(pl.Int64).to_numpy(), low.astype(np.int64), np.maximum(low, high).astype(np.int64)
 
 
-_STATE_BITS = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
-"""Letters of /proc/PID/stat as bits of prev_state."""
+LETTERS: Mapping[str, int] = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+"""The prev_state that stands for a letter of /proc/PID/stat."""
 
 
 def _remembered(capture: Capture) -> pl.DataFrame:
@@ -116,10 +117,10 @@ def _remembered(capture: Capture) -> pl.DataFrame:
         capture.frame(schema.THREAD_STATES)
         .sort("ts_ns")
         .unique("tid", keep="first", maintain_order=True)
-        .filter(pl.col("state").is_in(list(_STATE_BITS)))
+        .filter(pl.col("state").is_in(list(LETTERS)))
         .select(
             "tid",
-            was=pl.col("state").replace_strict(_STATE_BITS, default=None, return_dtype=pl.Int32),
+            was=pl.col("state").replace_strict(LETTERS, default=None, return_dtype=pl.Int32),
             at_stack="stack_id",
             at_ns="ts_ns",
         )
@@ -171,7 +172,7 @@ def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, s
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([_STATE_BITS.get(letter or "", UNKNOWN) for letter, _ in found], dtype=pl.Int32),
+            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter, _ in found], dtype=pl.Int32),
             "waker": np.full(len(lanes), UNKNOWN, np.int32),
             "stack": pl.Series([UNKNOWN if stack is None else stack for _, stack in found], dtype=pl.Int32),
             "blind": pl.Series([letter is None for letter, _ in found], dtype=pl.Boolean),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-from culpa.sim.log import Block, Cause, Log, Off, State
+from culpa.sim.log import Block, Cause, Log, Off, Request, State
 from culpa.sim.program import Program
 
 LeafKind = Literal["running", "runnable", "device", "sleep", "remote", "idle", "queued"]
@@ -102,6 +102,31 @@ def roots(program: Program, log: Log) -> list[Span]:
     return united
 
 
+def probed(program: Program, log: Log) -> list[Request]:
+    """What a client on another host asked of the target and what arrived there within the window."""
+    start_ns, end_ns = program.window
+    return [
+        request
+        for request in log.requests
+        if request.client_tid is None
+        and request.server_pid == program.target_pid
+        and request.arrive_ns is not None
+        and start_ns <= request.arrive_ns < end_ns
+    ]
+
+
+def probed_roots(program: Program, log: Log) -> list[Span]:
+    """These requests from their arrival on, each at the thread that reads it; without those that nobody took."""
+    end_ns = program.window[1]
+    found: list[Span] = []
+    for request in probed(program, log):
+        tid = request.server_tid or log.owners.get(request.server_ino or 0)
+        ends = [moment for moment in (request.reply_ns, request.delivered_ns) if moment is not None]
+        if tid is not None and request.arrive_ns is not None:
+            found.append(Span(tid=tid, start_ns=request.arrive_ns, end_ns=min([*ends, end_ns])))
+    return found
+
+
 def shares(program: Program, log: Log) -> Counter[tuple[int, LeafKind]]:
     """Nanoseconds of all roots by (tid, kind) of their leaves."""
     sums: Counter[tuple[int, LeafKind]] = Counter()
@@ -175,12 +200,15 @@ def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: 
 
 
 def _held(program: Program, log: Log, tid: int, lock: int, start: int, end: int) -> Iterator[Leaf]:
-    """Whoever took the lock last holds it, or is about to say that it is free."""
-    taken = log.holders[lock]
-    first = bisect_right(taken, start, key=lambda entry: entry[0]) - 1
-    for i in range(first, len(taken)):
-        since, holder = taken[i]
-        until = taken[i + 1][0] if i + 1 < len(taken) else end
+    """Whoever hands the lock over next has it; where nobody did any more, whoever took it last."""
+    since = start
+    handed = log.handed[lock]
+    for moment, holder in handed[bisect_right(handed, start, key=lambda entry: entry[0]) :]:
         if since >= end:
-            break
-        yield from _follow(program, log, tid, "lock", holder, max(since, start), min(until, end))
+            return
+        yield from _follow(program, log, tid, "lock", holder, since, min(moment, end))
+        since = moment
+    taken = log.holders[lock]
+    first = bisect_right(taken, since, key=lambda entry: entry[0]) - 1
+    if since < end:
+        yield from _follow(program, log, tid, "lock", taken[first][1], since, end)

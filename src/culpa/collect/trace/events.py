@@ -99,7 +99,7 @@ STATE_EVENT: Final = np.dtype(
         ("dev", "<u4"), ("mode", "<u4"),
     ]
 )  # fmt: skip
-WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
+WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u2"), ("grown", "<u2")])
 NR_MAX: Final = 512
 THREADS_MAX: Final = 16384
 CALL_SUMS: Final = 32768

@@ -43,6 +43,7 @@ STATE_STACKS: Final = 1 << 20
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
+MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +401,15 @@ class Tracer:
                     what=f"what {format_count(int(counters['narrow']))} system calls of 32-bit programs were",
                     why="these have numbers and arguments of their own, which culpa does not read",
                     way_out="watch a 64-bit build of the program",
+                )
+            )
+        if self._identities.reused:
+            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
+            spots.append(
+                BlindSpot(
+                    what=f"which process is meant by number {numbers}",
+                    why="one ended and another got its number while culpa watched; they are shown as one",
+                    way_out="watch for a shorter time with --for",
                 )
             )
         if counters["refused"]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
+from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
+from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
@@ -18,6 +20,8 @@ RULES: tuple[Rule, ...] = (
     saturated,
     slow_device,
     remote_slow,
+    contention,
+    blocked,
     runqueue,
     cgroup_quota,
     busy,

@@ -103,14 +103,6 @@ INLINE void thread_ends(u32 tid)
 		map_push(&free_slots, &slot, ANY);
 }
 
-/* The last thread of a process takes it out of the watched ones. */
-INLINE void ends_on_cpu(struct task_struct *task, u32 tid, u32 pid)
-{
-	thread_ends(tid);
-	if (LOAD(LOAD(task, signal), live.counter) == 0)
-		map_delete(&watched, &pid);
-}
-
 /* The state of a watched thread; null for all others. */
 INLINE struct thread_state *thread_of(u32 tid, u32 pid, struct task_struct *task)
 {
@@ -170,7 +162,7 @@ INLINE int is_messenger(struct task_struct *task)
 
 NOINLINE int watch_process(u32 pid, u32 depth)
 {
-	struct watch_state watch = { .depth = depth };
+	struct watch_state watch = { .depth = depth, .grown = 1 };
 
 	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
 		__sync_fetch_and_add(&counters.refused, 1);
@@ -178,6 +170,24 @@ NOINLINE int watch_process(u32 pid, u32 depth)
 	}
 	__sync_fetch_and_add(&counters.grown, 1);
 	return 0;
+}
+
+/* Its number may be another's soon, and its room is free for the next. */
+INLINE void process_ends(u32 pid)
+{
+	struct watch_state *watch = map_lookup(&watched, &pid);
+	u32 grown = watch && watch->grown;
+
+	if (!map_delete(&watched, &pid) && grown)
+		__sync_fetch_and_add(&counters.grown, -1);
+}
+
+/* The last thread of a process takes it out of the watched ones. */
+INLINE void ends_on_cpu(struct task_struct *task, u32 tid, u32 pid)
+{
+	thread_ends(tid);
+	if (LOAD(LOAD(task, signal), live.counter) == 0)
+		process_ends(pid);
 }
 
 INLINE u32 kind_of(s32 nr)
