@@ -81,6 +81,8 @@ class KernelTypes:
     the kernel does not have are left out."""
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
+    iterates: bool
+    """Tasks can be gone through by a program (5.8, eaaacd23910f)."""
 
     def readable(self) -> KernelTypes:
         """Without the tracepoints whose arguments are none of the shapes that the probes know."""
@@ -115,9 +117,14 @@ def kernel_types(library: ctypes.CDLL, names: frozenset[str], btf_path: Path = B
     try:
         found = {name: _parameters(library, btf, name) for name in names}
         cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
+        iterator = library.btf__find_by_name_kind(btf, b"bpf_iter_task", libbpf.BTF_KIND_FUNC)
     finally:
         library.btf__free(btf)
-    return KernelTypes(parameters={name: one for name, one in found.items() if one is not None}, direct=cast > 0)
+    return KernelTypes(
+        parameters={name: one for name, one in found.items() if one is not None},
+        direct=cast > 0,
+        iterates=iterator > 0,
+    )
 
 
 def _parameters(library: ctypes.CDLL, btf: int, name: str) -> tuple[str, ...] | None:
