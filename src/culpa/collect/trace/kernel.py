@@ -22,17 +22,21 @@ BTF_PATH: Final = Path("/sys/kernel/btf/vmlinux")
 HOST_PIDNS_INODE: Final = 0xEFFFFFFC
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 OBJECT_NAME: Final = "culpa.bpf.o"
+PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
+"""The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
+ORDERED_STORES: Final = frozenset({"x86_64"})
+"""Machines on which these are safe."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
 
-def object_path() -> Path:
+def object_path(name: str = OBJECT_NAME) -> Path:
     """The compiled probes inside the installed package.
 
     Raises:
         TraceError: the package was installed without them.
     """
-    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / OBJECT_NAME))
+    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / name))
     if not path.is_file():
         raise TraceError(
             f"cannot trace: the compiled probes are missing at {path}", way_out=f"reinstall culpa, {_WITHOUT}"

@@ -81,20 +81,40 @@ class Probes:
 
     def _load_best(self, follow: bool) -> None:
         """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
-        self._open()
+        self._open(kernel.OBJECT_NAME)
         types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()), self._btf_path)
-        if types.direct:
-            try:
-                self._load(types, follow, direct=True)
-            except TraceError:
-                self._free()
-                self._open()
-            else:
-                return
-        self._load(types, follow, direct=False)
+        if types.direct and self._loads(types, follow, direct=True):
+            return
+        if platform.machine() not in kernel.ORDERED_STORES:
+            self._load(types, follow, direct=False)
+        elif not self._loads(types, follow, direct=False):
+            self._open(kernel.PLAIN_OBJECT_NAME)
+            self._load(types, follow, direct=False)
+            self._hand_out_slots()
 
-    def _open(self) -> None:
-        path = os.fsencode(kernel.object_path())
+    def _loads(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> bool:
+        """Whether the object could be loaded; where it could not, it is opened anew."""
+        try:
+            self._load(types, follow, direct=direct)
+        except TraceError:
+            self._open(kernel.OBJECT_NAME)
+            return False
+        return True
+
+    def _hand_out_slots(self) -> None:
+        """Lay every place of a thread on the stack of free ones: these probes cannot count them out by themselves."""
+        stack = self._fd("free_slots")
+        for slot in reversed(range(events.THREADS_MAX)):
+            number = ctypes.c_uint32(slot)
+            pushed = self._library.bpf_map_update_elem(stack, None, ctypes.byref(number), 0)
+            libbpf.checked(pushed, "laying out the threads' places")
+        values = self.counters()
+        values["slots"] = events.THREADS_MAX
+        self.put(_COUNTERS, 0, values, replace=True)
+
+    def _open(self, name: str) -> None:
+        self._free()
+        path = os.fsencode(kernel.object_path(name))
         options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
         if self._btf_path != kernel.BTF_PATH:
             options.btf_path = os.fsencode(self._btf_path)
