@@ -25,17 +25,21 @@ OBJECT_NAME: Final = "culpa.bpf.o"
 THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
 """How many arguments a tracepoint may have where the probe tells its shape by that."""
+PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
+"""The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
+ORDERED_STORES: Final = frozenset({"x86_64"})
+"""Machines on which these are safe."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
 
-def object_path() -> Path:
+def object_path(name: str = OBJECT_NAME) -> Path:
     """The compiled probes inside the installed package.
 
     Raises:
         TraceError: the package was installed without them.
     """
-    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / OBJECT_NAME))
+    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / name))
     if not path.is_file():
         raise TraceError(
             f"cannot trace: the compiled probes are missing at {path}", way_out=f"reinstall culpa, {_WITHOUT}"

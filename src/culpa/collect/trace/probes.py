@@ -99,7 +99,7 @@ class Probes:
 
         The same is true of the program that goes through the tasks: whoever has it loses it before anything else.
         """
-        self._open()
+        self._open(kernel.OBJECT_NAME)
         names = frozenset(name for _, name in self._programs())
         known = kernel.kernel_types(self._library, names, self._btf_path).readable()
         ways = [
@@ -107,18 +107,38 @@ class Probes:
             for iterates in sorted({known.iterates, False}, reverse=True)
             for direct in sorted({known.direct, False}, reverse=True)
         ]
-        for types in ways[:-1]:
-            try:
-                self._load(types, follow)
-            except TraceError:
-                self._free()
-                self._open()
-            else:
-                return
-        self._load(ways[-1], follow)
+        if any(self._loads(types, follow) for types in ways[:-1]):
+            return
+        if platform.machine() not in kernel.ORDERED_STORES:
+            self._load(ways[-1], follow)
+        elif not self._loads(ways[-1], follow):
+            self._open(kernel.PLAIN_OBJECT_NAME)
+            self._load(ways[-1], follow)
+            self._hand_out_slots()
 
-    def _open(self) -> None:
-        path = os.fsencode(kernel.object_path())
+    def _loads(self, types: kernel.KernelTypes, follow: bool) -> bool:
+        """Whether the object could be loaded; where it could not, it is opened anew."""
+        try:
+            self._load(types, follow)
+        except TraceError:
+            self._open(kernel.OBJECT_NAME)
+            return False
+        return True
+
+    def _hand_out_slots(self) -> None:
+        """Lay every place of a thread on the stack of free ones: these probes cannot count them out by themselves."""
+        stack = self._fd("free_slots")
+        for slot in reversed(range(events.THREADS_MAX)):
+            number = ctypes.c_uint32(slot)
+            pushed = self._library.bpf_map_update_elem(stack, None, ctypes.byref(number), 0)
+            libbpf.checked(pushed, "laying out the threads' places")
+        values = self.counters()
+        values["slots"] = events.THREADS_MAX
+        self.put(_COUNTERS, 0, values, replace=True)
+
+    def _open(self, name: str) -> None:
+        self._free()
+        path = os.fsencode(kernel.object_path(name))
         options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
         if self._btf_path != kernel.BTF_PATH:
             options.btf_path = os.fsencode(self._btf_path)

@@ -43,6 +43,31 @@ static long (*task_stack)(void *task, void *to, u32 bytes, u64 flags) = (void *)
 static void *(*ring_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 
+/*
+ * Atomic operations that return what was there came in 5.12 (5ca419f2864a, "bpf: Add BPF_FETCH field / create
+ * atomic_fetch_add instruction"). An older kernel refuses a program in which such an instruction stands, reached or not,
+ * so the probes are compiled twice. Without them only one CPU at a time may change a value that is fetched, and stores
+ * must be seen in their order, as they are on x86.
+ */
+#define COUNT(place, amount) \
+	asm volatile("lock *(u64 *)(%0 + 0) += %1" : : "r"(place), "r"((u64)(amount)) : "memory")
+#ifdef WITHOUT_FETCH
+#define FETCH_INCREMENT(place)               \
+	({                                   \
+		typeof(*(place)) was_ = *(place); \
+		*(place) = was_ + 1;         \
+		was_;                        \
+	})
+#define STORE_LAST(place, value)                 \
+	({                                       \
+		asm volatile("" : : : "memory"); \
+		*(volatile typeof(value) *)(place) = (value); \
+	})
+#else
+#define FETCH_INCREMENT(place) __sync_fetch_and_add(place, 1)
+#define STORE_LAST(place, value) __sync_lock_test_and_set(place, value) /* a full barrier */
+#endif
+
 /* A field of a kernel object, zero where it cannot be read. */
 #define LOAD(object, field)                                                 \
 	({                                                                  \

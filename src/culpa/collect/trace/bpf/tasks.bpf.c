@@ -31,7 +31,7 @@ struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } tasks_ring SEC(".maps");
 	({                                                                  \
 		type *record_ = ring_reserve(&ring, sizeof(type), 0);       \
 		if (!record_)                                               \
-			__sync_fetch_and_add(&counters.lost[id], 1);                 \
+			COUNT(&counters.lost[id], 1);                       \
 		record_;                                                    \
 	})
 /* User space comes round by itself: waking it per record would cost more than the record. */
@@ -67,11 +67,11 @@ INLINE struct thread_state *thread_begins(u32 tid, u32 pid, u32 depth, struct ta
 	u32 slot;
 
 	if (map_pop(&free_slots, &slot))
-		slot = counters.slots < THREADS_MAX ? __sync_fetch_and_add(&counters.slots, 1) : THREADS_MAX;
+		slot = counters.slots < THREADS_MAX ? FETCH_INCREMENT(&counters.slots) : THREADS_MAX;
 	fresh.slot = slot;
 	thread = map_lookup(&threads, &slot);
 	if (!thread) {
-		__sync_fetch_and_add(&counters.refused, 1);
+		COUNT(&counters.refused, 1);
 		return 0;
 	}
 	*thread = fresh;
@@ -165,10 +165,10 @@ NOINLINE int watch_process(u32 pid, u32 depth)
 	struct watch_state watch = { .depth = depth, .grown = 1 };
 
 	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
-		__sync_fetch_and_add(&counters.refused, 1);
+		COUNT(&counters.refused, 1);
 		return 0;
 	}
-	__sync_fetch_and_add(&counters.grown, 1);
+	COUNT(&counters.grown, 1);
 	return 0;
 }
 
@@ -179,7 +179,7 @@ INLINE void process_ends(u32 pid)
 	u32 grown = watch && watch->grown;
 
 	if (!map_delete(&watched, &pid) && grown)
-		__sync_fetch_and_add(&counters.grown, -1);
+		COUNT(&counters.grown, -1);
 }
 
 /* The last thread of a process takes it out of the watched ones. */
@@ -226,7 +226,7 @@ INLINE void follow_waker(u32 pid, u32 depth, s32 state)
 		return;
 	count = map_lookup(&wakes, &pid);
 	if (count)
-		one = __sync_fetch_and_add(count, 1) + 1;
+		one = FETCH_INCREMENT(count) + 1;
 	else
 		map_update(&wakes, &pid, &one, ANY);
 	if (one < 1u << (depth & 15))
