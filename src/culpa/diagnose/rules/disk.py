@@ -21,10 +21,9 @@ from culpa.diagnose.rules.evidence import (
     threads_of,
     waits_source,
 )
-from culpa.diagnose.rules.neighbour import neighbours
 from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.model.kernelwaits import QUEUE
 from culpa.model.kinds import Kind
-from culpa.model.writeback import QUEUE
 from culpa.units import format_count
 
 MIN_DEVICE_SHARE = 0.1
@@ -137,12 +136,10 @@ def _files(picture: Picture, nodes: list[int]) -> list[str]:
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:
-    """The time at each device, without what went to a neighbour's data: that has a cause of its own."""
     found: dict[str, list[int]] = defaultdict(list)
-    theirs = {node for owner in neighbours(picture) for node in owner.nodes}
     for node in picture.nodes(Kind.DEVICE):
         on = picture.blame.nodes[node].on
-        if on is not None and on.device and node not in theirs:
+        if on is not None and on.device:
             found[on.device].append(node)
     return found
 

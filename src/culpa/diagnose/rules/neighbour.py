@@ -26,8 +26,14 @@ SLOW_NS = 500_000
     title="The device works on another process's data meanwhile",
     needs=(BLOCKS, DIRTIED),
     fixes=("neighbour-io-limit",),
-    fires=(),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy"), Lab("fsync-loop"), Lab("cpu-busy")),
+    fires=(Lab("dirty-throttle"),),
+    silent=(
+        Lab("dirty-throttle-healthy"),
+        Lab("redis-slow"),
+        Lab("redis-slow-healthy"),
+        Lab("fsync-loop"),
+        Lab("cpu-busy"),
+    ),
 )
 def neighbour(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, which at those moments works on requests of a process that
@@ -42,15 +48,11 @@ def neighbour(picture: Picture) -> Iterator[Finding]:
     What to do: hold the neighbour to a rate (io.max, ionice under BFQ), move it or the victim to another device, or run
     it at another time.
     """
-    for owner in neighbours(picture):
-        yield _finding(picture, owner)
-
-
-def neighbours(picture: Picture) -> list[Owner]:
-    """Processes without a part in the root's requests whose data delays it at a device."""
     queued = [n for n in picture.nodes(Kind.DEVICE) if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]
     involved = chain_pids(picture, queued)
-    return [owner for owner in owners(picture, queued) if owner.pid not in involved and _delays(picture, owner)]
+    for owner in owners(picture, queued):
+        if owner.pid not in involved and _delays(picture, owner):
+            yield _finding(picture, owner)
 
 
 def _delays(picture: Picture, owner: Owner) -> bool:
