@@ -87,11 +87,11 @@ def spent(table: Table, budget: int, text_bytes: int) -> int:
 
 def in_order(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, BlindSpot | None]:
     """The rows that do not end before they begin, and a blind spot if that are not all."""
-    kept = frame
-    for earlier, later in _ORDERED.get(table.name, ()):
-        kept = kept.filter((pl.col(earlier) <= pl.col(later)).fill_null(True))
-    if kept.height == frame.height:
+    true = [(pl.col(earlier) <= pl.col(later)).fill_null(True) for earlier, later in _ORDERED.get(table.name, ())]
+    possible = frame.select(pl.all_horizontal(true)).to_series() if true else pl.Series([True])
+    if possible.all():
         return frame, None
+    kept = frame.filter(possible)
     return kept, BlindSpot(
         what=f"{frame.height - kept.height} of {frame.height} rows of {table.name}",
         why="they end before they begin",

@@ -258,6 +258,7 @@ PROCESSES = _table(
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
     ("role", STR, "", "target, peer, waker, child, kernel; culpa: the watcher itself"),
+    ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 
 FILES = _table(
@@ -268,6 +269,7 @@ FILES = _table(
     ("path", STR, "", "path as the host sees it; null: not resolved in time"),
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
+    ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
 )
 
 STACKS = _table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +20,13 @@ from culpa.collect.procfs import (
     numbers_in,
     parse_schedstat,
     parse_stat,
+    parse_status,
     parse_syscall,
     parse_wchan,
     read_bounded,
     read_link,
 )
-from culpa.collect.sockets import SocketTable, holders, socket_inodes
+from culpa.collect.sockets import SocketTable
 from culpa.units import printable
 
 MAX_PATH_CHARS = 4096
@@ -58,7 +60,18 @@ def _process_row(proc_root: Path, pid: int, role: str) -> Row:
         "container": groups.container if groups else None,
         "netns": namespace_inode(proc_root, pid, "net"),
         "pidns": namespace_inode(proc_root, pid, "pid"),
+        "caught": _caught(proc_root / str(pid)),
     }
+
+
+def _caught(directory: Path) -> str | None:
+    """The signals a process handles; those of the C library's own use (32, 33) and real-time ones are left out."""
+    status = parse_status(read_bounded(directory / "status") or b"")
+    if status is None:
+        return None
+    plain = [number for number in signal.Signals if number <= signal.SIGSYS]
+    caught = [number for number in plain if status.caught_signals >> (number - 1) & 1]
+    return " ".join(number.name.removeprefix("SIG") for number in caught)
 
 
 def task_rows(pids: Iterable[int], proc_root: Path = PROC, *, watched_ns: int | None = None) -> pl.DataFrame:
@@ -118,11 +131,10 @@ def socket_rows(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTab
     known = sockets.by_ino()
     owner: dict[int, int] = {}
     for pid in sorted(set(pids)):
-        for ino in socket_inodes(proc_root, pid):
-            if ino in known:
-                owner.setdefault(ino, pid)
+        for ino in sockets.holders.sockets_of(pid) & known.keys():
+            owner.setdefault(ino, pid)
     far = {peer for ino in owner if (peer := known[ino].peer_ino) in known} - owner.keys()
-    held = holders(proc_root, {ino for ino in far if ino is not None}) if far else {}
+    held = sockets.holders.of({ino for ino in far if ino is not None})
     owner.update({ino: who[0] for ino, who in held.items()})
     wanted = [known[ino] for ino in sorted(owner.keys() | {ino for ino in far if ino is not None})]
     rows: list[Row] = [

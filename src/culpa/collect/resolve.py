@@ -18,9 +18,9 @@ from culpa.collect.commandline import MAX_CMDLINE_BYTES, arguments_of, read_cmdl
 from culpa.collect.groups import processes_in
 from culpa.collect.procfs import PROC, TaskStat, numbers_in, own_pid, parse_stat, parse_status, read_bounded, read_link
 from culpa.collect.sockets import (
+    Holders,
     Socket,
     SocketTable,
-    holders,
     is_loopback,
     plain_address,
     socket_inodes,
@@ -178,7 +178,7 @@ def _owners(proc_root: Path, listeners: list[Socket], place: str) -> tuple[int, 
         raise CulpaError(
             f"nobody listens on {printable(place)} of this host", way_out="see ss -ltn for the ports in use"
         )
-    held = holders(proc_root, {s.ino for s in listeners})
+    held = Holders(proc_root).of({s.ino for s in listeners})
     pids = {pid for of_socket in held.values() for pid in of_socket}
     if not pids:
         raise CulpaError(f"cannot see which process listens on {printable(place)}", way_out="run culpa as root")
@@ -263,7 +263,7 @@ def peers_of(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTable 
     known = sockets.by_ino()
     wanted: set[int] = set()
     for pid in watched:
-        for ino in socket_inodes(proc_root, pid):
+        for ino in sockets.holders.sockets_of(pid):
             s = known.get(ino)
             if s is None:
                 continue
@@ -271,5 +271,5 @@ def peers_of(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTable 
                 wanted.add(s.peer_ino)
             else:
                 wanted |= {listener.ino for listener in sockets.listener_of_unaccepted(s)}
-    held = holders(proc_root, wanted) if wanted else {}
+    held = sockets.holders.of(wanted)
     return {pid for of_socket in held.values() for pid in of_socket} - watched

@@ -27,7 +27,7 @@ from culpa.collect.exchange import Sent
 from culpa.collect.groups import find_group
 from culpa.collect.options import Options, credentials_of, request_plan
 from culpa.collect.probe import HttpProbe
-from culpa.collect.procfs import PROC, own_pid
+from culpa.collect.procfs import PROC, own_pid, require_proc
 from culpa.collect.ranking import busiest
 from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
@@ -83,6 +83,7 @@ def record(
         TargetVanished: it ended before anything was seen.
         Interrupted: so did culpa.
     """
+    require_proc()
     with _interrupts() as stopping, ExitStack() as stack:
         recording = _Recording(target, options, progress, enough, live, stopping)
         recording.open(stack)
@@ -137,6 +138,7 @@ class _Recording:
                     budget_percent=options.budget_percent,
                     credentials=credentials,
                     silent=options.passive,
+                    redis=isinstance(target, RedisTarget),
                 ),
                 find_group(target).members if isinstance(target, GroupTarget) else frozenset,
             )

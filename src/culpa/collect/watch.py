@@ -19,8 +19,10 @@ from culpa import __version__
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
+from culpa.collect.openfiles import appended_to
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.redis import RedisCollector
@@ -51,6 +53,8 @@ class Limits:
     credentials: Credentials | None = None
     silent: bool = False
     """Send nothing to anybody."""
+    redis: bool = False
+    """The targets were named as Redis servers."""
 
 
 class Watch:
@@ -73,6 +77,7 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
+        self._appended: frozenset[tuple[int, int]] = frozenset()
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
@@ -80,6 +85,7 @@ class Watch:
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
+        self._began: Moment
 
     def __enter__(self) -> Watch:
         return self
@@ -100,7 +106,8 @@ class Watch:
         self._source = source
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
-        self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
+        self._began = Moment.now()
+        self.start_ns, self.start_realtime_ns = self._began.monotonic_ns, self._began.realtime_ns
         self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
@@ -140,6 +147,7 @@ class Watch:
         self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
+        self._appended = appended_to(self._present())
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
@@ -174,7 +182,10 @@ class Watch:
         self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
-        new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        strangers = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        # Where thousands come and go, most are gone before anybody could look at them.
+        room = max(0, MAX_PROCESS_ROWS - len(self._roles))
+        new = set(sorted(strangers, key=lambda pid: (pid not in peers, pid))[:room])
         for pid in sorted(new):
             self._roles[pid] = self._role(pid, is_peer=pid in peers)
         for pid in peers & self._roles.keys():
@@ -189,7 +200,8 @@ class Watch:
         present = self._present()
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
+        named = self._targets if self._limits.redis else frozenset()
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
         self._stacks.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
@@ -223,9 +235,11 @@ class Watch:
             schema.CODE.name: self._stacks.rows(),
             schema.REDIS.name: self._redis.rows(),
         }
+        if schema.FILES.name in tables:
+            tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
-        spots = self._spots.copy()
+        spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
         if self._threads_left_out:
             tables[schema.TASKS.name], unseen = _without_unseen(tables)
             spots += unseen
@@ -310,6 +324,15 @@ def _sockets(frames: Collection[pl.DataFrame | None]) -> pl.DataFrame:
     rows = pl.concat([frame for frame in frames if frame is not None])
     firsts = [pl.col(name).drop_nulls().first() for name in schema.SOCKETS.schema if name != "ino"]
     return rows.group_by("ino", maintain_order=True).agg(firsts).select(list(schema.SOCKETS.schema))
+
+
+def _with_appends(files: pl.DataFrame, appended: frozenset[tuple[int, int]]) -> pl.DataFrame:
+    """`schema.FILES` with what is known of how the files are open."""
+    rows = [(dev, ino, True) for dev, ino in sorted(appended)]
+    names = {name: schema.FILES.schema[name] for name in ("dev", "ino", "append")}
+    known = pl.DataFrame(rows, schema=names, orient="row")
+    joined = files.drop("append").join(known, on=["dev", "ino"], how="left", maintain_order="left")
+    return joined.select(list(schema.FILES.schema))
 
 
 def _clipped(requests: pl.DataFrame, end_ns: int) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from culpa.diagnose.blame import NO_ONE, ROOT
+from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
@@ -50,12 +50,19 @@ def _families(picture: Picture, group: list[int]) -> list[list[int]]:
     for index in (child for node in group for child in picture.blame.nodes[node].children):
         node = picture.blame.nodes[index]
         pid, name = _pid(picture, node.who), picture.objects.comm.get(node.who)
-        if passing or (node.on is not None and node.on.syscall in CHILD and node.kind is Kind.PEER):
+        if passing or _is_passing(picture, node, pid):
             pid = NO_ONE
         elif node.who == pid:
             name = None
         families.setdefault((node.kind, pid, name, node.on), []).append(index)
     return list(families.values())
+
+
+def _is_passing(picture: Picture, node: BlameNode, pid: int) -> bool:
+    """Whether a node is about another process that was waited for in wait4, or at the other end of a pipe."""
+    if node.kind is not Kind.PEER or node.on is None or node.on.syscall is None:
+        return False
+    return node.on.syscall in CHILD or pid not in picture.capture.manifest.target.pids
 
 
 def _pid(picture: Picture, tid: int) -> int:
@@ -114,6 +121,7 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.LOCK: f"waiting for lock {what}{f', held by {who}' if stage == '' else stage}",
         Kind.PEER: f"waiting for {who} {'at' if thing and thing.peer else 'in'} {what}{stage}",
         Kind.QUEUED: _queue_label(who, thing, what),
+        Kind.STOPPED: f"{who} stopped {what}".strip(),
         Kind.REMOTE: f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",

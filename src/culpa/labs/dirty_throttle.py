@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from culpa.labs import dirtybound, loopdev, slowdisk, stand
+from culpa.labs import slowdisk, stand, throttle
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep
 from culpa.labs.site import Program, Site, opened
 
@@ -32,9 +32,7 @@ RECORD = "record"
 def play(conditions: Conditions) -> Played:
     """Another program keeps the disk's share of dirty pages full."""
     with opened(conditions.progress) as here:
-        case = _raised(here, conditions)
-        device = loopdev.device_number(str(case.disk.device))
-        here.stack.enter_context(dirtybound.bounded(device, DIRTY_BYTES, book=here.ledger))
+        case = _raised(here, conditions, dirty_bytes=DIRTY_BYTES)
         copies = _copies(case)
         before = case.seconds(RECORD)
         truth, judged = _truth(case, copies), case.judge(RECORD)
@@ -49,11 +47,12 @@ def play(conditions: Conditions) -> Played:
 def play_healthy(conditions: Conditions) -> Played:
     """Alone, and within what the host allows."""
     with opened(conditions.progress) as here:
-        return _raised(here, conditions).sound(RECORD)
+        return _raised(here, conditions, dirty_bytes=None).sound(RECORD)
 
 
-def _raised(here: Site, conditions: Conditions) -> stand.Stand:
-    disk = here.stack.enter_context(slowdisk.slow_disk(here, write_iops=UNLIMITED))
+def _raised(here: Site, conditions: Conditions, *, dirty_bytes: int | None) -> stand.Stand:
+    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=UNLIMITED), dirty_bytes=dirty_bytes)
+    disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     arguments = (str(disk.directory / "records"), str(RECORD_MEGABYTES))
     return stand.raised(here, conditions, app="recorder", on=disk, arguments=arguments)
 
@@ -78,7 +77,7 @@ def _truth(case: stand.Stand, copies: Program) -> Truth:
 DIRTY_THROTTLE_LAB = Lab(
     name="dirty-throttle",
     family="writeback",
-    needs=("root", "trace"),
+    needs=("root", "trace", "slow-disk"),
     seed="004",
     fires=(DIRTY_THROTTLE,),
     silent=("disk.fsync-heavy", "cpu.busy", "redis.aof.fsync-always"),
@@ -88,7 +87,7 @@ DIRTY_THROTTLE_LAB = Lab(
 DIRTY_THROTTLE_HEALTHY = Lab(
     name="dirty-throttle-healthy",
     family="writeback",
-    needs=("root", "trace"),
+    needs=("root", "trace", "slow-disk"),
     seed=None,
     fires=(),
     silent=(DIRTY_THROTTLE, NEIGHBOUR),

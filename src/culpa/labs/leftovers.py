@@ -22,6 +22,7 @@ from culpa.labs import dirtybound, interfaces, ledger, loopdev, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 
 ENVIRON_LIMIT_BYTES = 1 << 20
+_CONTROLS = frozenset({*throttle.V1_FILES.values(), throttle.V2_FILE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,13 +178,14 @@ def _limits(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterat
     named = set(_named_limits(entries))
     root = throttle.mounted("blkio")
     if root is not None:
-        named |= {(root / throttle.V1_FILE, loopdev.device_number(device)) for device in loops}
+        controls = [root / name for name in throttle.V1_FILES.values()]
+        named |= {(control, loopdev.device_number(device)) for device in loops for control in controls}
     yield from sorted(pair for pair in named if pair[1] in throttle.limited(pair[0]))
 
 
 def _named_limits(entries: tuple[ledger.Entry, ...]) -> Iterator[tuple[Path, str]]:
     for entry in entries:
-        if isinstance(entry, ledger.Throttle) and Path(entry.control).name in (throttle.V1_FILE, throttle.V2_FILE):
+        if isinstance(entry, ledger.Throttle) and Path(entry.control).name in _CONTROLS:
             yield Path(entry.control), entry.device
 
 

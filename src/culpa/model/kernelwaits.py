@@ -15,8 +15,7 @@ from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.stages import Stage
 from culpa.model.timeline import Timeline
-from culpa.model.writeback import QUEUE as QUEUE
-from culpa.model.writeback import SERVICE, Owned, Writeback
+from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
 _ENDED_BY_OTHERS = (Kind.JOURNAL, Kind.THROTTLE, Kind.RECLAIM)
 """Waits whose end is another's doing, even if a block request of the waiter completes at that moment."""

@@ -48,6 +48,7 @@ class Process:
     unit: str | None = None
     cgroup: str | None = None
     container: str | None = None
+    caught: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Objects:
 
     @cached_property
     def _processes(self) -> dict[int, Process]:
-        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container")
+        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container", "caught")
         rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)
         return {row[0]: Process(**dict(zip(names, row, strict=True))) for row in rows.iter_rows()}
 

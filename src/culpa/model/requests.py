@@ -55,7 +55,7 @@ def find(capture: Capture) -> Requests:
     Args:
         capture: needs `messages`; `sockets` and the accept calls in `syscalls` tell servers from clients.
     """
-    messages = _whole(capture.frame(schema.MESSAGES))
+    messages = _between_processes(_whole(capture.frame(schema.MESSAGES)), capture)
     if messages.is_empty():
         return Requests(exchanges=pl.DataFrame(schema=EXCHANGE_SCHEMA), server_of=np.zeros(0, np.int64))
     roles = _roles(capture, messages)
@@ -68,6 +68,25 @@ def _whole(messages: pl.DataFrame) -> pl.DataFrame:
     """The messages of which enough is known; all of them as a rule, and then no copy is made."""
     needed = ["tid", "pid", "ino", "exit_ns", "direction"]
     return messages.drop_nulls(needed) if any(messages[name].null_count() for name in needed) else messages
+
+
+def _between_processes(messages: pl.DataFrame, capture: Capture) -> pl.DataFrame:
+    """Without those on unix sockets by which the threads of one process wake each other; mostly there are none."""
+    within = _within_one_process(capture)
+    if within.is_empty():
+        return messages
+    return messages.filter(~((pl.col("protocol") == "unknown") & pl.col("ino").is_in(within.implode())))
+
+
+def _within_one_process(capture: Capture) -> pl.Series:
+    """Unix sockets on whose two ends only one process speaks: its threads wake each other so, nobody asks anything."""
+    ends = capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
+    pairs = ends.select("ino", pair=pl.min_horizontal("ino", "peer_ino")).unique()
+    inodes = pairs["ino"].implode()
+    speakers = capture.frame(schema.MESSAGES).select("ino", "pid").filter(pl.col("ino").is_in(inodes)).drop_nulls()
+    speakers = speakers.join(pairs, on="ino")
+    single = speakers.group_by("pair").agg(pl.col("pid").n_unique()).filter(pl.col("pid") == 1)
+    return pairs.join(single, on="pair", how="semi")["ino"]
 
 
 def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:

@@ -6,6 +6,7 @@ two records is running. Before a thread was watched its time is `unseen`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -74,7 +75,7 @@ def build(capture: Capture) -> Timeline:
     """
     window = capture.manifest.window
     axis, pids, seen_from, seen_to = _threads(capture)
-    rows = _offcpu_rows(capture.frame(schema.OFFCPU), axis, seen_from, seen_to)
+    rows = _offcpu_rows(_with_states(capture), axis, seen_from, seen_to)
     quiet = _quiet_rows(capture, axis, rows["lane"].to_numpy(), seen_from, seen_to)
     rows = pl.concat([rows, quiet]).sort("lane", "off", "on", "wake", "waker", "stack")
     return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
@@ -100,6 +101,26 @@ def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
     low = threads["watched_ns"].fill_null(window.start_ns).clip(window.start_ns, window.end_ns).to_numpy()
     high = threads["exit_ns"].fill_null(window.end_ns).clip(window.start_ns, window.end_ns).to_numpy()
     return axis, threads["pid"].cast(pl.Int64).to_numpy(), low.astype(np.int64), np.maximum(low, high).astype(np.int64)
+
+
+LETTERS: Mapping[str, int] = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+"""The prev_state that stands for a letter of /proc/PID/stat."""
+
+
+def _with_states(capture: Capture) -> pl.DataFrame:
+    """The records, with the state that /proc showed during waits whose beginning was not seen."""
+    offcpu = capture.frame(schema.OFFCPU)
+    unknown = offcpu["off_ns"].is_null() & offcpu["wake_ns"].is_not_null() & offcpu["state"].is_null()
+    rows = unknown.arg_true()
+    shown = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="first", maintain_order=True)
+    known = (
+        offcpu[rows]
+        .select("tid", "wake_ns", row=rows)
+        .join(shown.select("tid", "ts_ns", "state"), on="tid")
+        .filter(pl.col("ts_ns") <= pl.col("wake_ns"))
+        .with_columns(pl.col("state").replace_strict(LETTERS, default=None, return_dtype=pl.Int32))
+    )
+    return offcpu.with_columns(offcpu["state"].scatter(known["row"], known["state"]))
 
 
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
@@ -131,7 +152,6 @@ def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, s
     """Threads without a single record: off their CPU all the time if /proc said so, else unseen."""
     states = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="last", maintain_order=True)
     state_of = dict(zip(states["tid"].to_list(), states["state"].to_list(), strict=True))
-    code = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
     lanes = np.setdiff1d(np.arange(len(axis.tids)), seen)
     letters = [state_of.get(int(axis.tids[lane])) for lane in lanes]
     running = np.array([letter == "R" for letter in letters], dtype=bool)
@@ -142,7 +162,7 @@ def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, s
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([code.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int32),
+            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int32),
             "waker": np.full(len(lanes), UNKNOWN, np.int32),
             "stack": np.full(len(lanes), UNKNOWN, np.int32),
             "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),

@@ -18,7 +18,7 @@ import polars as pl
 from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model import childwaits
+from culpa.model import childwaits, stopwaits
 from culpa.model.arrivals import Arrivals, Busy, only_taker
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
@@ -117,9 +117,16 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     kernel.explain(waits.blocked)
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
+    stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
-    return _frozen(pieces, calls, talk.busy(), arrivals, taker)
+    return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)
+
+
+def _queued_at(pieces: Pieces, capture: Capture, readers: Int64s) -> Int64s:
+    """Lanes at which requests may queue: where a piece says so, and in front of the target for culpa's own."""
+    queues = pieces.next[pieces.kind == Kind.QUEUED]
+    return np.unique(np.concatenate([queues, readers]) if capture.has(schema.REQUESTS) else queues)
 
 
 class _Waits:
@@ -135,6 +142,7 @@ class _Waits:
         stopped = waiting & (state & (STOPPED | TRACED) != 0)
         pieces.kind[stopped] = Kind.STOPPED
         blocked = waiting & ~stopped & (state & UNINTERRUPTIBLE != 0) & (state & NOLOAD == 0)
+        self.stopped = np.flatnonzero(stopped)
         self.blocked = np.flatnonzero(blocked)
         self.voluntary = np.flatnonzero(waiting & ~stopped & ~blocked)
 

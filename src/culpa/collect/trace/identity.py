@@ -68,6 +68,8 @@ class Identities:
     tasks: dict[int, Task] = field(default_factory=dict)
     files: dict[tuple[int, int], File] = field(default_factory=dict)
     sockets: dict[int, dict[str, object]] = field(default_factory=dict)
+    reused: set[int] = field(default_factory=set)
+    """Numbers that two processes had one after the other."""
 
     def take_tasks(self, records: Records) -> None:
         """TASK_EVENT records: threads that began to be watched, executed a program, or ended."""
@@ -76,6 +78,8 @@ class Identities:
             if task is None or task.pid != pid or (task.exit_ns is not None and kind != events.TASK_EXIT):
                 if task is None and len(self.tasks) >= MAX_OBJECTS:
                     continue
+                if task is not None and task.watched_ns is not None and tid == pid == task.pid:
+                    self.reused.add(pid)
                 task = self.tasks[tid] = Task(tid=tid, pid=pid, comm=None, kernel=bool(kernel), watched_ns=ts_ns)
             task.comm, task.kernel = _text(bytes(comm)), bool(kernel)
             task.watched_ns = ts_ns if task.watched_ns is None else task.watched_ns

@@ -44,6 +44,7 @@ _CLOCK_MONOTONIC_COARSE: Final = 6
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
+MAX_LISTED: Final = 5
 _TABLES: Final = {
     events.OFFCPU: "offcpu",
     events.SYSCALLS: "syscalls",
@@ -403,6 +404,15 @@ class Tracer:
                 BlindSpot(
                     what="the end of the window",
                     why=f"recording stopped at {format_count(self._max_events)} events",
+                    way_out="watch for a shorter time with --for",
+                )
+            )
+        if self._identities.reused:
+            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
+            spots.append(
+                BlindSpot(
+                    what=f"which process is meant by number {numbers}",
+                    why="one ended and another got its number while culpa watched; they are shown as one",
                     way_out="watch for a shorter time with --for",
                 )
             )

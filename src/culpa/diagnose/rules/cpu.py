@@ -10,7 +10,7 @@ from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.evidence import code_evidence, seconds, threads_of, waits_source
+from culpa.diagnose.rules.evidence import code_evidence, own_work, seconds, threads_of, waits_source
 from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
@@ -44,7 +44,8 @@ def busy(picture: Picture) -> Iterator[Finding]:
 
     How sure: time on the CPU is measured at every context switch. It is a note unless a command, or a URL slower than
     `--slower-than`, is what was asked about: computing is what programs are for. What it computes to send one command
-    after another is not counted: that belongs to the round trips.
+    after another is not counted: that belongs to the round trips. Nor is what others compute while they hold a lock or
+    serve other requests.
 
     What to do: profile the named function or line.
     """
@@ -52,6 +53,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
     queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
     limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
     for pid, nodes in _by_process(picture, Kind.RUNNING).items():
+        nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes).minus(talking)
         if moments.ns < limit_ns:
             continue
@@ -99,6 +101,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
     What to do: look at the named line; wait for the event instead of the clock.
     """
     for pid, nodes in _by_process(picture, Kind.SLEEP).items():
+        nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes)
         if picture.share(moments.ns) < MIN_SHARE:
             continue

@@ -48,11 +48,15 @@ def neighbour(picture: Picture) -> Iterator[Finding]:
     What to do: hold the neighbour to a rate (io.max, ionice under BFQ), move it or the victim to another device, or run
     it at another time.
     """
+    for owner in neighbours(picture):
+        yield _finding(picture, owner)
+
+
+def neighbours(picture: Picture) -> list[Owner]:
+    """Processes without a part in the root's requests whose data delays it at a device."""
     queued = [n for n in picture.nodes(Kind.DEVICE) if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]
     involved = chain_pids(picture, queued)
-    for owner in owners(picture, queued):
-        if owner.pid not in involved and _delays(picture, owner):
-            yield _finding(picture, owner)
+    return [owner for owner in owners(picture, queued) if owner.pid not in involved and _delays(picture, owner)]
 
 
 def _delays(picture: Picture, owner: Owner) -> bool:
