@@ -225,7 +225,12 @@ THROTTLES = _table(
     ("tid", I32, "", "the writer"),
     ("pid", I32, "", "its process"),
     ("disk", U32, "dev_t", "the device whose file it wrote; null: no block device"),
-    ("dirty", I64, "B", "dirty in the domain that is held to its share: the host, or a control group"),
+    (
+        "dirty",
+        I64,
+        "B",
+        "dirty in the domain that is held to its share: the host, or a control group; null: this kernel does not say",
+    ),
     ("threshold", I64, "B", "limit of that domain (vm.dirty_ratio, vm.dirty_bytes)"),
     ("background", I64, "B", "from here on the kernel writes back by itself (vm.dirty_background_*)"),
     ("disk_dirty", I64, "B", "dirty on that device"),

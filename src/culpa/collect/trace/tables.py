@@ -180,7 +180,7 @@ def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFram
     frame = pl.LazyFrame(columns).with_columns(
         pause_ns=pl.col("pause_ticks") * tick_ns,
         disk=_known("disk"),
-        **{name: pl.col(field) * page_bytes for name, field in pages.items()},
+        **{name: pl.when(pl.col("limit") != 0).then(pl.col(field) * page_bytes) for name, field in pages.items()},
     )
     return _declared(frame, schema.THROTTLES)
 
