@@ -20,7 +20,11 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set. `behind`: the request served meanwhile."""
+    """What a wait was spent on; exactly the parts that are known are set.
+
+    `behind` is the request served meanwhile. `other` says what somebody else's data was doing at the device (a write, a
+    read): then who is named is its owner.
+    """
 
     path: str | None = None
     peer: str | None = None
@@ -29,6 +33,7 @@ class Thing:
     stage: str | None = None
     lock: str | None = None
     behind: str | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.locks import contention
+from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
@@ -22,6 +24,8 @@ RULES: tuple[Rule, ...] = (
     fsync_heavy,
     saturated,
     slow_device,
+    neighbour,
+    dirty_throttle,
     remote_slow,
     contention,
     blocked,

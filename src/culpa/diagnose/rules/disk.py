@@ -23,6 +23,7 @@ from culpa.diagnose.rules.evidence import (
     threads_of,
     waits_source,
 )
+from culpa.diagnose.rules.neighbour import neighbours
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
@@ -139,10 +140,12 @@ def _files(picture: Picture, nodes: list[int]) -> list[str]:
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:
+    """The time at each device, without what went to a neighbour's data: that has a cause of its own."""
     found: dict[str, list[int]] = defaultdict(list)
+    theirs = {node for owner in neighbours(picture) for node in owner.nodes}
     for node in picture.nodes(Kind.DEVICE):
         on = picture.blame.nodes[node].on
-        if on is not None and on.device:
+        if on is not None and on.device and node not in theirs:
             found[on.device].append(node)
     return found
 
