@@ -19,6 +19,7 @@ from typing import Final
 
 import decode
 import floor
+import large
 import memory
 import peers
 import startup
@@ -38,6 +39,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "storm": storm.measure,
     "verdict_time": verdict_time.measure,
     "memory": memory.measure,
+    "large": large.measure,
     "target_cost": target_cost.measure,
     "floor": floor.measure,
     "peers": peers.measure,

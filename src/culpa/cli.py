@@ -89,7 +89,8 @@ TargetArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[TARGET | -- COMMAND...]",
-        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, a process name",
+        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, "
+        "unit:NAME, container:ID or NAME, cgroup:PATH, a process name",
         show_default=False,
     ),
 ]
@@ -169,7 +170,9 @@ def why(
     if redact:
         capture = _redacted(capture)
     failure = _saved(capture, save, talk)
-    verdict = judge(capture)
+    only = [capture]
+    del capture
+    verdict = judge(only.pop())  # which then holds the only reference, and may give it up
     if json:
         from culpa.report.envelope import to_json
 

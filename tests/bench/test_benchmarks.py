@@ -95,6 +95,36 @@ def test_a_goal_that_was_not_measured_is_not_met() -> None:
     assert Row(name="n", value=1.0, unit="s").met is None
 
 
+@pytest.mark.usefixtures("bench_modules")
+def test_a_repeated_session_is_as_long_and_as_busy_as_so_many() -> None:
+    """Of a simulated session three times over, every row is there three times, what is open at its end once, and the
+    threads run three times as long.
+    """
+    from large import repeated
+
+    from culpa.capture import schema
+    from culpa.model import timeline
+    from culpa.model.timeline import Activity
+    from culpa.sim import emit, engine
+    from culpa.sim.random_programs import random_program
+
+    program = random_program(5, size=3)
+    once = emit.capture(program, engine.run(program))
+    thrice = repeated(once, 3)
+    window, longer = once.manifest.window, thrice.manifest.window
+    assert 3 * (window.end_ns - window.start_ns) == longer.end_ns - longer.start_ns
+    calls, more = once.frame(schema.SYSCALLS), thrice.frame(schema.SYSCALLS)
+    assert len(calls) > 10
+    assert 3 * len(calls) == len(more)
+    assert calls["exit_ns"].null_count() == more["exit_ns"].null_count()
+
+    def running(lines: timeline.Timeline) -> int:
+        ran = lines.activity == Activity.RUNNING
+        return int((lines.end - lines.start)[ran].sum())
+
+    assert pytest.approx(3 * running(timeline.build(once)), rel=1e-3) == running(timeline.build(thrice))
+
+
 @pytest.mark.redis
 @pytest.mark.usefixtures("bench_modules")
 def test_the_loader_and_the_server_agree_on_how_much_was_asked() -> None:

@@ -29,6 +29,16 @@ class Column:
     unit: str
     meaning: str
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are words, however they are held in memory."""
+        return self.stored == pl.String
+
+    @property
+    def stored(self) -> PolarsType:
+        """Its type in a file, where words are always text: what they may be is checked when they are read."""
+        return pl.String if isinstance(self.dtype, pl.Enum) or self.dtype == pl.Categorical else self.dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -67,6 +77,14 @@ def _table(name: str, meaning: str, *columns: tuple[str, PolarsType, str, str]) 
     )
 
 
+REPEATED: Final = pl.Categorical()
+"""Text of which many rows hold the same."""
+FILE_TYPE: Final = pl.Enum(["reg", "dir", "chr", "blk", "fifo", "sock", "anon"])
+DIRECTION: Final = pl.Enum(["in", "out"])
+PROTOCOL: Final = pl.Enum(["http", "resp", "unknown"])
+MESSAGE_KIND: Final = pl.Enum(["request", "response", "data"])
+OPERATION: Final = pl.Enum(["read", "write", "flush", "discard", "other"])
+
 I64, I32, U64, U32, STR, BOOL, F64 = pl.Int64, pl.Int32, pl.UInt64, pl.UInt32, pl.String, pl.Boolean, pl.Float64
 
 OFFCPU = _table(
@@ -104,7 +122,7 @@ SYSCALLS = _table(
     ("arg2", U64, "", "third argument"),
     ("dev", U32, "dev_t", "device of the file system of the fd's inode; null: no fd, or not resolved"),
     ("ino", U64, "", "inode of the fd (for a socket its socket inode); for accept: of the new connection"),
-    ("file_type", STR, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
+    ("file_type", FILE_TYPE, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
 )
 
 MESSAGES = _table(
@@ -115,13 +133,13 @@ MESSAGES = _table(
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
     ("ino", U64, "", "socket inode, in `sockets`"),
-    ("direction", STR, "", "in (read by this process) or out (written by it)"),
-    ("protocol", STR, "", "http, resp, unknown"),
-    ("kind", STR, "", "request, response; data: a later part, or an unknown protocol"),
-    ("verb", STR, "", "HTTP method or Redis command in upper case; null for responses and data"),
+    ("direction", DIRECTION, "", "in (read by this process) or out (written by it)"),
+    ("protocol", PROTOCOL, "", "http, resp, unknown"),
+    ("kind", MESSAGE_KIND, "", "request, response; data: a later part, or an unknown protocol"),
+    ("verb", REPEATED, "", "HTTP method or Redis command in upper case; null for responses and data"),
     (
         "detail",
-        STR,
+        REPEATED,
         "",
         "HTTP path without query, or the pattern of the first key (`uuid:*`); null where there is none",
     ),
@@ -154,7 +172,7 @@ BLOCKS = _table(
     ("dev", U32, "dev_t", "the device"),
     ("sector", U64, "512 B", "first sector; null for a flush"),
     ("bytes", I64, "B", "0 for a flush"),
-    ("op", STR, "", "read, write, flush, discard, other"),
+    ("op", OPERATION, "", "read, write, flush, discard, other"),
     ("sync", BOOL, "", "somebody waits for it (REQ_SYNC or a read)"),
     ("tid", I32, "", "the thread that submitted it"),
     ("pid", I32, "", "its process"),
@@ -246,7 +264,7 @@ SAMPLES = _table(
     ("wchan", STR, "", "kernel symbol it sleeps in; null: running or not readable"),
     ("dev", U32, "dev_t", "device of the fd's file, in the kernel's encoding; null: no fd or not readable"),
     ("ino", U64, "", "inode of the fd"),
-    ("file_type", STR, "", "as in `syscalls`"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
 )
 
 SWEEPS = _table(

@@ -13,10 +13,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from culpa.errors import CulpaError
 from culpa.units import DevT, dev_t, printable
 
 PROC = Path("/proc")
 MAX_FILE_BYTES = 1 << 20
+LINE_BYTES = 4096
+"""More than any file of one line holds."""
 MAX_COMM_CHARS = 64
 PF_KTHREAD = 0x00200000
 """include/linux/sched.h, in the flags field of stat."""
@@ -89,6 +92,16 @@ def own_pid(proc_root: Path = PROC) -> int:
     """This process' number in that /proc, which another pid namespace than its own may have mounted."""
     name = read_link(proc_root / "self")
     return int(name) if name is not None and name.isdigit() else os.getpid()
+
+
+def require_proc(proc_root: Path = PROC) -> None:
+    """Everything that culpa knows of processes comes from there.
+
+    Raises:
+        CulpaError: it is not mounted, or hides this process.
+    """
+    if read_bounded(proc_root / "self" / "stat", LINE_BYTES) is None:
+        raise CulpaError(f"cannot see any process: {proc_root} is not mounted", way_out="mount -t proc proc /proc")
 
 
 def namespace_inode(proc_root: Path, pid: int, kind: str) -> int | None:

@@ -53,7 +53,7 @@ class Root:
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "done": pl.Boolean, "ino": pl.UInt64,
-    "protocol": pl.String, "verb": pl.String, "detail": pl.String,
+    "protocol": schema.PROTOCOL, "verb": schema.REPEATED, "detail": schema.REPEATED,
 }  # fmt: skip
 
 
@@ -135,18 +135,20 @@ class _Probed:
         """One request and the exchanges on its connection; one that failed was not finished."""
         start = max(sent_ns, self._window.start_ns)
         end = min(received_ns or self._window.end_ns, self._window.end_ns)
-        answer = next((a for a in answers if start <= (a.read_ns or start) < end), None)
+        mine = [a for a in answers if start <= (a.read_ns or start) < end]
+        answer, last = (mine[0], mine[-1]) if mine else (None, None)
         ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
         done = received_ns is not None and not failed
         self.rows.append((item, start, end, done, ino, "http", verb or self._method, detail))
-        if answer is None:
+        if answer is None or last is None:
             self._unanswered(item, start, end, waits=received_ns is None or failed)
             return
         read = min(max(answer.read_ns or start, start), end)
-        answered = min(max(answer.answered_ns or end, read), end)
+        # One request may be several exchanges: a TLS handshake comes first, or "100 Continue".
+        answered = min(max(last.answered_ns or end, read), end)
         self._queued(item, start, read, answer)
         self._lead(item, answered, end, Kind.QUEUED, Thing(stage="answered, not yet received"))
-        self._thread(item, read, answered, answer)
+        self._thread(item, read, answered, last)
 
     def _unanswered(self, item: int, start: int, end: int, *, waits: bool) -> None:
         """No sign of the request at the server: where one thread takes them all, it waits for that one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Integers
 from culpa.model.kinds import NO_THING, NONE, Kind
 from culpa.model.objects import Thing
 
@@ -25,23 +25,24 @@ class Things:
 
 
 class Pieces:
-    """Columns of the pieces; everything starts as `unexplained` and is filled in by index arrays."""
+    """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays."""
 
-    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Int64s) -> None:
+    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
         self.axis = axis
-        self.start, self.end, self.segment = start, end, segment
-        self.lane = start // axis.span
+        self.start, self.end = start, end
+        self.segment: Integers = segment.astype(np.int32)
+        self.lane: Integers = (start // axis.span).astype(np.int32)
         self.things = Things()
-        self.call = np.full(count, NONE, np.int64)
-        self.exchange = np.full(count, NONE, np.int64)
-        self.request = np.full(count, NONE, np.int64)
-        self.kind = np.full(count, Kind.UNEXPLAINED, np.int64)
-        self.on = np.full(count, NO_THING, np.int64)
-        self.via = np.full(count, NONE, np.int64)
-        self.via_on = np.full(count, NO_THING, np.int64)
-        self.next = np.full(count, NO_THREAD, np.int64)
-        self.idle = np.zeros(count, bool)
+        self.call: Integers = np.full(count, NONE, np.int32)
+        self.exchange: Integers = np.full(count, NONE, np.int32)
+        self.request: Integers = np.full(count, NONE, np.int32)
+        self.kind: Integers = np.full(count, Kind.UNEXPLAINED, np.int8)
+        self.on: Integers = np.full(count, NO_THING, np.int32)
+        self.via: Integers = np.full(count, NONE, np.int8)
+        self.via_on: Integers = np.full(count, NO_THING, np.int32)
+        self.next: Integers = np.full(count, NO_THREAD, np.int32)
+        self.idle: Bools = np.zeros(count, bool)
 
     def label(self, index: Int64s, thing: Thing, kind: Kind | None = None) -> None:
         """Name what the pieces are spent on, and their kind where it is given."""
@@ -81,5 +82,5 @@ class Pieces:
         return _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
 
 
-def _differs(values: Int64s) -> Bools:
+def _differs(values: Integers) -> Bools:
     return np.append(True, values[1:] != values[:-1])

@@ -15,7 +15,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model.axis import Axis, Int64s
+from culpa.model.axis import Axis, Int64s, Integers
 
 UNKNOWN = -1
 
@@ -40,10 +40,10 @@ class Timeline:
     pid: Int64s
     start: Int64s
     end: Int64s
-    activity: Int64s
-    state: Int64s
-    waker: Int64s
-    stack: Int64s
+    activity: Integers
+    state: Integers
+    waker: Integers
+    stack: Integers
 
     @property
     def segments(self) -> pl.DataFrame:
@@ -124,7 +124,7 @@ def _with_states(capture: Capture) -> pl.DataFrame:
 
 
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
-    lanes = axis.lane(offcpu["tid"].cast(pl.Int64).fill_null(UNKNOWN).to_numpy())
+    lanes = axis.lane(offcpu["tid"].fill_null(UNKNOWN).to_numpy())
     low = pl.Series(seen_from[lanes] if len(seen_from) else [], dtype=pl.Int64)
     high = pl.Series(seen_to[lanes] if len(seen_to) else [], dtype=pl.Int64)
     asleep = offcpu["state"].fill_null(1) != 0
@@ -140,9 +140,9 @@ def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: I
             "off": off,
             "wake": wake,
             "on": on,
-            "state": offcpu["state"].cast(pl.Int64).fill_null(UNKNOWN),
-            "waker": offcpu["waker_tid"].cast(pl.Int64).fill_null(UNKNOWN),
-            "stack": offcpu["stack_id"].cast(pl.Int64).fill_null(UNKNOWN),
+            "state": offcpu["state"].fill_null(UNKNOWN),
+            "waker": offcpu["waker_tid"].fill_null(UNKNOWN),
+            "stack": offcpu["stack_id"].fill_null(UNKNOWN),
             "blind": blind,
         }
     ).filter(pl.col("lane") >= 0)
@@ -158,13 +158,13 @@ def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, s
     lanes, letters = lanes[~running], [letter for letter in letters if letter != "R"]
     return pl.DataFrame(
         {
-            "lane": lanes.astype(np.int64),
+            "lane": lanes.astype(np.int32),
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int64),
-            "waker": np.full(len(lanes), UNKNOWN, np.int64),
-            "stack": np.full(len(lanes), UNKNOWN, np.int64),
+            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int32),
+            "waker": np.full(len(lanes), UNKNOWN, np.int32),
+            "stack": np.full(len(lanes), UNKNOWN, np.int32),
             "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),
         }
     )
@@ -175,46 +175,49 @@ def _cut(
 ) -> Timeline:
     """Lay the boundaries down in order; a boundary never goes back, so that records that overlap lose, not the sum."""
     lane = rows["lane"].to_numpy()
-    waiting = np.where(rows["blind"].to_numpy(), Activity.UNSEEN, Activity.WAITING)
     offs, wakes, ons = (axis.place(lane, rows[name].to_numpy()) for name in ("off", "wake", "on"))
-    lanes = np.arange(len(axis.tids))
+    lanes = np.arange(len(axis.tids), dtype=np.int32)
     # Per thread: unseen from the window's start, running from when it was seen, unseen again after it ended.
     point = np.concatenate(
         [axis.place(lanes, np.full(len(lanes), window_start)), axis.place(lanes, seen_from), offs, wakes, ons]
     )
+    del offs, wakes, ons
+    index, unknown = np.arange(len(lane), dtype=np.int32), np.full(len(lane), UNKNOWN, np.int32)
     kind = np.concatenate(
         [
-            np.full(len(lanes), Activity.UNSEEN),
-            np.full(len(lanes), Activity.RUNNING),
-            waiting,
-            np.full(len(lane), Activity.RUNNABLE),
-            np.full(len(lane), Activity.RUNNING),
+            np.full(len(lanes), Activity.UNSEEN, np.int8),
+            np.full(len(lanes), Activity.RUNNING, np.int8),
+            np.where(rows["blind"].to_numpy(), np.int8(Activity.UNSEEN), np.int8(Activity.WAITING)),
+            np.full(len(lane), Activity.RUNNABLE, np.int8),
+            np.full(len(lane), Activity.RUNNING, np.int8),
         ]
     )
-    index = np.arange(len(lane))
-    order_key = np.concatenate([np.full(2 * len(lanes), -1), 3 * index, 3 * index + 1, 3 * index + 2])
-    row = np.concatenate([np.full(2 * len(lanes), UNKNOWN), index, index, np.full(len(lane), UNKNOWN)])
+    row = np.concatenate([np.full(2 * len(lanes), UNKNOWN, np.int32), index, index, unknown])
     owner = np.concatenate([lanes, lanes, lane, lane, lane])
-    order = np.lexsort((np.arange(len(point)), order_key, owner))
+    order_key = np.concatenate(
+        [np.full(2 * len(lanes), -1, np.int64), *(3 * index.astype(np.int64) + i for i in range(3))]
+    )
+    order = np.lexsort((order_key, owner))
     point, kind, row, owner = point[order], kind[order], row[order], owner[order]
-    point = np.maximum.accumulate(point)
+    del order, order_key
+    np.maximum.accumulate(point, out=point)
     end = np.append(point[1:], axis.span * len(lanes) - 1)
     last = np.append(owner[1:] != owner[:-1], True) if len(owner) else np.zeros(0, bool)
-    end = np.where(last, axis.place(owner, seen_to[owner]) if len(owner) else end, end)
+    end[last] = axis.place(owner[last], seen_to[owner[last]])
     tail = axis.place(lanes, seen_to), axis.place(lanes, np.full(len(lanes), axis.end_ns))
     point, end = np.concatenate([point, tail[0]]), np.concatenate([end, tail[1]])
-    kind = np.concatenate([kind, np.full(len(lanes), Activity.UNSEEN)])
-    row = np.concatenate([row, np.full(len(lanes), UNKNOWN)])
+    kind = np.concatenate([kind, np.full(len(lanes), Activity.UNSEEN, np.int8)])
+    row = np.concatenate([row, np.full(len(lanes), UNKNOWN, np.int32)])
     keep = np.flatnonzero(end > point)
     keep = keep[np.argsort(point[keep], kind="stable")]
     return _timeline(axis, pids, rows, point[keep], end[keep], kind[keep], row[keep])
 
 
 def _timeline(
-    axis: Axis, pids: Int64s, rows: pl.DataFrame, start: Int64s, end: Int64s, kind: Int64s, row: Int64s
+    axis: Axis, pids: Int64s, rows: pl.DataFrame, start: Int64s, end: Int64s, kind: Integers, row: Integers
 ) -> Timeline:
-    def of_row(name: str) -> Int64s:
-        values = np.append(rows[name].to_numpy(), UNKNOWN)
+    def of_row(name: str) -> Integers:
+        values = np.append(rows[name].to_numpy(), np.int32(UNKNOWN))
         return values[row]
 
     return Timeline(
@@ -222,7 +225,7 @@ def _timeline(
         pid=pids,
         start=start,
         end=end,
-        activity=kind.astype(np.int64),
+        activity=kind,
         state=of_row("state"),
         waker=of_row("waker"),
         stack=of_row("stack"),

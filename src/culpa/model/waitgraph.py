@@ -170,13 +170,15 @@ def _cut(
         ]
     )
     points = distinct(np.concatenate([begin, stop, points]))
-    segment = np.searchsorted(begin, points, side="right") - 1
+    segment = (np.searchsorted(begin, points, side="right") - 1).astype(np.int32)
     inside = (segment >= 0) & (stop[np.maximum(segment, 0)] > points) if len(begin) else np.zeros(len(points), bool)
     start, segment = points[inside], segment[inside]
-    following = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
-    pieces = Pieces(axis, start, np.minimum(following, stop[segment]), segment)
-    pieces.call = calls.covering(start)
-    pieces.request = matched[segment]
+    del points, inside  # of the largest arrays there are, several would stand side by side here
+    end = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
+    np.minimum(end, stop[segment], out=end)
+    pieces = Pieces(axis, start, end, segment)
+    pieces.call[:] = calls.covering(start)
+    pieces.request[:] = matched[segment]
     return pieces
 
 

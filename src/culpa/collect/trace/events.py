@@ -77,7 +77,7 @@ THREAD_STATE: Final = np.dtype(
         ("tid", "<u4"), ("slot", "<u4"),
     ]
 )  # fmt: skip
-WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
+WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u2"), ("grown", "<u2")])
 NR_MAX: Final = 512
 THREADS_MAX: Final = 16384
 SETTINGS: Final = np.dtype(

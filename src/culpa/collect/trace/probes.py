@@ -10,8 +10,9 @@ import ctypes
 import mmap
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 
@@ -49,8 +50,13 @@ _UNSEEN: Final = {
 class Probes:
     """The BPF object, its links and its rings; close it, or use it as a context."""
 
-    def __init__(self, *, follow: bool, verbose: bool) -> None:
+    def __init__(self, *, follow: bool, verbose: bool, btf_path: Path = kernel.BTF_PATH) -> None:
         """Load the object; nothing runs before `attach`.
+
+        Args:
+            follow: see `Tracer`.
+            verbose: see `Tracer`.
+            btf_path: the description of the kernel's types.
 
         Raises:
             TraceError: libbpf is missing, or the kernel refuses the load.
@@ -63,6 +69,7 @@ class Probes:
         self._stats_fd = -1
         self._lost = 0
         self._log: list[str] = []
+        self._btf_path = btf_path
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
         self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
@@ -75,7 +82,7 @@ class Probes:
     def _load_best(self, follow: bool) -> None:
         """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
         self._open()
-        types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()))
+        types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()), self._btf_path)
         if types.direct:
             try:
                 self._load(types, follow, direct=True)
@@ -88,12 +95,16 @@ class Probes:
 
     def _open(self) -> None:
         path = os.fsencode(kernel.object_path())
-        self._object = libbpf.checked(self._library.bpf_object__open_file(path, None), "opening the probes", self._log)
+        options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
+        if self._btf_path != kernel.BTF_PATH:
+            options.btf_path = os.fsencode(self._btf_path)
+        opened = self._library.bpf_object__open_file(path, ctypes.byref(options))
+        self._object = libbpf.checked(opened, "opening the probes", self._log)
 
     def _load(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> None:
-        self._choose(types.arguments, direct=direct)
+        self._choose(types, direct=direct)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
-        self._set_constants(types.arguments, follow, cpus)
+        self._set_constants(types, follow, cpus)
         self._size_maps(cpus)
         libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
         self._map_memory(cpus)
@@ -130,13 +141,13 @@ class Probes:
                 yield program, section.removeprefix(_PREFIX)
             program = self._library.bpf_object__next_program(self._object, program)
 
-    def _choose(self, arguments: Mapping[str, int], *, direct: bool) -> None:
+    def _choose(self, types: kernel.KernelTypes, *, direct: bool) -> None:
         """Of the two versions of a probe load one, and none for a tracepoint that does not exist."""
         twofold = {name for program, name in self._programs() if self._is_direct(program)}
         for program, name in self._programs():
             fits = name not in twofold or self._is_direct(program) == direct
-            self._library.bpf_program__set_autoload(program, fits and name in arguments)
-        for name in {name for _, name in self._programs()} - arguments.keys():
+            self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
+        for name in {name for _, name in self._programs()} - types.parameters.keys():
             self._unseen(name, "this kernel has no such tracepoint")
 
     def _is_direct(self, program: int) -> bool:
@@ -146,14 +157,14 @@ class Probes:
         if name in _UNSEEN:
             self.blind_spots.append(BlindSpot(what=_UNSEEN[name], why=f"{name}: {why}", way_out="a newer kernel"))
 
-    def _set_constants(self, arguments: Mapping[str, int], follow: bool, cpus: int) -> None:
+    def _set_constants(self, types: kernel.KernelTypes, follow: bool, cpus: int) -> None:
         settings = self._globals(".rodata.settings", events.SETTINGS)
         settings["follow_wakers"] = follow
         settings["max_depth"] = MAX_DEPTH
         settings["max_grown"] = MAX_GROWN
-        settings["switch_has_state"] = arguments.get("sched_switch", 0) >= 4
-        settings["issue_has_queue"] = arguments.get("block_rq_issue", 0) >= 2
-        settings["block_start_seen"] = "block_io_start" in arguments
+        settings["switch_has_state"] = types.switch_has_state
+        settings["issue_has_queue"] = types.issue_has_queue
+        settings["block_start_seen"] = "block_io_start" in types.parameters
         settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
         settings["call_kind"] = calls.kinds(platform.machine())

@@ -22,7 +22,7 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf, tables
 from culpa.collect.trace.identity import PROC, Identities, identity
-from culpa.collect.trace.messages import settle
+from culpa.collect.trace.messages import UNSETTLED, settle
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
@@ -42,6 +42,7 @@ MEASURED_SECONDS: Final = 1.0
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
+MAX_LISTED: Final = 5
 _TABLES: Final = {
     events.OFFCPU: "offcpu",
     events.SYSCALLS: "syscalls",
@@ -301,7 +302,7 @@ class Tracer:
         found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
         if last:
             self._frames = {ring: [] for ring in _TABLES}
-        found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
+        found["messages"] = settle(found["messages"])
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
         found["files"] = self._identities.file_table(self._paths)
@@ -345,7 +346,8 @@ class Tracer:
         elif ring == events.BLOCKS:
             _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
             frames.append(self._frame(ring, requests[requests["issue_ns"] != 0]))
-        return pl.concat([schema.BY_NAME[name].empty(), *frames])
+        nothing = pl.DataFrame(schema=UNSETTLED) if ring == events.MESSAGES else schema.BY_NAME[name].empty()
+        return pl.concat([nothing, *frames])
 
     def _open_calls(self, threads: Records) -> Records:
         """Calls still open, each fd resolved through /proc while it is open."""
@@ -375,6 +377,15 @@ class Tracer:
                 BlindSpot(
                     what="the end of the window",
                     why=f"recording stopped at {format_count(self._max_events)} events",
+                    way_out="watch for a shorter time with --for",
+                )
+            )
+        if self._identities.reused:
+            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
+            spots.append(
+                BlindSpot(
+                    what=f"which process is meant by number {numbers}",
+                    why="one ended and another got its number while culpa watched; they are shown as one",
                     way_out="watch for a shorter time with --for",
                 )
             )

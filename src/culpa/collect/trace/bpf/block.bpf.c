@@ -25,13 +25,7 @@ INLINE void carried_inode(struct request *rq, struct block_event *start)
 	page = LOAD(LOAD(bio, bi_io_vec) + LOAD(bio, bi_iter.bi_idx), bv_page);
 	if (!page)
 		return;
-	/* Tail pages have no mapping of their own; bit 0 marks the pointer to the head. */
-	if (FIELD_EXISTS(struct page, compound_head)) {
-		u64 head = LOAD(page, compound_head);
-
-		if (head & 1)
-			page = (void *)(head - 1);
-	}
+	page = head_of(page);
 	/* The low bits mark anonymous memory (direct I/O) and movable pages. */
 	mapping = (u64)LOAD(page, mapping);
 	if (!mapping || (mapping & 3))

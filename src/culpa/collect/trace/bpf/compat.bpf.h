@@ -115,6 +115,8 @@ struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer;
 
 struct address_space { struct inode *host; };
 struct page { u64 compound_head; struct address_space *mapping; };
+/* Renamed and given a second meaning in 7.1 ("mm: rework compound_head() for power-of-2 sizeof(struct page)"). */
+struct page___masked { u64 compound_info; };
 struct bio_vec { struct page *bv_page; };
 struct bvec_iter { u32 bi_idx; };
 struct bio { struct bio_vec *bi_io_vec; struct bvec_iter bi_iter; };
@@ -201,6 +203,23 @@ INLINE u64 call_argument_3(void *regs)
 	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0))
 		return LOAD((struct pt_regs___arm64 *)regs, regs[3]);
 	return 0;
+}
+
+/* Tail pages have no mapping of their own; bit 0 marks what leads to the head: its address, or a mask to get it. */
+INLINE struct page *head_of(struct page *page)
+{
+	u64 info = 0;
+
+	if (FIELD_EXISTS(struct page, compound_head))
+		info = LOAD(page, compound_head);
+	else if (FIELD_EXISTS(struct page___masked, compound_info))
+		info = LOAD((struct page___masked *)page, compound_info);
+	if (!(info & 1))
+		return page;
+	/* A mask is ones down to some bit and zeros from there on, which no address of a struct page is. */
+	if ((((~info | 1) + 1) & (~info | 1)) == 0)
+		return (void *)((u64)page & info);
+	return (void *)(info - 1);
 }
 
 INLINE u32 disk_of(struct request *rq)

@@ -177,7 +177,8 @@ enum exclusion { EXCLUDED_BY_USER = 1, EXCLUDED_AS_MESSENGER = 2 };
 /* One process: watched, or never to be watched. */
 struct watch_state {
 	u32 depth; /* steps of "woken by" from a process the user named */
-	u32 excluded; /* enum exclusion, or 0 */
+	u16 excluded; /* enum exclusion, or 0 */
+	u16 grown; /* the probes added it */
 };
 
 /* Written by user space before the load. */
@@ -198,7 +199,7 @@ struct trace_counters {
 	u32 paused;
 	u32 slots; /* places of `threads` that were ever used */
 	u64 lost[RINGS];
-	u64 grown;   /* processes added because they woke a watched one, or were forked by it */
+	u64 grown;   /* processes there are now that woke a watched one, or were forked by it */
 	u64 refused; /* processes or threads that should have been added and found no room */
 };
 
