@@ -126,7 +126,7 @@ INLINE struct call_sum *cell_of(struct thread_state *thread, u32 mode)
 			return cell;
 		}
 	}
-	__sync_fetch_and_add(&counters.unsummed, 1);
+	COUNT(&counters.unsummed, 1);
 	return 0;
 }
 
