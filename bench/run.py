@@ -27,6 +27,7 @@ import startup
 import storm
 import target_cost
 import verdict_time
+import writeback
 from measure import Effort, Measurement, Row
 from stand import BenchError
 
@@ -45,6 +46,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "budget": budget.measure,
     "floor": floor.measure,
     "peers": peers.measure,
+    "writeback": writeback.measure,
 }
 FAILED: Final = "not measured:"
 NAME_WIDTH: Final = 66

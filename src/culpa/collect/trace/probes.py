@@ -39,7 +39,8 @@ _SUM: Final = b"sum_"
 _RECORDS: Final = frozenset(
     {
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
-        "block_rq_insert", "block_rq_issue", "block_rq_complete",
+        "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
+        "balance_dirty_pages",
     }
 )  # fmt: skip
 """Tracepoints whose probes write records; the others keep the watched set."""
@@ -54,8 +55,11 @@ _UNSEEN: Final = {
     "sys_exit": "system calls",
     "block_rq_issue": "requests to block devices",
     "block_rq_complete": "the end of requests to block devices",
+    "writeback_dirty_folio": "who dirtied the pages that are written back",
+    "balance_dirty_pages": "why writers were made to pause",
 }
 """What is not seen without a tracepoint; the others are refinements."""
+_FORMER_NAMES: Final = {"writeback_dirty_folio": "writeback_dirty_page"}
 
 
 class Probes:
@@ -79,6 +83,7 @@ class Probes:
         self._links: list[tuple[str, int]] = []
         self._stats_fd = -1
         self._lost = 0
+        self._cpus = 1
         self._log: list[str] = []
         self._btf_path = btf_path
         self._library = libbpf.open_library()
@@ -96,7 +101,8 @@ class Probes:
         The same is true of the program that goes through the tasks: whoever has it loses it before anything else.
         """
         self._open()
-        known = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()), self._btf_path)
+        names = frozenset(name for _, name in self._programs())
+        known = kernel.kernel_types(self._library, names, self._btf_path).readable()
         ways = [
             replace(known, direct=direct, iterates=iterates)
             for iterates in sorted({known.iterates, False}, reverse=True)
@@ -124,6 +130,7 @@ class Probes:
         self._choose(types, direct=types.direct)
         self._choose_iterator(exists=types.iterates)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
+        self._cpus = cpus
         self._set_constants(types, follow, cpus)
         self._size_maps(cpus)
         libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
@@ -136,7 +143,9 @@ class Probes:
         for lanes in events.LANES.values():
             self._resize(f"{lanes.name}_lanes", cpus)
             self._resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
-        self._resize("seats", cpus)
+        for name in ("seats", "strolls"):
+            self._resize(name, cpus)
+        self._resize("dirt", cpus * events.DIRT_SLOTS)
 
     def _resize(self, name: str, entries: int) -> None:
         libbpf.checked(self._library.bpf_map__set_max_entries(self._map(name), entries), f"sizing {name}")
@@ -169,7 +178,8 @@ class Probes:
             fits = alone or self._is_direct(program) == direct
             self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
         for name in {name for _, name in self._programs()} - types.parameters.keys():
-            self._unseen(name, "this kernel has no such tracepoint")
+            if _FORMER_NAMES.get(name) not in types.parameters:
+                self._unseen(name, "this kernel has no such tracepoint that can be read")
 
     def _choose_iterator(self, *, exists: bool) -> None:
         iterator = self._library.bpf_object__find_program_by_name(self._object, _ITERATOR)
@@ -206,6 +216,8 @@ class Probes:
         settings["block_start_seen"] = "block_io_start" in types.parameters
         settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
+        settings["page_bytes"] = mmap.PAGESIZE
+        settings["throttle_has_control"] = types.throttle_has_control
         settings["call_kind"] = calls.kinds(platform.machine())
 
     def _map(self, name: str) -> int:
@@ -396,6 +408,12 @@ class Probes:
             self._library.bpf_link__destroy(link)
         whole = len(content) // events.STATE_EVENT.itemsize * events.STATE_EVENT.itemsize
         return np.frombuffer(content[:whole], dtype=events.STATE_EVENT)
+
+    def dirt(self) -> npt.NDArray[np.void]:
+        """`events.DIRTIED_EVENT`: the sums that were not handed over yet."""
+        places = self._array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
+        sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
+        return sums
 
     def stack(self, stack_id: int) -> list[int]:
         """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""

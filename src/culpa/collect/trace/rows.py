@@ -6,7 +6,9 @@ trace runs, so that little is left for its end.
 
 from __future__ import annotations
 
+import mmap
 import os
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -26,7 +28,11 @@ TABLES: Final = {
     events.SYSCALLS: "syscalls",
     events.MESSAGES: "messages",
     events.BLOCKS: "blocks",
+    events.PARTS: "block_parts",
+    events.DIRTIED: "dirtied",
+    events.THROTTLES: "throttles",
 }
+_CLOCK_MONOTONIC_COARSE: Final = 6
 
 
 class Rows:
@@ -81,21 +87,29 @@ class Rows:
             return tables.messages(records)
         if ring == events.BLOCKS:
             return tables.blocks(records)
+        if ring == events.PARTS:
+            return tables.block_parts(records)
+        if ring == events.DIRTIED:
+            return tables.dirtied(records)
+        if ring == events.THROTTLES:
+            return tables.throttles(records, page_bytes=mmap.PAGESIZE, tick_ns=_tick_ns())
         stack_ids = records["stack_id"]
         self.stack_ids.update(np.unique(stack_ids[stack_ids >= 0]).tolist())
         return tables.offcpu(records, wakes_seen=True)
 
-    def still_open(self, threads: Records, requests: Records) -> Mapping[int, pl.DataFrame]:
-        """By ring, the rows of what is open at this moment: waits, calls, block requests.
+    def still_open(self, threads: Records, requests: Records, dirt: Records) -> Mapping[int, pl.DataFrame]:
+        """By ring, the rows of what is open at this moment: waits, calls, block requests, sums of dirtied pages.
 
         Args:
             threads: THREAD_STATE of the watched threads.
             requests: BLOCK_EVENT of the requests under way.
+            dirt: DIRTIED_EVENT of the sums not handed over yet.
         """
         return {
             events.OFFCPU: self._frame(events.OFFCPU, tables.open_stretches(threads, events.OFFCPU_EVENT)),
             events.SYSCALLS: self._frame(events.SYSCALLS, open_calls(threads)),
             events.BLOCKS: self._frame(events.BLOCKS, requests[requests["issue_ns"] != 0]),
+            events.DIRTIED: self._frame(events.DIRTIED, dirt),
         }
 
     def add(self, rows: Mapping[int, pl.DataFrame]) -> None:
@@ -135,3 +149,8 @@ def _anonymous_dev() -> int:
         return identity(PROC / "self/fd" / str(fd))[0]
     finally:
         os.close(fd)
+
+
+def _tick_ns() -> int:
+    """Length of the kernel's jiffy: the coarse clock moves by one at a time."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)

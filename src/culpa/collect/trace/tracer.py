@@ -120,9 +120,11 @@ class Tracer:
         self._sums = schema.SUMS.empty()
         self._takers: Mapping[int, Callable[[Records], None]] = {
             **{ring: self._rows.taker(ring) for ring in TABLES},
+            events.DIRTIED: self._keep_dirtied,
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
+            events.DIRTIED: self._keep_dirtied,
         }
 
     def start(self) -> None:
@@ -190,6 +192,13 @@ class Tracer:
 
     def _number_stack(self, addresses: tuple[int, ...]) -> int:
         return self._state_stacks.setdefault(addresses, STATE_STACKS + len(self._state_stacks))
+
+    def cost_of(self, *probes: str) -> float:
+        """Kernel time of one run of these probes so far, in ns; 0 if none ran while it was measured."""
+        with self._lock:
+            infos = [info for name, info in self._loaded().program_infos().items() if name in probes]
+        runs = sum(info.run_count for info in infos)
+        return sum(info.run_time_ns for info in infos) / runs if runs else 0.0
 
     def snapshot(self) -> TraceResult:
         """The rows so far, waits and calls that are still open included; tracing goes on."""
@@ -289,12 +298,17 @@ class Tracer:
         probes.end_records()
         self._drain()
         threads = probes.threads()
-        self._rows.add(self._rows.still_open(threads, self._requests()))
+        self._rows.add(self._still_open(threads))
         self._name_stacks()
         from_ns = time.monotonic_ns()
         probes.begin_sums(from_ns, sums.seeds(threads, from_ns))
         self._costs.append(ProbeCost(probes, now_ns=from_ns, events=self._events))
         self._sums_from_ns = from_ns
+
+    def _keep_dirtied(self, found: Records) -> None:
+        """Who dirtied pages may be no watched process, and gone when its name is looked for."""
+        self._identities.take_writers(found)
+        self._rows.taker(events.DIRTIED)(found)
 
     def _sum_up(self) -> None:
         """The sums as of now, if there are any."""
@@ -311,9 +325,13 @@ class Tracer:
             anonymous_dev=self._rows.anonymous_dev,
         )
 
-    def _requests(self) -> Records:
-        """BLOCK_EVENT of the block requests under way."""
-        return self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)[1]
+    def _still_open(self, threads: Records) -> Mapping[int, pl.DataFrame]:
+        """By ring, the rows of what is open now, and the sums of dirtied pages that were not handed over yet."""
+        probes = self._loaded()
+        _, requests = probes.table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
+        dirt = probes.dirt()
+        self._identities.take_writers(dirt)
+        return self._rows.still_open(threads, requests, dirt)
 
     def _name_stacks(self) -> None:
         """Read the stacks that the rows mention and give their functions names."""
@@ -331,7 +349,7 @@ class Tracer:
     def _result(self, *, last: bool) -> TraceResult:
         """All rows so far; what they were made of is given up if these are the `last`."""
         probes = self._loaded()
-        rest = {} if self.detail_ended() else self._rows.still_open(probes.threads(), self._requests())
+        rest = {} if self.detail_ended() else self._still_open(probes.threads())
         found = {name: self._rows.table(ring, rest) for ring, name in TABLES.items()}
         self._name_stacks()
         if last:
@@ -426,5 +444,5 @@ class Tracer:
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
     """Every thread id that appears in the events."""
     columns = [found["offcpu"][name] for name in ("tid", "waker_tid", "prev_tid")]
-    columns += [found["syscalls"]["tid"], found["blocks"]["tid"]]
+    columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles")]
     return pl.concat([column.rename("tid").unique().drop_nulls() for column in columns]).unique().to_list()
