@@ -26,8 +26,15 @@ SLOW_NS = 500_000
     title="The device works on another process's data meanwhile",
     needs=(BLOCKS, DIRTIED),
     fixes=("neighbour-io-limit",),
-    fires=(),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy"), Lab("fsync-loop"), Lab("cpu-busy")),
+    fires=(Lab("disk-neighbour"),),
+    silent=(
+        Lab("disk-saturated-healthy"),
+        Lab("disk-slow"),
+        Lab("redis-slow"),
+        Lab("redis-slow-healthy"),
+        Lab("fsync-loop"),
+        Lab("cpu-busy"),
+    ),
 )
 def neighbour(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, which at those moments works on requests of a process that
