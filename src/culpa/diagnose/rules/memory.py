@@ -28,8 +28,8 @@ NAMED_WRITERS = 3
     title="Writers are made to wait until dirty pages are written back",
     needs=(),
     fixes=("dirty-write-less", "dirty-limits"),
-    fires=(),
-    silent=(Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    fires=(Lab("word-pop"), Lab("logapp")),
+    silent=(Lab("word-pop-cached"), Lab("logapp-cached"), Lab("fsync-loop-healthy"), Lab("redis-slow-healthy")),
 )
 def dirty_throttle(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits inside write calls in which the kernel makes writers pause
