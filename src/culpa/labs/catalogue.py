@@ -11,7 +11,14 @@ from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
-from culpa.labs.disk_queue import DISK_SATURATED, DISK_SATURATED_HEALTHY, DISK_SLOW, DISK_SLOW_HEALTHY
+from culpa.labs.disk_queue import (
+    DISK_NEIGHBOUR,
+    DISK_NEIGHBOUR_HEALTHY,
+    DISK_SATURATED,
+    DISK_SATURATED_HEALTHY,
+    DISK_SLOW,
+    DISK_SLOW_HEALTHY,
+)
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
@@ -34,6 +41,8 @@ LABS: tuple[Lab, ...] = (
     LOGAPP_CACHED,
     DISK_SATURATED,
     DISK_SATURATED_HEALTHY,
+    DISK_NEIGHBOUR,
+    DISK_NEIGHBOUR_HEALTHY,
     DISK_SLOW,
     DISK_SLOW_HEALTHY,
     FSYNC_LOOP,

@@ -26,8 +26,10 @@ SLOW_NS = 500_000
     title="The device works on another process's data meanwhile",
     needs=(BLOCKS, DIRTIED),
     fixes=("neighbour-io-limit",),
-    fires=(Lab("dirty-throttle"),),
+    fires=(Lab("disk-neighbour"), Lab("dirty-throttle")),
     silent=(
+        Lab("disk-neighbour-healthy"),
+        Lab("disk-slow"),
         Lab("dirty-throttle-healthy"),
         Lab("redis-slow"),
         Lab("redis-slow-healthy"),
