@@ -16,7 +16,8 @@ from culpa.model.writeback import OLDER
 class Owner:
     """A process whose data it was: its largest file (or folder), its thread, and its part of the time.
 
-    `dirtied` is what it made dirty in the window, in bytes, on all devices.
+    `dirtied` is what it made dirty in the window, on all devices, in bytes of whole pages and large folios as the kernel
+    counts them: small writes into a large folio count as the folio.
     """
 
     pid: int
