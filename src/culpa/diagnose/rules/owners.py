@@ -16,8 +16,8 @@ from culpa.model.writeback import OLDER
 class Owner:
     """A process whose data it was: its largest file (or folder), its thread, and its part of the time.
 
-    `dirtied` is what it made dirty in the window, on all devices, in bytes of whole pages and large folios as the kernel
-    counts them: small writes into a large folio count as the folio.
+    `dirtied` is what it made dirty in the window, on all devices, in bytes as the kernel counts them: a small write into
+    a large folio makes the whole folio dirty.
     """
 
     pid: int
