@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -172,6 +173,30 @@ def test_the_queue_before_the_request(recorded: Path, tmp_path: Path) -> None:
     known = kernel.kernel_types(libbpf.open_library(), NAMES, path)
     assert ("request_queue", "request") == known.parameters["block_rq_issue"]
     assert known.issue_has_queue
+
+
+FETCH, ATOMIC_32, ATOMIC_64 = 0x01, 0xC3, 0xDB
+"""BPF_FETCH in the immediate of BPF_ATOMIC stores, include/uapi/linux/bpf.h."""
+
+
+def fetching_atomics(path: Path) -> int:
+    """How many instructions of an object a kernel before 5.12 refuses, counted by the code sections of the file."""
+    raw = path.read_bytes()
+    (offset,) = struct.unpack_from("<Q", raw, 40)
+    size, count = struct.unpack_from("<HH", raw, 58)
+    found = 0
+    for section in range(count):
+        kind, flags, _, at, length = struct.unpack_from("<IQQQQ", raw, offset + section * size + 4)
+        if kind == 1 and flags & 4:  # SHT_PROGBITS with SHF_EXECINSTR
+            code = struct.iter_unpack("<BBhi", raw[at : at + length])
+            found += sum(op in (ATOMIC_32, ATOMIC_64) and bool(number & FETCH) for op, _, _, number in code)
+    return found
+
+
+def test_the_plain_object_has_nothing_newer_than_5_10() -> None:
+    """No atomic operation in it returns a value; those of the other object prove that such would be found."""
+    assert 0 == fetching_atomics(kernel.object_path(kernel.PLAIN_OBJECT_NAME))
+    assert fetching_atomics(kernel.object_path()) > 0
 
 
 @pytest.mark.root
