@@ -75,9 +75,6 @@ def _finding(picture: Picture, owner: Owner) -> Finding:
     ]  # fmt: skip
     if owner.path:
         evidence.append(Evidence(fact="its data", value=owner.path, unit="", threshold=None, source="files"))
-    evidence.append(
-        Evidence(fact="it made dirty in the window", value=owner.dirtied, unit="B", threshold=None, source="dirtied")
-    )
     evidence.extend(_traffic(picture, device))
     return Finding(
         moments=picture.moments(*owner.nodes), nearness=Nearness.NEIGHBOUR, pid=owner.pid, tid=owner.tid,
