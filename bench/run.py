@@ -26,6 +26,7 @@ import startup
 import storm
 import target_cost
 import verdict_time
+import writeback
 from measure import Effort, Measurement, Row
 from stand import BenchError
 
@@ -43,6 +44,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "target_cost": target_cost.measure,
     "floor": floor.measure,
     "peers": peers.measure,
+    "writeback": writeback.measure,
 }
 FAILED: Final = "not measured:"
 NAME_WIDTH: Final = 66

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import culpa
+from culpa.collect.trace.tracer import usable
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -139,3 +140,17 @@ def test_the_loader_and_the_server_agree_on_how_much_was_asked() -> None:
     assert counted == free.requests + paced.requests
     assert 150 <= paced.requests <= 203
     assert min(free.server_cpu_ns, paced.server_cpu_ns) > 0
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_what_is_flushed_goes_to_who_wrote_it(tmp_path: Path) -> None:
+    """Eight writers on a real disk: 95 % of what kernel threads write out goes to the right process and file."""
+    if os.geteuid() != 0 or usable() is not None:
+        pytest.skip("a disk of one's own and tracing need root and eBPF")
+    output = tmp_path / "bench.json"
+    done = run("--only", "writeback", "--quick", "-o", str(output))
+    assert (0, "") == (done.returncode, done.stderr)
+    row = json.loads(output.read_bytes())["rows"][0]
+    assert 0.95 <= row["value"] <= 1.0
+    assert row["met"]

@@ -12,6 +12,7 @@ import numpy as np
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame, root
 from culpa.model import requests, timeline, waitgraph
+from culpa.model.writeback import OLDER
 from culpa.sim import emit, engine, truth
 from culpa.sim.log import Log
 from culpa.sim.program import Program
@@ -21,12 +22,16 @@ from culpa.sim.truth import Leaf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
+    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread.
+
+    `behind` is whose request the device served meanwhile.
+    """
 
     start_ns: int
     end_ns: int
     kind: str
     chain: tuple[int, ...]
+    behind: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,8 @@ class Difference:
 
 def stops_early(charge: Charge, leaf: Leaf) -> bool:
     """culpa followed the true chain up to a point and says that it does not know more from there."""
+    if (charge.kind, charge.chain, charge.behind) == (leaf.kind, leaf.chain, None):
+        return True
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
     edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
     return on_the_way and (charge.kind == "unexplained" or (charge.kind == edge and edge in ("journal", "lock")))
@@ -96,14 +103,19 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
         if shared.nodes[node].who == blame.NO_ONE and shared.nodes[node].parent == blame.ROOT:
             continue  # no thread's time: the way of an answer, or a request that nobody took
         chain = [thread_of[int(rows.item[row])]]
+        behind = None
         for step in shared.path(node)[1:]:
-            if shared.nodes[step].who != chain[-1]:
+            on = shared.nodes[step].on
+            if on is not None and on.other is not None:
+                behind = shared.nodes[step].who if on.other != OLDER else None
+            elif shared.nodes[step].who != chain[-1]:
                 chain.append(shared.nodes[step].who)
         yield Charge(
             start_ns=int(rows.start_ns[row]),
             end_ns=int(rows.end_ns[row]),
             kind=shared.nodes[node].kind.name.lower(),
             chain=tuple(chain),
+            behind=behind,
         )
 
 
@@ -138,8 +150,12 @@ def _compare(charges: list[Charge], leaves: list[Leaf]) -> Iterator[Difference]:
         idle = leaf is not None and leaf.kind == "idle" and len(leaf.chain) == 1
         if charge is None and (leaf is None or idle):
             continue
-        if charge is None or leaf is None or (charge.kind, charge.chain) != (leaf.kind, leaf.chain):
+        if charge is None or leaf is None or _said(charge) != _said(leaf):
             yield Difference(start_ns=start, end_ns=end, charge=charge, leaf=leaf)
+
+
+def _said(item: Charge | Leaf) -> tuple[str, tuple[int, ...], int | None]:
+    return item.kind, item.chain, item.behind
 
 
 class _Walk:

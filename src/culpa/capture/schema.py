@@ -176,8 +176,55 @@ BLOCKS = _table(
     ("sync", BOOL, "", "somebody waits for it (REQ_SYNC or a read)"),
     ("tid", I32, "", "the thread that submitted it"),
     ("pid", I32, "", "its process"),
-    ("ino_dev", U32, "dev_t", "file system device of the inode whose page it carries; null: no page or no inode"),
-    ("ino", U64, "", "that inode; null as above"),
+    (
+        "ino_dev",
+        U32,
+        "dev_t",
+        "file system device of the inode whose page it carries first; null: no page, or memory of a process",
+    ),
+    ("ino", U64, "", "that inode; 0: pages of the block device itself (metadata, journal); null as above"),
+    ("generation", U32, "", "that inode's generation: a reused inode number has another; null as above"),
+)
+
+BLOCK_PARTS = _table(
+    "block_parts",
+    "Stretches of writes that carry pages of several inodes; a request without rows here carries those of one.",
+    ("issue_ns", I64, "ns", "of the request, as in `blocks`"),
+    ("dev", U32, "dev_t", "of the request, as in `blocks`"),
+    ("sector", U64, "512 B", "first sector of the request, as in `blocks`"),
+    ("ino_dev", U32, "dev_t", "as in `blocks`"),
+    ("ino", U64, "", "as in `blocks`"),
+    ("generation", U32, "", "as in `blocks`"),
+    ("bytes", I64, "B", "length of the stretch"),
+)
+
+DIRTIED = _table(
+    "dirtied",
+    "Pages that one thread made dirty in one inode within a tenth of a second or less; all processes, watched or not.",
+    ("from_ns", I64, "ns", "when the first of them became dirty"),
+    ("to_ns", I64, "ns", "when the last of them did"),
+    ("tid", I32, "", "the thread; for a mapped file the one that touched the page"),
+    ("pid", I32, "", "its process"),
+    ("dev", U32, "dev_t", "device of the file system"),
+    ("ino", U64, "", "inode; 0: pages of the block device `dev` itself (metadata, or written without a file system)"),
+    ("generation", U32, "", "the inode's generation: a reused inode number has another"),
+    ("disk", U32, "dev_t", "device whose share of the dirty pages is limited; null: no block device"),
+    ("bytes", I64, "B", "whole pages (folios)"),
+)
+
+THROTTLES = _table(
+    "throttles",
+    "One pause that balance_dirty_pages imposed on a writer; all processes, watched or not.",
+    ("ts_ns", I64, "ns", "when the pause began"),
+    ("pause_ns", I64, "ns", "how long it was to be"),
+    ("tid", I32, "", "the writer"),
+    ("pid", I32, "", "its process"),
+    ("disk", U32, "dev_t", "the device whose file it wrote; null: no block device"),
+    ("dirty", I64, "B", "dirty in the domain that is held to its share: the host, or a control group"),
+    ("threshold", I64, "B", "limit of that domain (vm.dirty_ratio, vm.dirty_bytes)"),
+    ("background", I64, "B", "from here on the kernel writes back by itself (vm.dirty_background_*)"),
+    ("disk_dirty", I64, "B", "dirty on that device"),
+    ("disk_threshold", I64, "B", "that device's share of the limit (bdi min/max_ratio, max_bytes, strict_limit)"),
 )
 
 TASKS = _table(
@@ -206,6 +253,7 @@ PROCESSES = _table(
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
     ("role", STR, "", "target, peer, waker, child, kernel; culpa: the watcher itself"),
+    ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 
 FILES = _table(
@@ -216,6 +264,7 @@ FILES = _table(
     ("path", STR, "", "path as the host sees it; null: not resolved in time"),
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
+    ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
 )
 
 STACKS = _table(
@@ -324,7 +373,7 @@ COUNTERS = _table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
+    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
     SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

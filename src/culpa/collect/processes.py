@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from culpa.collect.procfs import (
     numbers_in,
     parse_schedstat,
     parse_stat,
+    parse_status,
     parse_syscall,
     parse_wchan,
     read_bounded,
@@ -58,7 +60,18 @@ def _process_row(proc_root: Path, pid: int, role: str) -> Row:
         "container": groups.container if groups else None,
         "netns": namespace_inode(proc_root, pid, "net"),
         "pidns": namespace_inode(proc_root, pid, "pid"),
+        "caught": _caught(proc_root / str(pid)),
     }
+
+
+def _caught(directory: Path) -> str | None:
+    """The signals a process handles; those of the C library's own use (32, 33) and real-time ones are left out."""
+    status = parse_status(read_bounded(directory / "status") or b"")
+    if status is None:
+        return None
+    plain = [number for number in signal.Signals if number <= signal.SIGSYS]
+    caught = [number for number in plain if status.caught_signals >> (number - 1) & 1]
+    return " ".join(number.name.removeprefix("SIG") for number in caught)
 
 
 def task_rows(pids: Iterable[int], proc_root: Path = PROC, *, watched_ns: int | None = None) -> pl.DataFrame:

@@ -157,7 +157,10 @@ def parse_stat(raw: bytes) -> TaskStat | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
-    """The lines of /proc/PID/status that culpa uses. `ns_pids` is empty before Linux 4.1, outermost first."""
+    """The lines of /proc/PID/status that culpa uses. `ns_pids` is empty before Linux 4.1, outermost first.
+
+    `caught_signals` has bit n - 1 set for signal n.
+    """
 
     name: str
     tgid: int
@@ -166,6 +169,7 @@ class TaskStatus:
     uid: int
     ns_pids: tuple[int, ...]
     effective_capabilities: int
+    caught_signals: int
 
 
 def parse_status(raw: bytes) -> TaskStatus | None:
@@ -181,6 +185,7 @@ def parse_status(raw: bytes) -> TaskStatus | None:
         uid=int(lines.get(b"Uid", b"0").split()[0]),
         ns_pids=tuple(int(number) for number in lines.get(b"NSpid", b"").split()),
         effective_capabilities=int(lines.get(b"CapEff", b"0"), 16),
+        caught_signals=int(lines.get(b"SigCgt", b"0"), 16),
     )
 
 

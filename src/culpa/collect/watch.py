@@ -22,6 +22,7 @@ from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest,
 from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
+from culpa.collect.openfiles import appended_to
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.redis import RedisCollector
@@ -76,6 +77,7 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
+        self._appended: frozenset[tuple[int, int]] = frozenset()
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
@@ -145,6 +147,7 @@ class Watch:
         self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
+        self._appended = appended_to(self._present())
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
@@ -232,6 +235,8 @@ class Watch:
             schema.CODE.name: self._stacks.rows(),
             schema.REDIS.name: self._redis.rows(),
         }
+        if schema.FILES.name in tables:
+            tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
         spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
@@ -319,6 +324,15 @@ def _sockets(frames: Collection[pl.DataFrame | None]) -> pl.DataFrame:
     rows = pl.concat([frame for frame in frames if frame is not None])
     firsts = [pl.col(name).drop_nulls().first() for name in schema.SOCKETS.schema if name != "ino"]
     return rows.group_by("ino", maintain_order=True).agg(firsts).select(list(schema.SOCKETS.schema))
+
+
+def _with_appends(files: pl.DataFrame, appended: frozenset[tuple[int, int]]) -> pl.DataFrame:
+    """`schema.FILES` with what is known of how the files are open."""
+    rows = [(dev, ino, True) for dev, ino in sorted(appended)]
+    names = {name: schema.FILES.schema[name] for name in ("dev", "ino", "append")}
+    known = pl.DataFrame(rows, schema=names, orient="row")
+    joined = files.drop("append").join(known, on=["dev", "ino"], how="left", maintain_order="left")
+    return joined.select(list(schema.FILES.schema))
 
 
 def _clipped(requests: pl.DataFrame, end_ns: int) -> pl.DataFrame:

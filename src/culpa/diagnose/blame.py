@@ -258,7 +258,10 @@ def _level(
     follows = graph.next[piece]
     lane = begin // graph.axis.span
     inner = graph.via[piece]
-    who = np.where((follows != NO_THREAD) & (inner == NONE), follows, lane)
+    own, whose = graph.axis.tids[lane], graph.owner[piece]
+    goal = np.where(whose != NONE, whose, np.append(graph.axis.tids, NO_ONE)[follows])
+    about = np.where((follows != NO_THREAD) | (whose != NONE), goal, own)
+    who = np.where(inner == NONE, about, own)
     here = _nodes(graph, tree, parent, kind, who, graph.on[piece], behind)
     whole = begin == graph.start[piece]
     begun, begun_within = whole & graph.first[piece], whole & graph.first_via[piece]
@@ -278,9 +281,8 @@ def _level(
     below = here.copy()
     if len(deeper):
         going = follows[deeper]
-        inner_who = np.where(going != NO_THREAD, going, lane[deeper])
         below[deeper] = _nodes(
-            graph, tree, here[deeper], inner[deeper], inner_who, graph.via_on[piece[deeper]], behind[deeper]
+            graph, tree, here[deeper], inner[deeper], about[deeper], graph.via_on[piece[deeper]], behind[deeper]
         )
         tree.add(
             below[deeper], item[deeper], time[deeper], length[deeper], leaf=going == NO_THREAD,
@@ -319,13 +321,13 @@ def _cut_queues(
 def _nodes(
     graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s, behind: Int64s
 ) -> Int64s:
-    """Node ids for rows, made once per distinct (parent, kind, who, on, behind)."""
+    """Node ids for rows, made once per distinct (parent, kind, who, on, behind); `who` are tids."""
     keys = np.stack([parent, kind, who, on, behind], axis=1)
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
     ids = np.array(
         [
             tree.node(
-                p, Kind(k), int(graph.axis.tids[w]),
+                p, Kind(k), w,
                 _behind(graph, None if o == NO_THING else graph.things[o], b),
             )
             for p, k, w, o, b in distinct.tolist()

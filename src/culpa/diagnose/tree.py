@@ -7,6 +7,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
+from culpa.model.writeback import OLDER, QUEUE
 from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
@@ -103,6 +104,8 @@ def label(picture: Picture, group: list[int]) -> str:
         name = picture.objects.comm.get(node.who) or "thread"
         who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(group)} threads of {name}[{min(pids)}]"
     thing = node.on
+    if thing and thing.other:
+        return _owned(node.kind, thing, who)
     what = (
         (thing.path or thing.peer or thing.device or thing.lock or thing.syscall or thing.stage or "") if thing else ""
     )
@@ -124,6 +127,16 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }
     return words.get(node.kind, f"{who} {node.kind.name.lower()} {what}{stage}".strip())
+
+
+def _owned(kind: Kind, thing: Thing, owner: str) -> str:
+    """Time that went to somebody's data."""
+    place = f" to {thing.path}" if thing.path else ""
+    whose = thing.other if thing.other == OLDER else f"{owner}{place}"
+    if kind is Kind.THROTTLE:
+        return f"made to pause on {thing.device} by dirty pages of {whose}"
+    way = "behind" if thing.stage == QUEUE else "serving"
+    return f"device {thing.device} {way} a {'write' if thing.other == OLDER else thing.other} of {whose}"
 
 
 def _queue_label(who: str, thing: Thing | None, what: str) -> str:

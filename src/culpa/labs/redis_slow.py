@@ -18,7 +18,7 @@ WRITE_IN_READ = "app.redis.write-in-read-path"
 ROUND_TRIPS = "app.redis.round-trips"
 
 SYNC_SEEN_FROM_BELOW = (
-    "disk.cgroup-throttle", "disk.fsync-heavy", "disk.saturated", "disk.slow-device", "fs.journal-wait",
+    "disk.cgroup-throttle", "disk.fsync-heavy", "disk.slow-device", "fs.journal-wait",
     "redis.aof.write-slow-disk", "redis.disk.slow",
 )  # fmt: skip
 """The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from culpa.labs import ports, product, slowdisk, stopwatch
+from culpa.labs import ports, product, slowdisk, stopwatch, throttle
 from culpa.labs.lab import Conditions, Measured, Played, Stage, Truth, TruthWho
 from culpa.labs.score import score
 from culpa.labs.site import Program, Site
@@ -107,7 +107,8 @@ def disk(here: Site, conditions: Conditions, *, slow: bool) -> slowdisk.Disk:
     """The slow disk (if `slow`, and where this host allows it) or the ordinary one."""
     if not slow:
         return slowdisk.ordinary_disk(here)
-    return slowdisk.slow_or_ordinary(here, write_iops=conditions.parameters.write_iops, progress=conditions.progress)
+    rate = throttle.Rate(per_second=conditions.parameters.write_iops)
+    return slowdisk.slow_or_ordinary(here, slowdisk.Slowness(rate=rate), progress=conditions.progress)
 
 
 def copied(here: Site, app: str, name: str) -> Path:

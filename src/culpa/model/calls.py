@@ -102,7 +102,10 @@ class Calls:
 
     def futex_command(self, rows: Int64s) -> Int64s:
         """The operations of futex calls, without their flags; `NONE` for other calls."""
-        return np.where(self.among(rows, syscalls.FUTEX), self.arg(rows, 1) & syscalls.FUTEX_COMMAND_MASK, NONE)
+        futex = np.flatnonzero(self.among(rows, syscalls.FUTEX))
+        command = np.full(len(rows), NONE, np.int64)
+        command[futex] = self.arg(rows[futex], 1) & syscalls.FUTEX_COMMAND_MASK
+        return command
 
     def futex_for_work(self, rows: Int64s) -> Bools:
         """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""

@@ -77,12 +77,15 @@ class FileWaits:
 
     def _many(self, wakes: Wakes, through: Int64s) -> Bools:
         """Waits on many files after which the thread uses that object before it waits on many again."""
-        calls, count = self._calls, len(wakes.segment)
+        calls = self._calls
         ready = calls.among(wakes.call, syscalls.MANY_WAIT) & (calls.ret(wakes.call) > 0)
         other = np.where(ready & (through != EVENTFD) & (through != NONE), self._other_end(wakes, through), NONE)
+        by_number: Bools = ready & (through == EVENTFD)
         inodes = np.unique(other[other != NONE])
-        rows = calls.spans.row[calls.among(calls.spans.row, MOVES)]
-        places = calls.spans.start[calls.among(calls.spans.row, MOVES)]
+        if len(inodes) == 0:
+            return by_number
+        moving = np.flatnonzero(calls.among(calls.spans.row, MOVES))
+        rows, places = calls.spans.row[moving], calls.spans.start[moving]
         ino = calls.ino(rows)
         use = np.isin(ino, inodes)
         room = self._timeline.axis.span * (len(self._timeline.axis.tids) + 1)
@@ -91,10 +94,10 @@ class FileWaits:
         again = calls.spans.start[calls.among(calls.spans.row, syscalls.MANY_WAIT)]
         following = np.searchsorted(again, wakes.end)
         lane_end = (wakes.lane + 1) * self._timeline.axis.span
-        until = np.minimum(np.append(again, lane_end.max() if count else 0)[following], lane_end)
+        until = np.minimum(np.append(again, lane_end.max())[following], lane_end)
         first = np.searchsorted(uses, key + wakes.end)
         used = (first < len(uses)) & (pick(uses, np.minimum(first, len(uses) - 1), 0) < key + until)
-        held: Bools = ready & ((through == EVENTFD) | ((other != NONE) & used))
+        held: Bools = by_number | (ready & (other != NONE) & used)
         return held
 
     def _last_writer_ended(self, wakes: Wakes, ended: Mapping[int, int]) -> Bools:

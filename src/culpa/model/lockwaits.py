@@ -99,7 +99,9 @@ class LockWaits:
         place = _place(slots, pids, waits.word, waits.pid)
         ran_out = ~waits.agreed & waits.timed_out & np.isin(place, place[self._is_lock])
         self._is_lock |= ran_out
-        calling = np.flatnonzero(np.isin(calls.futex_command(calls.spans.row), list(syscalls.FUTEX_WAKES)))
+        calling = np.flatnonzero(calls.among(calls.spans.row, syscalls.FUTEX))
+        command = calls.futex_command(calls.spans.row[calling])
+        calling = calling[np.isin(command, list(syscalls.FUTEX_WAKES))]
         lane = calls.spans.start[calling] // span
         letting = _place(slots, pids, calls.arg(calls.spans.row[calling], 0), timeline.pid[lane])
         calling, letting = calling[letting >= 0], letting[letting >= 0]

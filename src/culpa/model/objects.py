@@ -20,7 +20,11 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set. `behind`: the request served meanwhile."""
+    """What a wait was spent on; exactly the parts that are known are set.
+
+    `behind` is the request served meanwhile. `other` says what somebody else's data was doing at the device (a write, a
+    read): then who is named is its owner.
+    """
 
     path: str | None = None
     peer: str | None = None
@@ -29,6 +33,7 @@ class Thing:
     stage: str | None = None
     lock: str | None = None
     behind: str | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,7 @@ class Process:
     unit: str | None = None
     cgroup: str | None = None
     container: str | None = None
+    caught: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ class Objects:
 
     @cached_property
     def _processes(self) -> dict[int, Process]:
-        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container")
+        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container", "caught")
         rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)
         return {row[0]: Process(**dict(zip(names, row, strict=True))) for row in rows.iter_rows()}
 

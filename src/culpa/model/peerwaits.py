@@ -21,7 +21,8 @@ class Conversations:
     """Exchanges laid onto the axis: when a client awaits an answer, when a server works on one."""
 
     def __init__(self, requests: Requests, axis: Axis, arrivals: Arrivals) -> None:
-        self._rows = rows = requests.exchanges
+        rows = requests.exchanges
+        self._rows = rows.select("verb", "detail")
         self.server_of = requests.server_of
         self.ino = integers(rows, "ino")
         self.ask_end = rows["ask_end_ns"].fill_null(axis.start_ns).to_numpy()
@@ -55,15 +56,16 @@ class Conversations:
         holds = (chosen >= 0) & (pick(spans.start, chosen, FAR) <= start)
         return pick(spans.row, np.where(holds, chosen, spans.covering(start)), NONE)
 
-    def busy(self) -> Busy:
-        """Which request each server thread works on."""
-        rows, spans = self._server_rows, self.serving
+    def busy(self, lanes: Int64s) -> Busy:
+        """Which request each of these server threads works on."""
+        spans = self.serving
+        chosen = np.flatnonzero(np.isin(self.lane[spans.row], lanes))
         shown = pl.concat_str([pl.col("verb"), pl.col("detail")], separator=" ", ignore_nulls=True)
-        asked = self._rows.select(pl.when(pl.col("verb").is_null()).then(pl.lit(UNNAMED)).otherwise(shown))
-        texts = asked.to_series()[rows].unique().sort()
-        place = np.full(len(self.ino), NONE, np.int64)
-        place[rows] = texts.search_sorted(asked.to_series()[rows]).cast(pl.Int64).to_numpy()
-        return Busy.of(spans.start, spans.end, place[spans.row], (*texts.to_list(), SEVERAL))
+        text = pl.when(pl.col("verb").is_null()).then(pl.lit(UNNAMED)).otherwise(shown)
+        asked = self._rows[spans.row[chosen]].select(text).to_series()
+        texts = asked.unique().sort()
+        place = texts.search_sorted(asked).cast(pl.Int64).to_numpy() if len(texts) else np.zeros(0, np.int64)
+        return Busy.of(spans.start[chosen], spans.end[chosen], place, (*texts.to_list(), SEVERAL))
 
     @property
     def readers(self) -> Int64s:

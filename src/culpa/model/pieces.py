@@ -25,7 +25,11 @@ class Things:
 
 
 class Pieces:
-    """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays."""
+    """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays.
+
+    `owner` is the tid of whoever's data the innermost level is about, where that is not the thread itself. `continues`
+    marks pieces that are cut off the one before them only because another owner's data comes next.
+    """
 
     def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
@@ -43,6 +47,8 @@ class Pieces:
         self.via_on: Integers = np.full(count, NO_THING, np.int32)
         self.next: Integers = np.full(count, NO_THREAD, np.int32)
         self.idle: Bools = np.zeros(count, bool)
+        self.owner: Integers = np.full(count, NONE, np.int32)
+        self.continues: Bools = np.zeros(count, bool)
 
     def label(self, index: Int64s, thing: Thing, kind: Kind | None = None) -> None:
         """Name what the pieces are spent on, and their kind where it is given."""
@@ -73,13 +79,15 @@ class Pieces:
             return np.zeros(0, bool)
         named = _differs(self.kind) | _differs(self.lane)
         wrapped = np.isin(self.kind, (Kind.FSYNC, Kind.IO))
-        return named | np.where(wrapped, _differs(self.call), _differs(self.segment))
+        new: Bools = named | np.where(wrapped, _differs(self.call), _differs(self.segment))
+        return new & (wrapped | ~self.continues)
 
     def begins_within(self) -> Bools:
         """Pieces that begin what they are one level down: another kind, another thing, or another wait."""
         if not len(self.start):
             return np.zeros(0, bool)
-        return _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
+        new: Bools = _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
+        return new & ~self.continues
 
 
 def _differs(values: Integers) -> Bools:

@@ -82,7 +82,9 @@ def _within_one_process(capture: Capture) -> pl.Series:
     """Unix sockets on whose two ends only one process speaks: its threads wake each other so, nobody asks anything."""
     ends = capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
     pairs = ends.select("ino", pair=pl.min_horizontal("ino", "peer_ino")).unique()
-    speakers = capture.frame(schema.MESSAGES).select("ino", "pid").drop_nulls().join(pairs, on="ino")
+    inodes = pairs["ino"].implode()
+    speakers = capture.frame(schema.MESSAGES).select("ino", "pid").filter(pl.col("ino").is_in(inodes)).drop_nulls()
+    speakers = speakers.join(pairs, on="ino")
     single = speakers.group_by("pair").agg(pl.col("pid").n_unique()).filter(pl.col("pid") == 1)
     return pairs.join(single, on="pair", how="semi")["ino"]
 

@@ -34,6 +34,7 @@ from culpa.model.requests import Requests
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
+from culpa.model.writeback import Writeback
 
 NOT_WATCHED = Thing(stage="not watched at that time")
 
@@ -43,11 +44,12 @@ class WaitGraph:
     """Pieces on the axis, sorted and gapless per thread.
 
     `kind`/`on`: what this thread's time is called. `via`/`via_on`: a second, inner level (the journal inside an fsync),
-    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `call`:
-    row of `calls` that covers it, `exchange`: row of the exchange it waits for. `idle`: a wait for the next piece of
-    work, which is explained only where somebody waits for this thread. `first`: the piece begins what it is part of,
-    `first_via`: the same one level down. `busy`: which request a thread works on; `arrivals`: who took connections;
-    `taker`: the lane of the only thread of the target that takes requests, `NO_THREAD` if there are several.
+    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `owner`:
+    tid of whoever's data the innermost level of a leaf is about, `NONE` for the thread itself. `call`: row of `calls`
+    that covers it, `exchange`: row of the exchange it waits for. `idle`: a wait for the next piece of work, which is
+    explained only where somebody waits for this thread. `first`: the piece begins what it is part of, `first_via`: the
+    same one level down. `busy`: which request a thread works on; `arrivals`: who took connections; `taker`: the lane of
+    the only thread of the target that takes requests, `NO_THREAD` if there are several.
     """
 
     axis: Axis
@@ -58,6 +60,7 @@ class WaitGraph:
     via: Int64s
     via_on: Int64s
     next: Int64s
+    owner: Int64s
     call: Int64s
     exchange: Int64s
     idle: Bools
@@ -103,17 +106,27 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     talk = Conversations(requests, axis, arrivals)
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
     matched = _match_blocks(timeline, calls, blocks)
+    writeback = Writeback(capture, objects, blocks)
+    behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
     locks = LockWaits(timeline, calls)
-    pieces = _cut(timeline, matched, calls, talk, blocks, locks.cuts())
+    cuts = np.concatenate([locks.cuts(), behind.points, throttled.points])
+    pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
-    kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
+    stages = _stages(capture.frame(schema.STACKS))
+    kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
-    return _frozen(pieces, calls, talk.busy(), arrivals, taker)
+    return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)
+
+
+def _queued_at(pieces: Pieces, capture: Capture, readers: Int64s) -> Int64s:
+    """Lanes at which requests may queue: where a piece says so, and in front of the target for culpa's own."""
+    queues = pieces.next[pieces.kind == Kind.QUEUED]
+    return np.unique(np.concatenate([queues, readers]) if capture.has(schema.REQUESTS) else queues)
 
 
 class _Waits:
@@ -146,10 +159,10 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64
 
 
 def _cut(
-    timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex, handed_over: Int64s
+    timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex, cuts: Int64s
 ) -> Pieces:
-    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue,
-    where a lock was handed over.
+    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue, and
+    at `cuts`: where a lock was handed over, or another's data comes next.
     """
     axis, begin, stop = timeline.axis, timeline.start, timeline.end
     sync = calls.among(calls.spans.row, syscalls.SYNC)
@@ -159,8 +172,8 @@ def _cut(
             calls.spans.start[sync],
             calls.spans.end[sync],
             talk.cuts(axis),
-            handed_over,
             axis.place(begin[ended] // axis.span, blocks.issue[matched[ended]]),
+            cuts,
         ]
     )
     points = distinct(np.concatenate([begin, stop, points]))
@@ -231,6 +244,7 @@ def _frozen(pieces: Pieces, calls: Calls, busy: Busy, arrivals: Arrivals, taker:
         via=pieces.via,
         via_on=pieces.via_on,
         next=pieces.next,
+        owner=pieces.owner,
         call=pieces.call,
         exchange=pieces.exchange,
         idle=pieces.idle,

@@ -42,6 +42,7 @@ def capture(program: Program, log: Log, *, old_waits_known: bool = True, probed:
         schema.MESSAGES: view.messages(),
         schema.SOCKETS: (_socket(socket) for socket in log.sockets),
         schema.BLOCKS: view.blocks(),
+        schema.DIRTIED: view.dirtied(),
         schema.TASKS: view.tasks(),
         schema.PROCESSES: view.processes(),
         schema.FILES: (
@@ -243,6 +244,22 @@ class _View:
                 "ino_dev": None if block.ino is None else FILE_DEV,
                 "ino": block.ino,
             }
+
+    def dirtied(self) -> Iterable[Row]:
+        """Rows of `schema.DIRTIED`: simulated threads write data out as soon as they have dirtied it."""
+        for block in self._log.blocks:
+            if block.op == "write" and block.ino is not None and self._start_ns <= block.queued_ns < self._end_ns:
+                yield {
+                    "from_ns": block.queued_ns,
+                    "to_ns": block.queued_ns,
+                    "tid": block.tid,
+                    "pid": self._pids[block.tid],
+                    "dev": FILE_DEV,
+                    "ino": block.ino,
+                    "generation": 0,
+                    "disk": FILE_DEV,
+                    "bytes": 4096,
+                }
 
     def tasks(self) -> Iterable[Row]:
         """Rows of `schema.TASKS`."""

@@ -24,8 +24,8 @@ class Leaf:
     """[start_ns, end_ns) of a thread's time and its explanation.
 
     `chain` leads from that thread to the one that did or waited for `kind`; `edges` says why each one waited for the
-    next. `stage` tells queueing in front of the device from its service. A leaf `queued` waits for a connection to be
-    taken that nobody had taken by the end of the simulation.
+    next. `stage` tells queueing in front of the device from its service, `behind` whose request was served meanwhile. A
+    leaf `queued` waits for a connection to be taken that nobody had taken by the end of the simulation.
     """
 
     start_ns: int
@@ -34,6 +34,7 @@ class Leaf:
     chain: tuple[int, ...]
     edges: tuple[Edge, ...] = ()
     stage: Literal["queue", "service"] | None = None
+    behind: int | None = None
 
     @property
     def tid(self) -> int:
@@ -157,7 +158,7 @@ def _wait(program: Program, log: Log, off: Off, cause: Cause, start: int, end: i
         case "sleep" | "idle":
             yield Leaf(start_ns=start, end_ns=end, kind=cause.kind, chain=(off.tid,))
         case "block":
-            yield from _device(log.blocks[cause.ids[0]], start, end)
+            yield from _device(log, log.blocks[cause.ids[0]], start, end)
         case "commit":
             yield from _follow(program, log, off.tid, "journal", program.journal_tid, start, end)
         case "reply":
@@ -176,12 +177,16 @@ def _follow(program: Program, log: Log, tid: int, edge: Edge, other: int, start:
         yield leaf.under(tid, edge)
 
 
-def _device(block: Block, start: int, end: int) -> Iterator[Leaf]:
-    """Until it was issued it queued behind others, then it was served."""
+def _device(log: Log, block: Block, start: int, end: int) -> Iterator[Leaf]:
+    """Until it was issued it queued behind those that were asked for earlier, then it was served."""
     issue = end if block.issue_ns is None else min(max(block.issue_ns, start), end)
-    for begin, stop, stage in ((start, issue, "queue"), (issue, end, "service")):
+    for other in log.blocks[: block.number]:
+        begin, stop = max(start, other.issue_ns or issue), min(issue, other.complete_ns or issue)
         if stop > begin:
-            yield Leaf(start_ns=begin, end_ns=stop, kind="device", chain=(block.tid,), stage=stage)  # type: ignore[arg-type]  # of the literals
+            chain = (block.tid,)
+            yield Leaf(start_ns=begin, end_ns=stop, kind="device", chain=chain, stage="queue", behind=other.tid)
+    if end > issue:
+        yield Leaf(start_ns=issue, end_ns=end, kind="device", chain=(block.tid,), stage="service")
 
 
 def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: int) -> Iterator[Leaf]:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from culpa.capture import schema
@@ -56,6 +57,8 @@ class File:
     pid: int
     fd: int
     mnt_ns: int
+    within: bool
+    """`path` is one within the file system, and neither `fd` nor `mnt_ns` is known."""
 
 
 @dataclass(slots=True)
@@ -83,12 +86,24 @@ class Identities:
             if kind == events.TASK_EXIT:
                 task.exit_ns = ts_ns
 
+    def take_writers(self, records: Records) -> None:
+        """DIRTIED_EVENT records: whoever dirtied pages, with the name it had then."""
+        for tid in np.setdiff1d(records["tid"], np.fromiter(self.tasks, np.int64, len(self.tasks))).tolist():
+            if len(self.tasks) < MAX_OBJECTS:
+                last = records[records["tid"] == tid][-1]
+                self.tasks[tid] = Task(
+                    tid=tid, pid=int(last["pid"]), comm=_text(last["comm"].tobytes()), kernel=bool(last["kernel"])
+                )
+
     def take_files(self, records: Records) -> None:
         """FILE_EVENT records; the last path of a reused inode number wins."""
         for record in records:
             key = int(record["dev"]), int(record["ino"])
             if key in self.files or len(self.files) < MAX_OBJECTS:
-                self.files[key] = _file(record)
+                found, known = _file(record), self.files.get(key)
+                # The path within the file system says less than the whole path of the same file.
+                if not (found.within and known and _ends_with(known.path, found.path)):
+                    self.files[key] = found
 
     def take_sockets(self, records: Records) -> None:
         """SOCKET_EVENT records; a later one of the same socket knows more."""
@@ -127,11 +142,10 @@ class Identities:
         """`schema.FILES`; `paths` turns a path inside another mount namespace into the host's."""
         rows = list(self.files.values())
         own = [paths.is_own(row.mnt_ns) for row in rows]
-        outer = [
-            row.path if mine else paths.outside(row.pid, row.dev, row.path) for row, mine in zip(rows, own, strict=True)
-        ]
+        outer = [_outer(paths, row, own=mine) for row, mine in zip(rows, own, strict=True)]
         inner = [
-            None if mine or row.path == path else row.path for row, mine, path in zip(rows, own, outer, strict=True)
+            None if mine or row.within or row.path == path else row.path
+            for row, mine, path in zip(rows, own, outer, strict=True)
         ]
         return schema.FILES.frame(
             {
@@ -152,7 +166,7 @@ class Identities:
                     path = os.fsencode(link.readlink()).removesuffix(b" (deleted)")
                     self.files[key] = File(
                         dev=known.dev, ino=known.ino, path=_text(path), fs_type=known.fs_type, pid=known.pid,
-                        fd=known.fd, mnt_ns=known.mnt_ns,
+                        fd=known.fd, mnt_ns=known.mnt_ns, within=False,
                     )  # fmt: skip
 
     def socket_table(self) -> pl.DataFrame:
@@ -209,7 +223,20 @@ def _file(record: Records) -> File:
         pid=int(record["pid"]),
         fd=int(record["fd"]),
         mnt_ns=int(record["mnt_ns"]),
+        within=bool(record["within"]),
     )
+
+
+def _outer(paths: HostPaths, row: File, *, own: bool) -> str | None:
+    """The file's path as culpa sees it."""
+    if row.within:
+        return paths.of(row.dev, row.path)
+    return row.path if own else paths.outside(row.pid, row.dev, row.path)
+
+
+def _ends_with(path: str | None, within: str | None) -> bool:
+    """Whether a path can lead to what lies at `within` in its file system: mounts may hide the first parts of it."""
+    return path is not None and within is not None and path.rpartition("/")[2] == within.rpartition("/")[2]
 
 
 def _socket(record: Records) -> dict[str, object]:

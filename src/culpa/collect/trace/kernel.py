@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Mapping
 from ctypes import c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,9 @@ PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
 """The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
 ORDERED_STORES: Final = frozenset({"x86_64"})
 """Machines on which these are safe."""
+THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
+"""How many arguments a tracepoint may have where the probe tells its shape by that."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
@@ -83,10 +86,20 @@ class KernelTypes:
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
 
+    def readable(self) -> KernelTypes:
+        """Without the tracepoints whose arguments are none of the shapes that the probes know."""
+        known = {n: types for n, types in self.parameters.items() if len(types) in SHAPES.get(n, (len(types),))}
+        return replace(self, parameters=known)
+
     @property
     def switch_has_state(self) -> bool:
         """`sched_switch` says the state of who leaves, since 5.18 (fa2c3254d7cf)."""
         return len(self.parameters.get("sched_switch", ())) >= 4
+
+    @property
+    def throttle_has_control(self) -> bool:
+        """`balance_dirty_pages` hands over a dirty_throttle_control in place of five figures."""
+        return len(self.parameters.get("balance_dirty_pages", ())) == THROTTLE_WITH_CONTROL
 
     @property
     def issue_has_queue(self) -> bool:

@@ -43,8 +43,11 @@ _UNSEEN: Final = {
     "sys_exit": "system calls",
     "block_rq_issue": "requests to block devices",
     "block_rq_complete": "the end of requests to block devices",
+    "writeback_dirty_folio": "who dirtied the pages that are written back",
+    "balance_dirty_pages": "why writers were made to pause",
 }
 """What is not seen without a tracepoint; the others are refinements."""
+_FORMER_NAMES: Final = {"writeback_dirty_folio": "writeback_dirty_page"}
 
 
 class Probes:
@@ -68,6 +71,7 @@ class Probes:
         self._links: list[int] = []
         self._stats_fd = -1
         self._lost = 0
+        self._cpus = 1
         self._log: list[str] = []
         self._btf_path = btf_path
         self._library = libbpf.open_library()
@@ -82,7 +86,8 @@ class Probes:
     def _load_best(self, follow: bool) -> None:
         """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
         self._open(kernel.OBJECT_NAME)
-        types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()), self._btf_path)
+        names = frozenset(name for _, name in self._programs())
+        types = kernel.kernel_types(self._library, names, self._btf_path).readable()
         if types.direct and self._loads(types, follow, direct=True):
             return
         if platform.machine() not in kernel.ORDERED_STORES:
@@ -124,6 +129,7 @@ class Probes:
     def _load(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> None:
         self._choose(types, direct=direct)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
+        self._cpus = cpus
         self._set_constants(types, follow, cpus)
         self._size_maps(cpus)
         libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
@@ -136,7 +142,9 @@ class Probes:
         for lanes in events.LANES.values():
             self._resize(f"{lanes.name}_lanes", cpus)
             self._resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
-        self._resize("seats", cpus)
+        for name in ("seats", "strolls"):
+            self._resize(name, cpus)
+        self._resize("dirt", cpus * events.DIRT_SLOTS)
 
     def _resize(self, name: str, entries: int) -> None:
         libbpf.checked(self._library.bpf_map__set_max_entries(self._map(name), entries), f"sizing {name}")
@@ -168,7 +176,8 @@ class Probes:
             fits = name not in twofold or self._is_direct(program) == direct
             self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
         for name in {name for _, name in self._programs()} - types.parameters.keys():
-            self._unseen(name, "this kernel has no such tracepoint")
+            if _FORMER_NAMES.get(name) not in types.parameters:
+                self._unseen(name, "this kernel has no such tracepoint that can be read")
 
     def _is_direct(self, program: int) -> bool:
         return bool(self._library.bpf_program__name(program).endswith(_DIRECT))
@@ -187,6 +196,8 @@ class Probes:
         settings["block_start_seen"] = "block_io_start" in types.parameters
         settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
+        settings["page_bytes"] = mmap.PAGESIZE
+        settings["throttle_has_control"] = types.throttle_has_control
         settings["call_kind"] = calls.kinds(platform.machine())
 
     def _map(self, name: str) -> int:
@@ -305,12 +316,22 @@ class Probes:
 
     def threads(self) -> npt.NDArray[np.void]:
         """`events.THREAD_STATE` of every watched thread, as of now."""
-        size = events.THREADS_MAX * events.THREAD_STATE.itemsize
-        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        with mmap.mmap(self._fd("threads"), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            states: npt.NDArray[np.void] = np.frombuffer(memory[:size], dtype=events.THREAD_STATE)
+        states = self._array("threads", events.THREAD_STATE, events.THREADS_MAX)
         watched: npt.NDArray[np.void] = states[states["tid"] != 0]
         return watched
+
+    def dirt(self) -> npt.NDArray[np.void]:
+        """`events.DIRTIED_EVENT`: the sums that were not handed over yet."""
+        places = self._array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
+        sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
+        return sums
+
+    def _array(self, name: str, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
+        """A copy of an array that is shared with the probes."""
+        size = count * dtype.itemsize
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        with mmap.mmap(self._fd(name), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return np.frombuffer(memory[:size], dtype=dtype)
 
     def stack(self, stack_id: int) -> list[int]:
         """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""

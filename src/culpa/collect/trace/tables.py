@@ -124,11 +124,11 @@ def without_payload(records: Records) -> Records:
 def blocks(records: Records) -> pl.DataFrame:
     """`schema.BLOCKS` from BLOCK_EVENT records."""
     operation = pl.col("flags") % 256
-    carries = pl.col("ino") != 0
+    carries = pl.col("ino_dev") != 0
     frame = pl.LazyFrame(
         _columns(
             records, "queued_ns", "issue_ns", "complete_ns", "sector", "ino", "dev", "bytes", "flags", "tid", "pid",
-            "ino_dev",
+            "ino_dev", "generation",
         )
     ).with_columns(
         queued_ns=_known("queued_ns"),
@@ -143,8 +143,39 @@ def blocks(records: Records) -> pl.DataFrame:
         pid=_known("pid"),
         ino_dev=pl.when(carries).then("ino_dev"),
         ino=pl.when(carries).then("ino"),
+        generation=pl.when(carries).then("generation"),
     )  # fmt: skip
     return _declared(frame, schema.BLOCKS)
+
+
+def block_parts(records: Records) -> pl.DataFrame:
+    """`schema.BLOCK_PARTS` from PART_EVENT records."""
+    carries = pl.col("ino_dev") != 0
+    frame = pl.LazyFrame(_columns(records, *(column.name for column in schema.BLOCK_PARTS.columns))).with_columns(
+        ino_dev=pl.when(carries).then("ino_dev"),
+        ino=pl.when(carries).then("ino"),
+        generation=pl.when(carries).then("generation"),
+    )
+    return _declared(frame, schema.BLOCK_PARTS)
+
+
+def dirtied(records: Records) -> pl.DataFrame:
+    """`schema.DIRTIED` from DIRTIED_EVENT records."""
+    frame = pl.LazyFrame(_columns(records, *(column.name for column in schema.DIRTIED.columns)))
+    return _declared(frame.with_columns(disk=_known("disk")), schema.DIRTIED)
+
+
+def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFrame:
+    """`schema.THROTTLES` from THROTTLE_EVENT records; the kernel counts in pages and in ticks of its clock."""
+    pages = {"dirty": "dirty", "threshold": "limit", "background": "background_limit",
+             "disk_dirty": "disk_dirty", "disk_threshold": "disk_limit"}  # fmt: skip
+    columns = _columns(records, "ts_ns", "tid", "pid", "disk", "pause_ticks", *pages.values())
+    frame = pl.LazyFrame(columns).with_columns(
+        pause_ns=pl.col("pause_ticks") * tick_ns,
+        disk=_known("disk"),
+        **{name: pl.col(field) * page_bytes for name, field in pages.items()},
+    )
+    return _declared(frame, schema.THROTTLES)
 
 
 def open_stretches(threads: Records, event: np.dtype[np.void]) -> Records:
