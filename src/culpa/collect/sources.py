@@ -14,6 +14,7 @@ import polars as pl
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.procfs import own_pid
 from culpa.collect.sampler import Sampler, SamplerResult
+from culpa.collect.trace import states
 from culpa.collect.trace.tracer import Tracer, TraceResult
 from culpa.collect.window import MOST_EVENTS
 from culpa.errors import TraceError
@@ -28,6 +29,8 @@ class Seen:
     lost_events: int = 0
     probe_cpu_ns: int = 0
     blind_spots: tuple[BlindSpot, ...] = ()
+    detail_end_ns: int | None = None
+    sums_from_ns: int | None = None
 
 
 class Source(Protocol):
@@ -51,6 +54,12 @@ class Source(Protocol):
     def events(self) -> int:
         """How many events it holds; cheap. Samples are no events."""
 
+    def detail_ended(self) -> bool:
+        """Whether events cost more than the budget, so that only sums are kept by now."""
+
+    def thread_states(self) -> pl.DataFrame:
+        """What it knows of threads beyond /proc, at this moment; `trace.states.SCHEMA`, may be empty."""
+
     def snapshot(self) -> Seen:
         """Rows so far; watching goes on."""
 
@@ -66,8 +75,10 @@ class TraceSource:
 
     waits: Literal["events", "samples"] = "events"
 
-    def __init__(self, pids: Collection[int]) -> None:
-        self._tracer: Tracer | None = Tracer(pids=pids, exclude_pids={own_pid()}, max_events=MOST_EVENTS)
+    def __init__(self, pids: Collection[int], *, budget_percent: float) -> None:
+        self._tracer: Tracer | None = Tracer(
+            pids=pids, exclude_pids={own_pid()}, max_events=MOST_EVENTS, budget_percent=budget_percent
+        )
 
     def start(self) -> None:
         """Attach; see `Source.start`."""
@@ -86,6 +97,14 @@ class TraceSource:
     def events(self) -> int:
         """Events drained so far."""
         return 0 if self._tracer is None else self._tracer.events()
+
+    def detail_ended(self) -> bool:
+        """Whether only sums are kept by now."""
+        return self._tracer is not None and self._tracer.detail_ended()
+
+    def thread_states(self) -> pl.DataFrame:
+        """From the kernel's list of tasks."""
+        return pl.DataFrame(schema=states.SCHEMA) if self._tracer is None else self._tracer.thread_states()
 
     def snapshot(self) -> Seen:
         """Rows so far."""
@@ -130,6 +149,14 @@ class SampleSource:
         """None: sweeps are bounded by the budget."""
         return 0
 
+    def detail_ended(self) -> bool:
+        """Never: there is none."""
+        return False
+
+    def thread_states(self) -> pl.DataFrame:
+        """Nothing beyond /proc."""
+        return pl.DataFrame(schema=states.SCHEMA)
+
     def snapshot(self) -> Seen:
         """Rows so far."""
         return Seen(tables={}) if self._sampler is None else _from_samples(self._sampler.snapshot())
@@ -150,7 +177,7 @@ def open_source(
     """Start the best source this host allows, and say what it cannot see."""
     spot = _untraced("events were not traced, as asked with --no-trace", "leave --no-trace out")
     if trace:
-        tracing = TraceSource(set(pids) | set(peers))
+        tracing = TraceSource(set(pids) | set(peers), budget_percent=budget_percent)
         try:
             tracing.start()
         except TraceError as error:
@@ -177,6 +204,8 @@ def _from_trace(result: TraceResult) -> Seen:
         lost_events=result.lost_events,
         probe_cpu_ns=result.probe_cpu_ns,
         blind_spots=result.blind_spots,
+        detail_end_ns=result.detail_end_ns,
+        sums_from_ns=result.sums_from_ns,
     )
 
 

@@ -36,6 +36,8 @@ READ = {
     "sys_exit": {0: "pt_regs *", 1: "long int"},
     "block_io_start": {0: REQUEST},
     "block_rq_complete": {0: REQUEST, 2: "unsigned int"},
+    "writeback_dirty_folio": {0: "folio *", 1: "address_space *"},
+    "balance_dirty_pages": {0: "bdi_writeback *"},
 }
 """What the probes take for granted: position and type of each argument they read. Positions that differ between
 kernels have tests of their own."""
@@ -113,13 +115,23 @@ def test_a_missing_field_is_refused(recorded: Path, tmp_path: Path) -> None:
         Probes(follow=True, verbose=False, btf_path=path)
 
 
+def test_the_shape_of_a_pause_is_told_by_its_arguments(recorded: Path) -> None:
+    """Five figures and later the pause, or a struct and earlier the pause: the pause is the one signed number."""
+    found = types_at(recorded).parameters("balance_dirty_pages")
+    assert found is not None
+    with_control = len(found) == kernel.THROTTLE_WITH_CONTROL
+    assert with_control or len(found) == kernel.THROTTLE_WITH_FIGURES
+    assert [6 if with_control else 10] == [place for place, kind in enumerate(found) if kind == "long int"]
+    assert with_control == (found[1] == "dirty_throttle_control *")
+
+
 def test_arguments_lie_where_the_probes_read_them(recorded: Path) -> None:
     """Position by position, as the kernel itself describes its tracepoints."""
     types = types_at(recorded)
     for name, wanted in READ.items():
         parameters = types.parameters(name)
         if parameters is None:
-            assert name == "block_io_start"  # added in 6.3
+            assert name in ("block_io_start", "writeback_dirty_folio")  # added in 6.3; writeback_dirty_page before
             continue
         assert wanted == {place: parameters[place] for place in wanted}
 

@@ -128,7 +128,7 @@ def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]
     tables = fsynced[0].tables
     assert set(tables) == {
         "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "throttles", "tasks", "files",
-        "stacks",
+        "stacks", "sums",
     }  # fmt: skip
     for name, frame in tables.items():
         assert schema.BY_NAME[name].schema == dict(frame.schema)

@@ -98,7 +98,9 @@ INLINE void thread_ends(u32 tid)
 	if (!thread)
 		return;
 	thread->tid = 0;
-	map_push(&free_slots, &slot, ANY);
+	/* The sums of a thread that ended stay at its place. */
+	if (!counters.paused)
+		map_push(&free_slots, &slot, ANY);
 }
 
 /* The state of a watched thread; null for all others. */
@@ -180,6 +182,14 @@ INLINE void process_ends(u32 pid)
 		COUNT(&counters.grown, -1);
 }
 
+/* The last thread of a process takes it out of the watched ones. */
+INLINE void ends_on_cpu(struct task_struct *task, u32 tid, u32 pid)
+{
+	thread_ends(tid);
+	if (LOAD(LOAD(task, signal), live.counter) == 0)
+		process_ends(pid);
+}
+
 INLINE u32 kind_of(s32 nr)
 {
 	return (u32)nr < NR_MAX ? settings.call_kind[(u32)nr] : 0;
@@ -239,7 +249,7 @@ int on_fork(struct raw_args *ctx)
 	u32 parent_pid = LOAD(parent, tgid), child_pid = LOAD(child, tgid);
 	struct watch_state *watch, never = { .excluded = EXCLUDED_BY_USER };
 
-	if (counters.paused || parent_pid == child_pid)
+	if (counters.paused == PAUSED || parent_pid == child_pid)
 		return 0;
 	watch = map_lookup(&watched, &parent_pid);
 	if (!watch)
@@ -258,7 +268,7 @@ int on_exec(struct raw_args *ctx)
 	struct task_struct *task = (void *)ctx->arg[0];
 	u32 old = ctx->arg[1], tid = LOAD(task, pid), pid = LOAD(task, tgid);
 
-	if (counters.paused || !thread_of(tid, pid, task))
+	if (counters.paused == PAUSED || !thread_of(tid, pid, task))
 		return 0;
 	if (old != tid)
 		thread_ends(old);
