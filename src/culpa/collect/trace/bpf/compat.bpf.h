@@ -58,6 +58,8 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 		*(place) = was_ + 1;         \
 		was_;                        \
 	})
+/* Nobody can be sure to be alone. */
+#define CLAIM(place, value) ((void)(value), 0)
 #define STORE_LAST(place, value)                 \
 	({                                       \
 		asm volatile("" : : : "memory"); \
@@ -65,6 +67,8 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 	})
 #else
 #define FETCH_INCREMENT(place) __sync_fetch_and_add(place, 1)
+/* Whether this program is the one that got a place which all CPUs share, by writing `value` where 0 was. */
+#define CLAIM(place, value) (!__sync_val_compare_and_swap(place, 0, value))
 #define STORE_LAST(place, value) __sync_lock_test_and_set(place, value) /* a full barrier */
 #endif
 
