@@ -8,6 +8,7 @@ from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import cpuquota, loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
+from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
@@ -62,6 +63,8 @@ LABS: tuple[Lab, ...] = (
     LOOP_BLOCKED_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
+    CONTAINERS,
+    CONTAINERS_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
     CACHE_ASIDE,
