@@ -69,10 +69,10 @@ def _one(picture: Picture, group: list[Finding]) -> Finding:
     others = list(dict.fromkeys(f.pid for f in ordered if f.pid is not None and f.pid != largest.pid))
     names = [f"{picture.objects.process(pid).comm or 'process'}[{pid}]" for pid in others[:MOST_NAMED]]
     more = "process" if len(others) == 1 else "processes"
+    said = ", ".join(names) + (", ..." if len(others) > MOST_NAMED else "")
     fact = Evidence(
-        fact=f"and {format_count(len(others))} more {more} like it",
-        value=", ".join(names) + (", ..." if len(others) > MOST_NAMED else ""),
-        unit="", threshold=None, source="processes, sockets",
+        fact=f"and {format_count(len(others))} more {more} like it: {said}",
+        value=len(others), unit="", threshold=None, source="processes, sockets",
     )  # fmt: skip
     parts = [f.moments for f in group]
     moments = Moments.union(

@@ -12,7 +12,6 @@ import pytest
 from watched_children import Spawn, run
 
 from culpa.collect.trace.tracer import Tracer, TraceResult
-from culpa.labs import loopdev
 
 pytestmark = [pytest.mark.root, pytest.mark.trace]
 

@@ -1,7 +1,7 @@
 """The application of seed 000: a small HTTP service that finds keys by value in Redis, in a bad way and in a good one.
 
-A standalone program: `python redis_slow.py [--host H] --port P --redis redis://127.0.0.1:6379/0 [--seed N]`. It must not import
-culpa: labs copy it out of the package and run it as anybody's program.
+A standalone program: `python redis_slow.py --port P --redis redis://127.0.0.1:6379/0 [--host H] [--seed N]`. It must
+not import culpa: labs copy it out of the package and run it as anybody's program.
 
     /                        a greeting
     /init[/N]                empty the database, then write N keys `uuid:*`, each good, bad or normal
