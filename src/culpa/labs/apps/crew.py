@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import FrameType
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,8 +59,14 @@ def work(server: HTTPServer) -> None:
         server.handle_request()
 
 
+def end_all(number: int, _frame: FrameType | None) -> None:
+    """End the whole crew: it is started in a session, and so in a process group, of its own."""
+    signal.signal(number, signal.SIG_DFL)
+    os.killpg(0, number)
+
+
 def main() -> None:
-    """Start the workers and wait for them."""
+    """Start the workers and wait for them; SIGTERM ends them as well."""
     arguments = argparse.ArgumentParser(description="processes behind one port")
     arguments.add_argument("--port", type=int, required=True)
     arguments.add_argument("--workers", type=int, required=True)
@@ -73,6 +81,7 @@ def main() -> None:
     for _ in range(given.workers):
         if os.fork() == 0:
             work(common or listening(given.port, shared=True))
+    signal.signal(signal.SIGTERM, end_all)
     for _ in range(given.workers):
         os.wait()
 
