@@ -166,6 +166,13 @@ SOCKETS = _table(
     ("peer_ino", U64, "", "the other end's socket inode where it is on this host; null: remote or not known"),
     ("pid", I32, "", "a process that held it when first seen; null: not known"),
     ("listening", BOOL, "", "a listening socket"),
+    (
+        "sent_ns",
+        I64,
+        "ns",
+        "when it had last sent data as the window began, to the kernel's tick; null: never, not TCP, or in another network namespace than culpa",
+    ),
+    ("received_ns", I64, "ns", "when it had last received data as the window began; null as above"),
 )
 
 BLOCKS = _table(

@@ -96,7 +96,7 @@ class Watch:
 
     def start(self) -> None:
         """Find the peers, attach, and read what the threads are doing; the window starts here."""
-        table = SocketTable.read(PROC)
+        table = SocketTable.read(PROC, talk=True)
         peers = self._peers(table)
         self._roles |= dict.fromkeys(sorted(peers), "peer")
         self._sockets.append(socket_rows(self._roles, table=table))
