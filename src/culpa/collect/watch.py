@@ -21,6 +21,7 @@ from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
+from culpa.collect.native.stacks import NativeStacks
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.redis import RedisCollector
@@ -37,7 +38,7 @@ LOOK_AROUND_COST: Final = 20
 MAX_WATCHED: Final = 64
 MAX_PROCESS_ROWS: Final = 2000
 STACKS_BUDGET: Final = 0.25
-"""The part of the budget that py-spy may take."""
+"""The part of the budget that py-spy may take, and so much the unwinding of other programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,9 @@ class Watch:
         self._spoke_resp: frozenset[int] = frozenset()
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
-        self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
+        share = limits.budget_percent / 100 * STACKS_BUDGET
+        self._stacks = StackSampler((), budget_share=share)
+        self._native = NativeStacks(budget_share=share)
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
@@ -88,7 +91,11 @@ class Watch:
         self._sockets.append(socket_rows(self._roles, table=table))
         self._counters.start()
         source, spots = open_source(
-            self._targets, peers=peers, trace=self._limits.trace, budget_percent=self._limits.budget_percent
+            self._targets,
+            peers=peers,
+            trace=self._limits.trace,
+            budget_percent=self._limits.budget_percent,
+            take_stacks=self._native.take,
         )
         self._source = source
         self._stack.callback(self._source.close)
@@ -99,6 +106,8 @@ class Watch:
         self._stack.callback(self._redis.stop)
         self._stacks.start()
         self._stack.callback(self._stacks.stop)
+        self._native.start()
+        self._stack.callback(self._native.stop)
         self._meet(table)
         self._next_look_ns = time.monotonic_ns() + LOOK_AROUND_NS
 
@@ -131,6 +140,7 @@ class Watch:
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
+        self._native.stop()
         self._spoke_resp = _receivers_of_resp(seen.tables)
         self._meet(SocketTable.read(PROC))
         self._redis.stop()
@@ -165,6 +175,7 @@ class Watch:
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
         self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
         self._stacks.watch(concerned)
+        self._native.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
     def _role(self, pid: int, *, is_peer: bool) -> str:
@@ -194,7 +205,7 @@ class Watch:
             schema.THREAD_STATES.name: pl.concat(self._states),
             schema.SOCKETS.name: _sockets([seen.tables.get(schema.SOCKETS.name), *self._sockets]),
             schema.PROCESSES.name: processes,
-            schema.CODE.name: self._stacks.rows(),
+            schema.CODE.name: pl.concat([self._stacks.rows(), self._native.rows()]),
             schema.REDIS.name: self._redis.rows(),
         }
         if schema.TASKS.name not in tables:
@@ -210,7 +221,13 @@ class Watch:
             cost=self._cost(seen),
             blind_spots=tuple(
                 dict.fromkeys(
-                    (*self._spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots())
+                    (
+                        *self._spots,
+                        *seen.blind_spots,
+                        *self._stacks.blind_spots(),
+                        *self._native.blind_spots(),
+                        *self._redis.blind_spots(),
+                    )
                 )
             ),
         )

@@ -14,6 +14,8 @@ PAYLOAD_BYTES: Final = 256
 SHORT_BYTES: Final = 48
 PATH_BYTES: Final = 1024
 UNIX_PATH_BYTES: Final = 112
+SLICE_BYTES: Final = 8192
+REGISTERS: Final = 34
 
 LANE: Final = np.dtype([("head", "<u8"), ("tail", "<u8"), ("lost", "<u8"), ("pad", "<u8", (5,))])
 OFFCPU_EVENT: Final = np.dtype(
@@ -69,12 +71,18 @@ FILE_EVENT: Final = np.dtype(
         ("path", "u1", (PATH_BYTES,)),
     ]
 )  # fmt: skip
+USER_STACK_EVENT: Final = np.dtype(
+    [
+        ("at_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("running", "<u4"), ("captured", "<u4"),
+        ("registers", "<u8", (REGISTERS,)), ("slice", "u1", (SLICE_BYTES,)),
+    ]
+)  # fmt: skip
 THREAD_STATE: Final = np.dtype(
     [
         ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
         ("seen_ino", "<u8"), ("seen_dev", "<u4"), ("dev", "<u4"), ("mode", "<u4"), ("pid", "<u4"), ("nr", "<i4"),
         ("state", "<i4"), ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("depth", "<u4"),
-        ("tid", "<u4"), ("slot", "<u4"),
+        ("tid", "<u4"), ("slot", "<u4"), ("waited_ns", "<u8"), ("wait_middle_ns", "<u8"), ("tick_ns", "<u8"),
     ]
 )  # fmt: skip
 WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
@@ -84,11 +92,11 @@ SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
         ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("offcpu_slots", "<u4"), ("syscall_slots", "<u4"),
-        ("call_kind", "<u2", (NR_MAX,)),
+        ("stack_period_ns", "<u8"), ("call_kind", "<u2", (NR_MAX,)),
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
-    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (7,)), ("grown", "<u8"), ("refused", "<u8")]
+    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (8,)), ("grown", "<u8"), ("refused", "<u8")]
 )
 
 TASK_EXEC: Final = 2
@@ -106,7 +114,7 @@ class RingSpec:
     """Its records count as events (paths and names are by-products)."""
 
 
-OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES = range(7)
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, USER_STACKS = range(8)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -115,6 +123,7 @@ RINGS: Final = {
     SOCKETS: RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
     TASKS: RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
     FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 21, counted=False),
+    USER_STACKS: RingSpec(map_name="user_stacks_ring", event=USER_STACK_EVENT, size=1 << 20, counted=False),
 }
 
 

@@ -22,6 +22,7 @@ from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf
 from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Ring
+from culpa.collect.trace.ticks import open_ticks
 from culpa.errors import TraceError
 
 MAX_DEPTH: Final = 5
@@ -30,6 +31,7 @@ MAX_GROWN: Final = 1024
 """Processes the probes may add by themselves."""
 MAX_STACK_FRAMES: Final = 127
 _PREFIX: Final = "raw_tp/"
+_TICK: Final = b"on_tick"
 _DIRECT: Final = b"_direct"
 """How the names of those probes end that read kernel objects through typed pointers."""
 _COUNTERS: Final = ".bss.counters"
@@ -49,8 +51,8 @@ _UNSEEN: Final = {
 class Probes:
     """The BPF object, its links and its rings; close it, or use it as a context."""
 
-    def __init__(self, *, follow: bool, verbose: bool) -> None:
-        """Load the object; nothing runs before `attach`.
+    def __init__(self, *, follow: bool, verbose: bool, stack_period_ns: int = 0) -> None:
+        """Load the object; nothing runs before `attach`. One user stack for `stack_period_ns` of waiting; 0: none.
 
         Raises:
             TraceError: libbpf is missing, or the kernel refuses the load.
@@ -62,6 +64,7 @@ class Probes:
         self._links: list[int] = []
         self._stats_fd = -1
         self._lost = 0
+        self._stack_period_ns = stack_period_ns
         self._log: list[str] = []
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
@@ -123,11 +126,14 @@ class Probes:
             )
 
     def _programs(self) -> Iterator[tuple[int, str]]:
-        program = self._library.bpf_object__next_program(self._object, None)
-        while program:
-            section = self._library.bpf_program__section_name(program).decode()
+        for program, section in self._sections():
             if section.startswith(_PREFIX):
                 yield program, section.removeprefix(_PREFIX)
+
+    def _sections(self) -> Iterator[tuple[int, str]]:
+        program = self._library.bpf_object__next_program(self._object, None)
+        while program:
+            yield program, self._library.bpf_program__section_name(program).decode()
             program = self._library.bpf_object__next_program(self._object, program)
 
     def _choose(self, arguments: Mapping[str, int], *, direct: bool) -> None:
@@ -136,6 +142,8 @@ class Probes:
         for program, name in self._programs():
             fits = name not in twofold or self._is_direct(program) == direct
             self._library.bpf_program__set_autoload(program, fits and name in arguments)
+        tick = self._library.bpf_object__find_program_by_name(self._object, _TICK)
+        self._library.bpf_program__set_autoload(tick, bool(self._stack_period_ns))
         for name in {name for _, name in self._programs()} - arguments.keys():
             self._unseen(name, "this kernel has no such tracepoint")
 
@@ -156,6 +164,7 @@ class Probes:
         settings["block_start_seen"] = "block_io_start" in arguments
         settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
+        settings["stack_period_ns"] = self._stack_period_ns
         settings["call_kind"] = calls.kinds(platform.machine())
 
     def _map(self, name: str) -> int:
@@ -192,8 +201,30 @@ class Probes:
                 self._links.append(link)
             else:
                 self._unseen(name, f"attaching failed ({os.strerror(ctypes.get_errno())})")
+        self._attach_ticks()
         if not self._links:
             raise TraceError("cannot trace: the kernel lets no probe be attached", way_out="run with --no-trace")
+
+    def _attach_ticks(self) -> None:
+        """Let timers run the probe that takes the user stacks of computing threads."""
+        if not self._stack_period_ns:
+            return
+        program, attached = self._library.bpf_object__find_program_by_name(self._object, _TICK), False
+        for tick in open_ticks(libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")):
+            link = self._library.bpf_program__attach_perf_event(program, tick)
+            if link:
+                self._links.append(link)  # which closes the timer when it is destroyed
+                attached = True
+            else:
+                os.close(tick)
+        if not attached:
+            self.blind_spots.append(
+                BlindSpot(
+                    what="which functions of programs without Python compute",
+                    why="the kernel refuses a timer (perf_event_open)",
+                    way_out="allow it (kernel.perf_event_paranoid, the container's seccomp profile)",
+                )
+            )
 
     def stop_measuring(self) -> None:
         """Let the kernel's clock reads around each probe go: they cost a third of the whole."""
@@ -233,13 +264,13 @@ class Probes:
         return sum(info.run_time_ns for info in self.program_infos().values())
 
     def program_infos(self) -> dict[str, libbpf.ProgramInfo]:
-        """Run time and run count of each loaded probe, by tracepoint."""
+        """Run time and run count of each loaded probe, by tracepoint; `perf_event` is the timer's."""
         infos = {}
-        for program, name in self._programs():
+        for program, section in self._sections():
             info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
             fd = self._library.bpf_program__fd(program)
             if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                infos[name] = info
+                infos[section.removeprefix(_PREFIX)] = info
         return infos
 
     def loaded(self) -> list[bytes]:

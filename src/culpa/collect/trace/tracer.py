@@ -39,6 +39,8 @@ CONVERT_ROWS: Final = 50_000
 MEASURED_EVENTS: Final = 20_000
 """Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
 MEASURED_SECONDS: Final = 1.0
+STACK_PERIOD_NS: Final = 50_000_000
+"""So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
@@ -84,6 +86,7 @@ class Tracer:
         pids: Collection[int],
         exclude_pids: Collection[int],
         follow: bool = True,
+        take_stacks: Callable[[Records], None] | None = None,
         max_events: int = 3_000_000,
         verbose: bool = False,
     ) -> None:
@@ -93,12 +96,14 @@ class Tracer:
             pids: processes to watch, with all their threads and future children.
             exclude_pids: processes never to watch, culpa's own above all; wins over `pids`.
             follow: also watch whoever wakes a watched thread.
+            take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
             max_events: recording stops there, with a blind spot.
             verbose: libbpf's words go to stderr.
         """
         self._pids = frozenset(pids)
         self._excluded = frozenset(exclude_pids) | {0}
         self._follow, self._max_events, self._verbose = follow, max_events, verbose
+        self._stack_period_ns = STACK_PERIOD_NS if take_stacks else 0
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -123,6 +128,7 @@ class Tracer:
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
+            events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
     def start(self) -> None:
@@ -132,7 +138,7 @@ class Tracer:
             TraceError: tracing is impossible here; nothing is left behind.
         """
         kernel.check_host()
-        self._probes = Probes(follow=self._follow, verbose=self._verbose)
+        self._probes = Probes(follow=self._follow, verbose=self._verbose, stack_period_ns=self._stack_period_ns)
         try:
             for pid in self._excluded:
                 self._put_watch(pid, excluded=True)

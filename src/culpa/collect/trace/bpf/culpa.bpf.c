@@ -5,6 +5,7 @@
 #include "lanes.bpf.c"
 #include "tasks.bpf.c"
 #include "files.bpf.c"
+#include "stacks.bpf.c"
 #include "sched.bpf.c"
 #include "syscall.bpf.c"
 #include "block.bpf.c"
@@ -18,6 +19,7 @@ const union {
 	struct socket_event socket;
 	struct task_event task;
 	struct file_event file;
+	struct user_stack_event user_stack;
 } *record_types SEC(".bss.types");
 
 char culpa_license[] SEC("license") = "Dual BSD/GPL";

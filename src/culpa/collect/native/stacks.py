@@ -1,0 +1,195 @@
+"""Functions and lines of watched programs that are no Python, from the probes' user stacks into `schema.CODE`.
+
+The probes hand over registers and a slice of the stack, which is memory of the program: it waits here only until this
+thread has unwound it, and is then gone. What cannot keep up is left out, since these are samples.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from culpa.capture import schema
+from culpa.capture.manifest import BlindSpot
+from culpa.collect.native import lines, names
+from culpa.collect.native.binaries import Binaries
+from culpa.collect.native.process import Place, ProcessCode
+from culpa.collect.native.unwind import MACHINES, Machine, Snapshot
+from culpa.collect.procfs import PROC, read_link
+from culpa.collect.stacks import MAX_ROWS, CodeRow, is_python
+from culpa.units import Pid, Tid
+
+MAX_QUEUED: Final = 256
+MAX_PROCESSES: Final = 64
+LAST_SECONDS: Final = 1.0
+"""So long the stacks still queued at the end may take."""
+_MACHINE: Final = {"x86_64": 62, "aarch64": 183}
+_USER_CODE_64: Final = 0x33
+"""The code segment of 64-bit programs on x86; 32-bit ones are left out."""
+_CS: Final = 17
+_MAPS: Final = {
+    "node": "start it with --perf-basic-prof (node) and look again",
+    "dotnet": "start it with DOTNET_PerfMapEnabled=1 and look again",
+    "java": "let an agent write its perf map and look again",
+}
+"""Run-time compilers that can tell what their code is, and how they are made to."""
+
+
+class NativeStacks:
+    """Unwinds user stacks of watched processes in a thread of its own.
+
+    `budget_share` is the share of one core that it may take.
+    """
+
+    def __init__(self, *, budget_share: float, proc_root: Path = PROC) -> None:
+        self._budget_share = budget_share
+        self._proc_root = proc_root
+        self._machine: Machine | None = MACHINES.get(_MACHINE.get(platform.machine(), 0))
+        self._queue: deque[npt.NDArray[np.void]] = deque(maxlen=MAX_QUEUED)
+        self._lock = threading.Lock()
+        self._rows: list[CodeRow] = []
+        self._binaries = Binaries()
+        self._programs: dict[int, str | None] = {}
+        self._codes: dict[int, ProcessCode] = {}
+        self._mute: dict[int, str] = {}
+        self._any_symbols = False
+        self.cpu_ns = 0
+        """CPU time of this thread so far."""
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="culpa-unwind", daemon=True)
+
+    def start(self) -> None:
+        """Begin to unwind."""
+        if self._machine is not None:
+            self._thread.start()
+
+    def watch(self, pids: Collection[int]) -> None:
+        """Add processes, but for Python, which is py-spy's; look anew at those that executed something else."""
+        for pid in pids:
+            program = read_link(self._proc_root / str(pid) / "exe")
+            known = pid in self._programs and program in (self._programs[pid], None)
+            if known or program is None or len(self._codes) >= MAX_PROCESSES:
+                continue
+            code = None if is_python(pid, self._proc_root) else ProcessCode(pid, self._binaries, self._proc_root)
+            with self._lock:
+                self._programs[pid] = program
+                self._codes.pop(pid, None)
+                if code is not None:
+                    self._codes[pid] = code
+
+    def take(self, records: npt.NDArray[np.void]) -> None:
+        """Queue copies of `events.USER_STACK_EVENT` records of watched processes."""
+        with self._lock:
+            for at in np.flatnonzero(np.isin(records["pid"], list(self._codes))).tolist():
+                self._queue.append(records[at : at + 1].copy())
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End, once what is queued is unwound or a second is over; whatever is left then is forgotten."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=LAST_SECONDS + 1)
+        self._queue.clear()
+        if not self._thread.is_alive():
+            self._binaries.close()
+
+    def rows(self) -> pl.DataFrame:
+        """`schema.CODE`, in the order they were unwound."""
+        with self._lock:
+            rows = list(self._rows)
+        return schema.CODE.frame({name: [getattr(row, name) for row in rows] for name in schema.CODE.schema})
+
+    def blind_spots(self) -> tuple[BlindSpot, ...]:
+        """Programs whose functions stay unknown, and what is not installed to read them better."""
+        with self._lock:
+            mute = dict(self._mute)
+        spots = [
+            BlindSpot(
+                what=f"the functions of process {pid}",
+                why=f"{name} compiles at run time and did not write down what",
+                way_out=_MAPS[name],
+            )
+            for pid, name in sorted(mute.items())
+        ]
+        missing = [
+            name
+            for name, there in (("pyelftools", lines.readable()), ("itanium_demangler", names.readable()))
+            if not there
+        ]
+        if missing and self._any_symbols:
+            spots.append(
+                BlindSpot(
+                    what="source lines and C++ names of compiled programs",
+                    why=f"{' and '.join(missing)} not installed beside culpa",
+                    way_out="pip install 'culpa[symbols]'",
+                )
+            )
+        return tuple(spots)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            began = time.thread_time_ns()
+            self._unwind_queued(float("inf"))
+            used_ns = time.thread_time_ns() - began
+            self.cpu_ns += used_ns
+            self._stopping.wait(used_ns / 1e9 / self._budget_share)
+        self._unwind_queued(time.monotonic() + LAST_SECONDS)
+
+    def _unwind_queued(self, until: float) -> None:
+        for _ in range(MAX_QUEUED):
+            try:
+                record = self._queue.popleft()[0]
+            except IndexError:
+                return
+            if time.monotonic() > until or len(self._rows) >= MAX_ROWS:
+                return
+            rows = list(self._unwound(record))
+            with self._lock:
+                self._rows.extend(rows)
+
+    def _unwound(self, record: np.void) -> Iterator[CodeRow]:
+        assert self._machine is not None
+        pid, tid = int(record["pid"]), int(record["tid"])
+        code = self._codes.get(pid)
+        registers = record["registers"].tolist()
+        if code is None or (self._machine.link is None and registers[_CS] != _USER_CODE_64):
+            return
+        snapshot = Snapshot(registers=registers, stack=record["slice"].tobytes()[: int(record["captured"])])
+        places = code.frames(self._machine, snapshot, in_call=not record["running"])
+        self._note(pid, code, places)
+        if all(place.library for place in places):
+            return
+        for depth, place in enumerate(places):
+            yield CodeRow(
+                ts_ns=int(record["at_ns"]),
+                tid=Tid(tid),
+                pid=Pid(pid),
+                depth=depth,
+                function=place.function,
+                path=place.path,
+                line=place.line,
+                library=place.library,
+                source=place.source,
+            )
+
+    def _note(self, pid: int, code: ProcessCode, places: list[Place]) -> None:
+        """Remember what there is to say about what was not seen."""
+        runtime = code.runtime if code.runtime in _MAPS and not code.has_map else None
+        with self._lock:
+            if runtime is None:
+                self._mute.pop(pid, None)
+            else:
+                self._mute[pid] = runtime
+            self._any_symbols |= any(not place.library and place.source == "symbols" for place in places)
