@@ -79,12 +79,13 @@ class Binaries:
         """The file behind a mapping of a process (`process` is its /proc folder); None where it cannot be read.
 
         map_files leads to the very file that is mapped, also when it was deleted or replaced; where that needs more
-        rights than there are, the path within the process's own root is taken, if it is the same inode.
+        rights than there are, the path within the process's own root is taken, if it is the same inode; where the
+        process has ended, this host's, if the device is the same too.
         """
-        for path in (f"{process}/map_files/{mapping.range_name}", f"{process}/root{mapping.path}"):
+        for path in (f"{process}/map_files/{mapping.range_name}", f"{process}/root{mapping.path}", mapping.path):
             with suppress(OSError, ValueError):
                 status = Path(path).stat()
-                if status.st_ino != mapping.inode:
+                if status.st_ino != mapping.inode or (path == mapping.path and status.st_dev != mapping.dev):
                     continue
                 key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
                 if key not in self._known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from culpa.collect.procfs import decoded
 
 MAX_BYTES: Final = 4 << 20
 _LINE: Final = re.compile(
-    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]{1,16}) ([0-9a-f]+):([0-9a-f]+) (\d+)[ \t]*(.*)"
+    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]{1,16}) ([0-9a-f]{2,8}):([0-9a-f]{2,8}) (\d{1,20})[ \t]*(.*)"
 )
 DELETED: Final = " (deleted)"
 
@@ -25,6 +26,7 @@ class Mapping:
     end: int
     offset: int
     path: str
+    dev: int
     inode: int
     range_name: str
     """Its name in /proc/PID/map_files."""
@@ -65,6 +67,7 @@ def _parsed(text: bytes) -> Iterator[Mapping]:
             end=end,
             offset=offset,
             path=decoded(found[7]).removesuffix(DELETED),
+            dev=os.makedev(int(found[4], 16), int(found[5], 16)),
             inode=int(found[6]),
             range_name=f"{start:x}-{end:x}",
         )

@@ -15,6 +15,8 @@ _RUST_ESCAPES: Final = {"$LT$": "<", "$GT$": ">", "$RF$": "&", "$BP$": "*", "$C$
                         "$u7d$": "}", "$u5b$": "[", "$u5d$": "]", "..": "::"}  # fmt: skip
 _TEMPLATE: Final = re.compile(r"<[^<>]*>")
 _LAMBDA: Final = re.compile(r"_ZZ(.{1,400}?)E(?:NK?)?Ul")
+_WORDS: Final = re.compile(r"_Z(N[rVK]*)?(St)?(?=[1-9])")
+_LENGTH: Final = re.compile(r"[1-9][0-9]{0,2}")
 _SPECIAL: Final = re.compile(r"(\w+)::\{(c|d)tor\}")
 
 
@@ -32,8 +34,21 @@ def plain(symbol: str) -> str:
             outer = _demangled("_Z" + within[1])
             name = f"{outer}::(lambda)" if outer else name
         else:
-            name = _demangled(name) or name
+            name = _demangled(name) or _simple(name) or name
     return name[:MAX_NAME]
+
+
+def _simple(name: str) -> str | None:
+    """The qualified name of a mangled one whose types cannot be read: `N` lengths and words `E`, or a single word."""
+    found = _WORDS.match(name)
+    if found is None:
+        return None
+    nested, words, at = bool(found[1]), ["std"] if found[2] else [], found.end()
+    while (length := _LENGTH.match(name, at)) and (nested or len(words) == bool(found[2])):
+        at = length.end() + int(length[0])
+        words.append(name[length.end() : at])
+    whole = name[at : at + 1] == "E" if nested else len(words) > bool(found[2])
+    return "::".join(words) if whole and at <= len(name) else None
 
 
 def _demangled(name: str) -> str | None:
@@ -55,7 +70,7 @@ def _demangled(name: str) -> str | None:
         for escape, meant in _RUST_ESCAPES.items():
             text = text.replace(escape, meant)
         return text
-    text = text.replace("_GLOBAL__N_1", "(anonymous namespace)")
+    text = text.removesuffix(" const").replace("_GLOBAL__N_1", "(anonymous namespace)")
     text = _SPECIAL.sub(lambda found: f"{found[1]}::{'~' if found[2] == 'd' else ''}{found[1]}", text)
     if "operator" in text:
         return text

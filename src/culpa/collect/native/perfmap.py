@@ -11,6 +11,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 MAX_BYTES: Final = 64 << 20
@@ -48,6 +49,7 @@ class PerfMap:
         """How much of the file was read: up to its last whole line."""
         self._found: dict[int, JitEntry] = {}
         self._written: dict[int, int] = {}
+        self._order = count()
         self._starts: list[int] = []
         self._bytecode: list[int] = []
 
@@ -62,7 +64,7 @@ class PerfMap:
             start = int(entry[1], 16)
             name = entry[3][:MAX_NAME_BYTES].decode("utf-8", "replace")
             self._found[start] = JitEntry(start=start, end=start + int(entry[2], 16), name=name)
-            self._written[start] = len(self._written)
+            self._written[start] = next(self._order)
         self._starts = sorted(self._found)
         self._bytecode = [start for start in self._starts if _INTERPRETED.match(self._found[start].name)]
 

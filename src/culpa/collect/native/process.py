@@ -49,7 +49,8 @@ class ProcessCode:
     """The code of one process, read as addresses turn up."""
 
     def __init__(self, pid: int, binaries: Binaries, proc_root: Path) -> None:
-        self._folder = f"{proc_root}/{pid}"
+        self.folder = proc_root / str(pid)
+        self._folder = str(self.folder)
         self._binaries = binaries
         exe = read_link(f"{self._folder}/exe") or ""
         self._exe = exe.removesuffix(" (deleted)")
@@ -60,11 +61,11 @@ class ProcessCode:
         self._map: PerfMap | None = None
         self._map_due = 0.0
         self._places: dict[int, Place] = {}
-        self._around = Surroundings(frame_at=self._frame, is_code=self._is_code, follows_call=self._follows_call)
+        self.around = Surroundings(frame_at=self._frame, is_code=self._is_code, follows_call=self._follows_call)
 
     def frames(self, machine: Machine, snapshot: Snapshot, *, in_call: bool) -> list[Place]:
         """The frames of one of its threads, innermost first; they end where the chain cannot be followed."""
-        steps = unwind(machine, snapshot, self._around, in_call=in_call)
+        steps = unwind(machine, snapshot, self.around, in_call=in_call)
         return [self._interpreted(self._place(step), step) for step in steps]
 
     @property

@@ -10,7 +10,8 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,14 +23,18 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.native import lines, names
 from culpa.collect.native.binaries import Binaries
+from culpa.collect.native.blocked import blocked
 from culpa.collect.native.process import Place, ProcessCode
 from culpa.collect.native.unwind import MACHINES, Machine, Snapshot
-from culpa.collect.procfs import PROC, read_link
+from culpa.collect.procfs import PROC, numbers_in, parse_stat, read_bounded, read_link
 from culpa.collect.stacks import MAX_ROWS, CodeRow, is_python
-from culpa.units import Pid, Tid
+from culpa.units import NS_PER_SECOND, Pid, Tid
 
 MAX_QUEUED: Final = 256
 MAX_PROCESSES: Final = 64
+MAX_THREADS: Final = 128
+SWEEP_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 2.0
 LAST_SECONDS: Final = 1.0
 """So long the stacks still queued at the end may take."""
 _MACHINE: Final = {"x86_64": 62, "aarch64": 183}
@@ -62,6 +67,7 @@ class NativeStacks:
         self._codes: dict[int, ProcessCode] = {}
         self._mute: dict[int, str] = {}
         self._any_symbols = False
+        self._seen_ns: dict[int, int] = {}
         self.cpu_ns = 0
         """CPU time of this thread so far."""
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -87,11 +93,18 @@ class NativeStacks:
                     self._codes[pid] = code
 
     def take(self, records: npt.NDArray[np.void]) -> None:
-        """Queue copies of `events.USER_STACK_EVENT` records of watched processes."""
+        """Queue copies of `events.USER_STACK_EVENT` records of watched processes and of what these have started."""
+        for pid in np.unique(records["pid"]).tolist():
+            if pid in self._programs or self._parent(pid) in self._programs:
+                self.watch((pid,))
         with self._lock:
             for at in np.flatnonzero(np.isin(records["pid"], list(self._codes))).tolist():
                 self._queue.append(records[at : at + 1].copy())
         self._wake.set()
+
+    def _parent(self, pid: int) -> int | None:
+        stat = parse_stat(read_bounded(self._proc_root / str(pid) / "stat") or b"")
+        return stat.ppid if stat is not None else None
 
     def stop(self) -> None:
         """End, once what is queued is unwound or a second is over; whatever is left then is forgotten."""
@@ -137,45 +150,66 @@ class NativeStacks:
         return tuple(spots)
 
     def _run(self) -> None:
+        due = time.monotonic() + SWEEP_SECONDS
         while not self._stopping.is_set():
-            self._wake.wait()
+            self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
             began = time.thread_time_ns()
             self._unwind_queued(float("inf"))
+            if time.monotonic() >= due:
+                self._sweep()
+                due = time.monotonic() + SWEEP_SECONDS
             used_ns = time.thread_time_ns() - began
             self.cpu_ns += used_ns
-            self._stopping.wait(used_ns / 1e9 / self._budget_share)
+            self._stopping.wait(min(used_ns / NS_PER_SECOND / self._budget_share, LONGEST_PAUSE_SECONDS))
         self._unwind_queued(time.monotonic() + LAST_SECONDS)
 
+    def _sweep(self) -> None:
+        """Look at the threads that wait and gave no stack lately: those in calls that have not ended."""
+        assert self._machine is not None
+        now = time.monotonic_ns()
+        threads = (
+            (pid, code, tid) for pid, code in list(self._codes.items()) for tid in numbers_in(code.folder / "task")
+        )
+        for pid, code, tid in islice(threads, MAX_THREADS):
+            if now - self._seen_ns.get(tid, 0) < SWEEP_SECONDS * NS_PER_SECOND or self._stopping.is_set():
+                continue
+            ts_ns = time.monotonic_ns()
+            found = blocked(self._machine, pid, tid, self._proc_root)
+            if found is not None:
+                snapshot, in_call = found
+                self._unwind(code, snapshot, ts_ns, Pid(pid), Tid(tid), in_call=in_call)
+
     def _unwind_queued(self, until: float) -> None:
+        assert self._machine is not None
         for _ in range(MAX_QUEUED):
             try:
                 record = self._queue.popleft()[0]
             except IndexError:
                 return
-            if time.monotonic() > until or len(self._rows) >= MAX_ROWS:
+            if time.monotonic() > until:
                 return
-            rows = list(self._unwound(record))
-            with self._lock:
-                self._rows.extend(rows)
+            pid, tid, registers = int(record["pid"]), int(record["tid"]), record["registers"].tolist()
+            code = self._codes.get(pid)
+            if code is None or (self._machine.link is None and registers[_CS] != _USER_CODE_64):
+                continue
+            self._seen_ns[tid] = int(record["at_ns"])
+            snapshot = Snapshot(registers=registers, stack=record["slice"].tobytes()[: int(record["captured"])])
+            in_call = not record["running"]
+            self._unwind(code, snapshot, int(record["at_ns"]), Pid(pid), Tid(tid), in_call=in_call)
 
-    def _unwound(self, record: np.void) -> Iterator[CodeRow]:
+    def _unwind(self, code: ProcessCode, snapshot: Snapshot, ts_ns: int, pid: Pid, tid: Tid, *, in_call: bool) -> None:
+        """Add the rows of one stack, unless none of its frames is the program's own."""
         assert self._machine is not None
-        pid, tid = int(record["pid"]), int(record["tid"])
-        code = self._codes.get(pid)
-        registers = record["registers"].tolist()
-        if code is None or (self._machine.link is None and registers[_CS] != _USER_CODE_64):
-            return
-        snapshot = Snapshot(registers=registers, stack=record["slice"].tobytes()[: int(record["captured"])])
-        places = code.frames(self._machine, snapshot, in_call=not record["running"])
+        places = code.frames(self._machine, snapshot, in_call=in_call)
         self._note(pid, code, places)
-        if all(place.library for place in places):
+        if len(self._rows) >= MAX_ROWS or all(place.library for place in places):
             return
-        for depth, place in enumerate(places):
-            yield CodeRow(
-                ts_ns=int(record["at_ns"]),
-                tid=Tid(tid),
-                pid=Pid(pid),
+        rows = [
+            CodeRow(
+                ts_ns=ts_ns,
+                tid=tid,
+                pid=pid,
                 depth=depth,
                 function=place.function,
                 path=place.path,
@@ -183,6 +217,10 @@ class NativeStacks:
                 library=place.library,
                 source=place.source,
             )
+            for depth, place in enumerate(places)
+        ]
+        with self._lock:
+            self._rows.extend(rows)
 
     def _note(self, pid: int, code: ProcessCode, places: list[Place]) -> None:
         """Remember what there is to say about what was not seen."""

@@ -51,9 +51,9 @@ MACHINES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A thread's registers as the kernel's record has them, and the memory from its stack pointer on."""
+    """Registers in the order of the user ABI, None where not known, and the memory from the stack pointer on."""
 
-    registers: Sequence[int]
+    registers: Sequence[int | None]
     stack: bytes
 
 
@@ -109,9 +109,9 @@ def unwind(machine: Machine, snapshot: Snapshot, around: Surroundings, *, in_cal
     return steps
 
 
-def _named(machine: Machine, registers: Sequence[int]) -> dict[int, int]:
+def _named(machine: Machine, registers: Sequence[int | None]) -> dict[int, int]:
     places = zip(machine.columns, registers, strict=False)
-    return {column: value for column, value in places if column is not None}
+    return {column: value for column, value in places if column is not None and value is not None}
 
 
 @dataclass(frozen=True, slots=True)
