@@ -17,7 +17,7 @@ _TEMPLATE: Final = re.compile(r"<[^<>]*>")
 _LAMBDA: Final = re.compile(r"_ZZ(.{1,400}?)E(?:NK?)?Ul")
 _WORDS: Final = re.compile(r"_Z(N[rVK]*)?(St)?(?=[1-9])")
 _LENGTH: Final = re.compile(r"[1-9][0-9]{0,2}")
-_SPECIAL: Final = re.compile(r"(\w+)::\{(c|d)tor\}")
+_SPECIAL: Final = re.compile(r"(\w+)::\{(?:\w+ )?(c|d)tor\}")
 
 
 def readable() -> bool:

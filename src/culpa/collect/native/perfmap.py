@@ -20,7 +20,9 @@ MAX_BYTECODE_HEAD: Final = 96
 LOOK_BACK: Final = 4
 _INTERPRETED: Final = re.compile(r"[A-Za-z]+:~")
 _ENTRY: Final = re.compile(rb"([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,8}) (.+)")
-_SCRIPT: Final = re.compile(r"(?:LazyCompile|Function|Script|Eval|JS|Interpreter):[~*^+]?(.*) (\S.*?):(\d+)(?::(\d+))?")
+_SCRIPT: Final = re.compile(
+    r"(?:LazyCompile|Function|Script|Eval|JS|Interpreter):[~*^+]?(.*?) ((?:/|file://|node:).*?|\S+?):(\d+)(?::(\d+))?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
