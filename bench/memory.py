@@ -15,13 +15,14 @@ from typing import Final
 from measure import Effort, Row, at_most
 from stand import BenchError
 from startup import command
-from verdict_time import SESSION_SECONDS, busy_redis
+from verdict_time import MARGIN, SESSION_SECONDS, busy_redis
 
 from culpa.collect.trace.tracer import usable
 
 EVENTS: Final = 1_000_000
 MAX_MIB: Final = 300.0
 LOOK_SECONDS: Final = 0.005
+TRIAL_SECONDS: Final = 2.0
 _HIGH_WATER: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -42,6 +43,16 @@ def _high_water_mib(pid: int) -> float:
 def _run(pid: int, window: float, directory: Path) -> Peak:
     argv = [*command(), "why", str(pid), "--for", f"{window:.2f}s", "--json", "--save", str(directory / "bench.culpa")]
     said = directory / "verdict.json"
+    peak = watched_peak(argv, said)
+    return Peak(mib=peak, events=json.loads(said.read_bytes())["cost"]["events"])
+
+
+def watched_peak(argv: list[str], said: Path) -> float:
+    """Run culpa, its answer going to the file `said`; the most memory it held, in MiB.
+
+    Raises:
+        BenchError: it failed, or did not end.
+    """
     with said.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.DEVNULL)
         try:
@@ -51,7 +62,7 @@ def _run(pid: int, window: float, directory: Path) -> Peak:
             popen.wait()
     if popen.returncode:
         raise BenchError(f"culpa ended with status {popen.returncode}")
-    return Peak(mib=peak, events=json.loads(said.read_bytes())["cost"]["events"])
+    return peak
 
 
 def _watch(popen: subprocess.Popen[bytes]) -> float:
@@ -73,8 +84,15 @@ def measure(effort: Effort) -> Iterator[Row]:
     if problem is not None:
         yield Row(name=f"{name} (not measured: {problem})", value=None, unit="MiB", goal=at_most(MAX_MIB))
         return
-    with busy_redis(50, events) as (server, window), tempfile.TemporaryDirectory(prefix="culpa-bench-") as directory:
-        runs = [_run(server.pid, window, Path(directory)) for _ in range(effort.times(2, 1))]
+    with busy_redis(50, events) as (server, _), tempfile.TemporaryDirectory(prefix="culpa-bench-") as directory:
+        # How many events a second of load is worth is known best from the command itself.
+        known = _run(server.pid, TRIAL_SECONDS, Path(directory))
+        window = TRIAL_SECONDS * events / known.events * MARGIN
+        runs = []
+        for _ in range(effort.times(2, 1)):
+            known = _run(server.pid, window, Path(directory))
+            runs.append(known)
+            window *= events * MARGIN / known.events
     yield Row(name=name, value=max(one.mib for one in runs), unit="MiB", goal=at_most(MAX_MIB),
               runs=tuple(one.mib for one in runs))  # fmt: skip
     yield Row(name=f"{name}: events, fewest", value=float(min(one.events for one in runs)), unit="events",

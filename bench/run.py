@@ -19,12 +19,14 @@ from typing import Final
 
 import decode
 import floor
+import large
 import memory
 import peers
 import startup
 import storm
 import target_cost
 import verdict_time
+import writeback
 from measure import Effort, Measurement, Row
 from stand import BenchError
 
@@ -38,9 +40,11 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "storm": storm.measure,
     "verdict_time": verdict_time.measure,
     "memory": memory.measure,
+    "large": large.measure,
     "target_cost": target_cost.measure,
     "floor": floor.measure,
     "peers": peers.measure,
+    "writeback": writeback.measure,
 }
 FAILED: Final = "not measured:"
 NAME_WIDTH: Final = 66

@@ -58,7 +58,7 @@ def capture_page() -> str:
 
 def _table_section(table: Table) -> str:
     rows = "\n".join(
-        f"| `{column.name}` | {_type_name(column.dtype)} | {column.unit} | {_cell(column.meaning)} |"
+        f"| `{column.name}` | {_type_name(column.stored)} | {column.unit} | {_cell(column.meaning)} |"
         for column in table.columns
     )
     return f"## {table.name}\n\n{table.meaning}\n\n| column | type | unit | meaning |\n|---|---|---|---|\n{rows}\n"

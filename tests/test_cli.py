@@ -261,6 +261,37 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+MEMORY = """
+import culpa.cli
+from culpa.__main__ import main
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+def measure():
+    import numpy, polars
+    polars.Series([1]), numpy.ones(4 << 20)
+    before = held()
+    arrays = [(numpy.ones(1 << 19), numpy.ones(100)) for _ in range(20)]
+    small = [pair[1] for pair in arrays]
+    del arrays
+    after_arrays = held()
+    tables = [polars.Series(range(1 << 19)) for _ in range(20)]
+    del tables
+    print(after_arrays - before, held() - before)
+culpa.cli.main = measure
+main()
+"""
+
+
+def test_memory_goes_back_at_once() -> None:
+    """Of 80 MiB each that numpy and polars had, next to nothing stays, whatever a parent left in the environment."""
+    for inherited in ({}, {"_RJEM_MALLOC_CONF": "dirty_decay_ms:60000,muzzy_decay_ms:60000"}):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=60, env={**os.environ, **inherited}
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert max(map(int, done.stdout.split())) < 24 << 20
+
+
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 def test_an_interrupt_at_any_moment_is_quiet(url: str, after: float) -> None:
     """A verdict or exit 130, never a traceback, and the process is gone at once."""

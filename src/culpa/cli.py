@@ -89,7 +89,8 @@ TargetArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[TARGET | -- COMMAND...]",
-        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, a process name",
+        help="nothing (this host), http(s)://..., redis://..., a capture file, a PID, :PORT, "
+        "unit:NAME, container:ID or NAME, cgroup:PATH, a process name",
         show_default=False,
     ),
 ]
@@ -169,7 +170,9 @@ def why(
     if redact:
         capture = _redacted(capture)
     failure = _saved(capture, save, talk)
-    verdict = judge(capture)
+    only = [capture]
+    del capture
+    verdict = judge(only.pop())  # which then holds the only reference, and may give it up
     if json:
         from culpa.report.envelope import to_json
 
@@ -273,6 +276,27 @@ def lab_run(
         out(_page(result.verdict, quiet=False, verbose=False, no_color=no_color))
         out("".join(f"{line}\n" for line in summary(result)))
     raise typer.Exit(result.exit_code)
+
+
+@lab_app.command("bench", short_help="Run all labs: the score.", epilog=_epilog("culpa lab bench --sample 5 --seed 7"))
+def lab_bench(
+    family: Annotated[str | None, typer.Option("--family", help="only labs of this family")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="so many labs, drawn at random")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="of everything random; the same seed draws the same run")] = 1,
+    no_trace: NoTraceFlag = False,
+    json: Annotated[bool, typer.Option("--json", help="the score as JSON to stdout, nothing else there")] = False,
+) -> None:
+    """Run the labs that this host can run, with parameters drawn at random, and say how often culpa was right."""
+    import msgspec
+
+    from culpa.labs.bench import Plan, run_bench, table
+
+    plan = Plan(seed=seed, family=family, sample=sample, trace=not no_trace)
+    score = run_bench(plan, progress=Talk(quiet=False).say)
+    if json:
+        out(msgspec.json.format(msgspec.json.encode(score), indent=2).decode() + "\n")
+        return
+    out("".join(f"{printable(line)}\n" for line in table(score)))
 
 
 def _target(context: typer.Context, text: str | None) -> Target:

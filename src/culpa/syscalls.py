@@ -27,7 +27,8 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "ppoll": (271, 73), "splice": (275, 76), "tee": (276, 77), "sync_file_range": (277, 84), "vmsplice": (278, 75),
     "epoll_pwait": (281, 22), "fallocate": (285, 47), "accept4": (288, 242), "preadv": (295, 69),
     "pwritev": (296, 70), "recvmmsg": (299, 243), "syncfs": (306, 267), "sendmmsg": (307, 269),
-    "renameat2": (316, 276), "copy_file_range": (326, 285), "preadv2": (327, 286), "pwritev2": (328, 287),
+    "kill": (62, 129), "ptrace": (101, 117), "tkill": (200, 130), "tgkill": (234, 131), "renameat2": (316, 276),
+    "copy_file_range": (326, 285), "preadv2": (327, 286), "pwritev2": (328, 287),
     "statx": (332, 291), "io_uring_enter": (426, 426), "clone3": (435, 435), "openat2": (437, 437),
     "epoll_pwait2": (441, 441), "futex_waitv": (449, 449),
 }  # fmt: skip
@@ -47,15 +48,29 @@ MANY_WAIT = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epo
 """Waits on several files at once; a return value of 0 says that the timer ended it."""
 RECEIVE = frozenset({"read", "readv", "recvfrom", "recvmsg", "recvmmsg"})
 SEND = frozenset({"write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice"})
+CLOSE = frozenset({"close"})
+SEND_SIGNAL = frozenset({"kill", "tkill", "tgkill"})
+SEND_TO_THREAD = frozenset({"tgkill"})
+"""Process, thread, signal; the others have the signal second."""
+TRACE = frozenset({"ptrace"})
+STOP_SIGNALS = frozenset({19, 20, 21, 22})
+"""SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU (asm-generic/signal.h, the same on x86)."""
 ACCEPT = frozenset({"accept", "accept4"})
 SLEEP = frozenset({"nanosleep", "clock_nanosleep"})
 PAUSE = frozenset({"pause", "rt_sigsuspend", "rt_sigtimedwait"})
 CHILD = frozenset({"wait4", "waitid"})
 FUTEX = frozenset({"futex", "futex_waitv"})
 
-FUTEX_COMMAND_MASK = 0x7F
-FUTEX_WAIT_BITSET = 9
-"""glibc waits with it on condition variables and semaphores, with plain FUTEX_WAIT on mutexes (uapi/linux/futex.h)."""
+FUTEX_COMMAND_MASK, FUTEX_PRIVATE = 0x7F, 0x80
+FUTEX_WAIT, FUTEX_WAIT_BITSET = 0, 9
+"""glibc waits with the second on condition variables and semaphores, with the first on mutexes (uapi/linux/futex.h)."""
+FUTEX_LOCKS = frozenset({6, 13})
+"""FUTEX_LOCK_PI and FUTEX_LOCK_PI2."""
+FUTEX_WAITS = frozenset({FUTEX_WAIT, FUTEX_WAIT_BITSET}) | FUTEX_LOCKS
+FUTEX_WAKES = frozenset({1, 3, 4, 5, 7, 10, 12})
+"""WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, UNLOCK_PI, WAKE_BITSET, CMP_REQUEUE_PI."""
+FUTEX_CONTENDED = 2
+"""What a mutex's word holds while somebody waits for it: glibc, musl, Rust, Go (Drepper, "Futexes are tricky")."""
 ETIMEDOUT = 110
 ON_FD = frozenset(
     {

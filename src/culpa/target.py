@@ -13,6 +13,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from culpa.errors import UsageError
@@ -24,10 +25,13 @@ MAX_TARGET_CHARS = 4096
 MAX_PORT = 65535
 REDIS_PORT = 6379
 HTTP_PORTS = {"http": 80, "https": 443}
-FORMS = "a URL, redis://HOST:PORT, a capture file, a PID, :PORT, a process name, or -- COMMAND"
+FORMS = (
+    "a URL, redis://HOST:PORT, a capture file, a PID, :PORT, unit:NAME, container:NAME, cgroup:PATH, a process name, "
+    "or -- COMMAND"
+)
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-_PREFIX = re.compile(r"(unit|container|cgroup):")
+_GROUPS: dict[str, GroupKind] = {"unit": "unit", "container": "container", "cgroup": "cgroup"}
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f]")
 _SECRET_PARAMETER = re.compile(r"(?i)([^=&?]*(?:pass|pwd|secret|token|auth|key|sig|session|credential)[^=&?]*)=[^&]*")
 
@@ -106,7 +110,29 @@ class CommandTarget:
     display: str
 
 
-Target = HostTarget | UrlTarget | RedisTarget | CaptureTarget | PidTarget | PortTarget | NameTarget | CommandTarget
+GroupKind = Literal["unit", "container", "cgroup"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTarget:
+    """The processes of a control group and all below it: a systemd unit, a container, or a path."""
+
+    kind: GroupKind
+    name: str
+    display: str
+
+
+Target = (
+    HostTarget
+    | UrlTarget
+    | RedisTarget
+    | CaptureTarget
+    | PidTarget
+    | PortTarget
+    | NameTarget
+    | GroupTarget
+    | CommandTarget
+)
 
 
 def parse_target(text: str | None) -> Target:
@@ -272,16 +298,20 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 10
 
 
-def _by_prefix(text: str) -> PortTarget | None:
+def _by_prefix(text: str) -> PortTarget | GroupTarget | None:
     if text.startswith(":"):
         number = text[1:]
         if not _is_number(number) or not 0 < int(number) <= MAX_PORT:
             raise UsageError(f"{printable(text, 40)} is not a port", way_out="write :PORT, 1 to 65535")
         return PortTarget(port=int(number), display=f":{int(number)}")
-    match = _PREFIX.match(text)
-    if match is not None:
-        raise UsageError(f"culpa cannot take {match[1]}:NAME as a target yet", way_out=f"name {FORMS}")
-    return None
+    kind, _, name = text.partition(":")
+    if kind not in _GROUPS:
+        return None
+    if not name.strip("/") and kind != "cgroup":
+        raise UsageError(f"{printable(text, 40)} names nothing", way_out=f"write {kind}:NAME")
+    if ".." in name.split("/"):
+        raise UsageError(f"{printable(text)} leads upwards", way_out="write the path as /proc/PID/cgroup has it")
+    return GroupTarget(kind=_GROUPS[kind], name=name, display=printable(text))
 
 
 def _by_name(text: str) -> NameTarget:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import culpa
+from culpa.collect.trace.tracer import usable
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -95,6 +96,36 @@ def test_a_goal_that_was_not_measured_is_not_met() -> None:
     assert Row(name="n", value=1.0, unit="s").met is None
 
 
+@pytest.mark.usefixtures("bench_modules")
+def test_a_repeated_session_is_as_long_and_as_busy_as_so_many() -> None:
+    """Of a simulated session three times over, every row is there three times, what is open at its end once, and the
+    threads run three times as long.
+    """
+    from large import repeated
+
+    from culpa.capture import schema
+    from culpa.model import timeline
+    from culpa.model.timeline import Activity
+    from culpa.sim import emit, engine
+    from culpa.sim.random_programs import random_program
+
+    program = random_program(5, size=3)
+    once = emit.capture(program, engine.run(program))
+    thrice = repeated(once, 3)
+    window, longer = once.manifest.window, thrice.manifest.window
+    assert 3 * (window.end_ns - window.start_ns) == longer.end_ns - longer.start_ns
+    calls, more = once.frame(schema.SYSCALLS), thrice.frame(schema.SYSCALLS)
+    assert len(calls) > 10
+    assert 3 * len(calls) == len(more)
+    assert calls["exit_ns"].null_count() == more["exit_ns"].null_count()
+
+    def running(lines: timeline.Timeline) -> int:
+        ran = lines.activity == Activity.RUNNING
+        return int((lines.end - lines.start)[ran].sum())
+
+    assert pytest.approx(3 * running(timeline.build(once)), rel=1e-3) == running(timeline.build(thrice))
+
+
 @pytest.mark.redis
 @pytest.mark.usefixtures("bench_modules")
 def test_the_loader_and_the_server_agree_on_how_much_was_asked() -> None:
@@ -109,3 +140,17 @@ def test_the_loader_and_the_server_agree_on_how_much_was_asked() -> None:
     assert counted == free.requests + paced.requests
     assert 150 <= paced.requests <= 203
     assert min(free.server_cpu_ns, paced.server_cpu_ns) > 0
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_what_is_flushed_goes_to_who_wrote_it(tmp_path: Path) -> None:
+    """Eight writers on a real disk: 95 % of what kernel threads write out goes to the right process and file."""
+    if os.geteuid() != 0 or usable() is not None:
+        pytest.skip("a disk of one's own and tracing need root and eBPF")
+    output = tmp_path / "bench.json"
+    done = run("--only", "writeback", "--quick", "-o", str(output))
+    assert (0, "") == (done.returncode, done.stderr)
+    row = json.loads(output.read_bytes())["rows"][0]
+    assert 0.95 <= row["value"] <= 1.0
+    assert row["met"]

@@ -63,9 +63,12 @@ def parts(capture: Capture, folder: Path) -> dict[str, bytes]:
 
 
 def parquet(frame: pl.DataFrame, **options: object) -> bytes:
-    """A Parquet file as polars writes it, with other options than culpa's if asked."""
+    """A Parquet file as polars writes it, words as text, with other options than culpa's if asked."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, **({"compression": "zstd", "statistics": False} | options))
+    words = pl.selectors.categorical() | pl.selectors.enum()
+    frame.with_columns(words.cast(pl.String)).write_parquet(
+        buffer, **({"compression": "zstd", "statistics": False} | options)
+    )
     return buffer.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import shutil
@@ -51,6 +52,32 @@ def test_round_trip(tmp_path: Path) -> None:
     for name, frame in capture.tables.items():
         assert frame.equals(opened.tables[name]), name
         assert schema.BY_NAME[name].schema == dict(opened.tables[name].schema)
+
+
+def test_words_are_text_in_a_file_and_unknown_ones_null(tmp_path: Path) -> None:
+    """However words are held in memory, a file holds text; a word of a later culpa is not known, its row stays."""
+    frame = captures.sample().tables["syscalls"]
+    members = captures.parts(captures.sample(), tmp_path)
+    saved = pl.read_parquet(io.BytesIO(members["syscalls.parquet"]))
+    assert pl.String == saved.schema["file_type"]
+    assert frame["file_type"].to_list() == saved["file_type"].to_list()
+    members["syscalls.parquet"] = captures.parquet(frame.with_columns(file_type=pl.lit("hologram")))
+    opened = open_capture(captures.forge(tmp_path / "a.culpa", members)).tables["syscalls"]
+    assert opened["file_type"].is_null().all()
+    assert frame.drop("file_type").equals(opened.drop("file_type"))
+
+
+def test_a_table_that_is_used_up_was_still_collected() -> None:
+    """Its rows are gone for good and nobody takes it for empty; the capture it came from keeps them."""
+    capture = captures.sample()
+    rest = capture.without_rows(schema.OFFCPU)
+    assert rest.has(schema.OFFCPU)
+    with pytest.raises(LookupError, match="offcpu"):
+        rest.frame(schema.OFFCPU)
+    assert capture.frame(schema.SYSCALLS).equals(rest.frame(schema.SYSCALLS))
+    assert 500 == len(capture.frame(schema.OFFCPU))
+    assert rest.without_rows(schema.BLOCKS) is rest
+    assert not rest.has(schema.BLOCKS)
 
 
 def test_every_declared_table_can_be_saved(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from living import line_of, running
 
-from culpa.collect.openfiles import OpenFiles
+from culpa.collect.openfiles import OpenFiles, appended_to
 from culpa.units import dev_t
 
 
@@ -33,6 +33,16 @@ def test_regular_file(tmp_path: Path) -> None:
     (row,) = files.rows().to_dicts()
     assert (wanted[0], wanted[1], str(path), None) == (row["dev"], row["ino"], row["path"], row["inner_path"])
     assert row["fs_type"]
+
+
+def test_files_open_for_appending(tmp_path: Path) -> None:
+    """Of the files of a process, those opened with O_APPEND; a pid that is gone has none."""
+    log, other = tmp_path / "log", tmp_path / "other"
+    with log.open("a"), other.open("w"):
+        found = appended_to([os.getpid(), 2**22 + 1])
+        assert identity(log) in found
+        assert identity(other) not in found
+    assert identity(log) not in appended_to([os.getpid()])
 
 
 def test_a_name_that_ends_like_a_deleted_file(tmp_path: Path) -> None:

@@ -218,3 +218,17 @@ def test_process_task_and_state_rows() -> None:
         assert {"S"} == set(states["state"])
         assert child.pid in states["tid"].to_list()
     assert 0 == thread_state_rows([4194305]).height
+
+
+def test_the_signals_that_a_process_handles() -> None:
+    """Those it has a handler for, not those it ignores or leaves as they are."""
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGUSR2, print); signal.signal(signal.SIGHUP, print)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "print('ready'); time.sleep(60)"
+    )
+    with running(code) as child:
+        line_of(child)
+        (row,) = process_rows({child.pid: "target"}).to_dicts()
+    assert "HUP USR2" == row["caught"]

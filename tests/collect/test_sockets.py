@@ -13,10 +13,10 @@ from living import line_of, network_namespace, running
 from culpa.collect.procfs import PROC
 from culpa.collect.sockdiag import unix_peers
 from culpa.collect.sockets import (
+    Holders,
     Socket,
     SocketTable,
     _tcp_peers,
-    holders,
     parse_net_tcp,
     parse_net_unix,
     plain_address,
@@ -81,7 +81,7 @@ def test_both_ends_of_a_connection_find_each_other() -> None:
             assert inode["accepted"] == known[inode["client"]].peer_ino
             assert inode["client"] == known[inode["accepted"]].peer_ino
             assert inode["two"] == unix_peers()[inode["one"]] == known[inode["one"]].peer_ino
-            assert {inode["server"]: [os.getpid()]} == holders(PROC, {inode["server"]}, [os.getpid()])
+            assert {inode["server"]: [os.getpid()]} == Holders(PROC).of({inode["server"]})
             assert set(inode.values()) <= set(socket_inodes(PROC, os.getpid()))
 
 

@@ -12,24 +12,26 @@ import numpy as np
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame, root
 from culpa.model import requests, timeline, waitgraph
+from culpa.model.writeback import OLDER
 from culpa.sim import emit, engine, truth
 from culpa.sim.log import Log
 from culpa.sim.program import Program
 from culpa.sim.random_programs import Nature, random_program
 from culpa.sim.truth import Leaf
 
-UNCOVERED_EDGES = frozenset({"lock", "job"})
-"""Waits that the wait graph does not explain yet."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread."""
+    """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread.
+
+    `behind` is whose request the device served meanwhile.
+    """
 
     start_ns: int
     end_ns: int
     kind: str
     chain: tuple[int, ...]
+    behind: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Judged:
     log: Log
     basis: str
     root_ns: int
+    probed: bool
     blame: blame.Blame
     charges: tuple[Charge, ...]
 
@@ -61,9 +64,11 @@ class Difference:
 
 def stops_early(charge: Charge, leaf: Leaf) -> bool:
     """culpa followed the true chain up to a point and says that it does not know more from there."""
+    if (charge.kind, charge.chain, charge.behind) == (leaf.kind, leaf.chain, None):
+        return True
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
     edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
-    return on_the_way and (charge.kind == "unexplained" or (charge.kind == "journal" and edge == "journal"))
+    return on_the_way and (charge.kind == "unexplained" or (charge.kind == edge and edge in ("journal", "lock")))
 
 
 def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:
@@ -72,41 +77,53 @@ def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:
     return program, engine.run(program)
 
 
-def judge(program: Program, log: Log, capture: Capture | None = None) -> Judged:
-    """What culpa makes of a run."""
-    seen = capture or emit.capture(program, log)
+def judge(program: Program, log: Log, capture: Capture | None = None, *, probed: bool = False) -> Judged:
+    """What culpa makes of a run; with `probed` the client on another host is its own probe."""
+    seen = capture or emit.capture(program, log, probed=probed)
     spans = timeline.build(seen)
     found = requests.find(seen)
     graph = waitgraph.build(seen, spans, found)
     base = root.find(seen, graph, found)
-    shared = blame.share_out(graph, base.interval, root.seed(base))
-    thread_of = dict(
-        zip(base.interval.item.tolist(), graph.axis.tids[base.interval.start // graph.axis.span].tolist(), strict=True)
-    )
+    shared = blame.share_out(graph, base.interval, root.seed(base), queued=base.queued)
+    thread_of = {
+        item: int(graph.axis.tids[start // graph.axis.span])
+        for part in (base.interval, base.queued)
+        for item, start in zip(part.item.tolist(), part.start.tolist(), strict=True)
+    }
     charges = tuple(_charges(shared, thread_of))
-    return Judged(program=program, log=log, basis=base.basis, root_ns=base.ns, blame=shared, charges=charges)
+    return Judged(
+        program=program, log=log, basis=base.basis, root_ns=base.ns, probed=probed, blame=shared, charges=charges
+    )
 
 
 def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]:
     rows = shared.coverage
     for row in np.flatnonzero(rows.leaf).tolist():
         node = int(rows.node[row])
+        if shared.nodes[node].who == blame.NO_ONE and shared.nodes[node].parent == blame.ROOT:
+            continue  # no thread's time: the way of an answer, or a request that nobody took
         chain = [thread_of[int(rows.item[row])]]
+        behind = None
         for step in shared.path(node)[1:]:
-            if shared.nodes[step].who != chain[-1]:
+            on = shared.nodes[step].on
+            if on is not None and on.other is not None:
+                behind = shared.nodes[step].who if on.other != OLDER else None
+            elif shared.nodes[step].who != chain[-1]:
                 chain.append(shared.nodes[step].who)
         yield Charge(
             start_ns=int(rows.start_ns[row]),
             end_ns=int(rows.end_ns[row]),
             kind=shared.nodes[node].kind.name.lower(),
             chain=tuple(chain),
+            behind=behind,
         )
 
 
 def true_leaves(judged: Judged) -> list[Leaf]:
     """The truth for the root that culpa chose: the requests of the target, or all that its threads did."""
     program, log = judged.program, judged.log
-    spans = [(span.tid, span.start_ns, span.end_ns) for span in truth.roots(program, log)]
+    roots = truth.probed_roots if judged.probed else truth.roots
+    spans = [(span.tid, span.start_ns, span.end_ns) for span in roots(program, log)]
     if judged.basis == "threads":
         spans = [(t.tid, *program.window) for p in program.processes if p.pid == program.target_pid for t in p.threads]
     return [leaf for span in spans for leaf in truth.explain(program, log, *span)]
@@ -133,8 +150,12 @@ def _compare(charges: list[Charge], leaves: list[Leaf]) -> Iterator[Difference]:
         idle = leaf is not None and leaf.kind == "idle" and len(leaf.chain) == 1
         if charge is None and (leaf is None or idle):
             continue
-        if charge is None or leaf is None or (charge.kind, charge.chain) != (leaf.kind, leaf.chain):
+        if charge is None or leaf is None or _said(charge) != _said(leaf):
             yield Difference(start_ns=start, end_ns=end, charge=charge, leaf=leaf)
+
+
+def _said(item: Charge | Leaf) -> tuple[str, tuple[int, ...], int | None]:
+    return item.kind, item.chain, item.behind
 
 
 class _Walk:
@@ -155,17 +176,14 @@ class _Walk:
 def may_stop(difference: Difference, judged: Judged) -> bool:
     """Whether a world in which everything is seen leaves culpa an excuse for not knowing.
 
-    Locks and helpers are not explained yet; nobody can know who will take a connection that nobody has taken, or for
-    whom a thread waits that idles; a wait that is still open at the end of the window has not named who ends it.
+    Nobody can know who will take a connection that nobody has taken, or for whom a thread waits that idles; a wait that
+    is still open at the end of the window has not named who ends it.
     """
     charge, leaf = difference.charge, difference.leaf
     if charge is None or leaf is None or not stops_early(charge, leaf):
         return False
     stopped_at = charge.chain[-1]
-    uncovered = UNCOVERED_EDGES & {*leaf.edges[: len(charge.chain)]}
-    return (
-        bool(uncovered) or leaf.kind in ("idle", "queued") or _waits_at_the_end(judged, stopped_at, difference.start_ns)
-    )
+    return leaf.kind in ("idle", "queued") or _waits_at_the_end(judged, stopped_at, difference.start_ns)
 
 
 def _waits_at_the_end(judged: Judged, tid: int, moment_ns: int) -> bool:

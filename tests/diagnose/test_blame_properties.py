@@ -140,3 +140,18 @@ def test_seeing_less_only_moves_time_to_unexplained(seed: int, size: int):
     )
     wrong = [difference for difference in differences(judge(less, log)) if difference.is_wrong]
     assert not wrong
+
+
+@_all(SEEN)
+@often
+@given(seed=SEEDS, size=SIZES)
+def test_a_request_that_was_not_read_yet_waits_for_what_its_reader_does(nature: Nature, seed: int, size: int):
+    """From its arrival on a probe's request stands with the thread that will read it, and with whom that waits for."""
+    program, log = run(seed, size, nature)
+    judged = judge(program, log, probed=True)
+    found = differences(judged)
+    assert not [difference for difference in found if difference.is_wrong]
+    assert not [d for d in found if d.charge is not None and not may_stop(d, judged)]
+    end_ns = program.window[1]
+    read = {r.server_tid for r in truth.probed(program, log) if r.read_ns is not None and r.read_ns < end_ns}
+    assert read <= {charge.chain[0] for charge in judged.charges}

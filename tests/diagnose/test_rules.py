@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scene import AOF, APP, JOURNAL, MS, REDIS, US, Scene
+from scene import AOF, APP, JOURNAL, MS, REDIS, Scene
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
@@ -224,13 +224,41 @@ def test_the_slow_device_stands_under_what_made_it_work() -> None:
     assert ["disk.slow-device"] == [because.id for because in cause(verdict, "redis.aof.fsync-always").because]
 
 
-def test_queueing_before_the_device_is_saturation() -> None:
-    """Requests that wait longer than they are served."""
-    scene = redis_slow()
-    scene.rows["blocks"]["issue_ns"] = [int(str(done)) - 500 * US for done in scene.rows["blocks"]["complete_ns"]]
-    verdict = judge(scene.capture(appendfsync="always"))
+def with_neighbours(scene: Scene, neighbours: int, *, pid: int = 900) -> Scene:
+    """So many requests of another process beside each that there is, of the same time and device."""
+    blocks = scene.rows["blocks"]
+    own = list(zip(*(blocks[name] for name in ("queued_ns", "issue_ns", "complete_ns")), strict=True))
+    for queued, issue, complete in own * neighbours:
+        scene.add(
+            schema.BLOCKS, queued_ns=queued, issue_ns=issue, complete_ns=complete, dev=5, sector=800, bytes=4096,
+            op="write", sync=True, tid=pid, pid=pid, ino_dev=5, ino=77,
+        )  # fmt: skip
+    scene.add(schema.TASKS, tid=pid, pid=pid, comm="importer", kernel=False)
+    scene.add(schema.FILES, dev=5, ino=77, path="/data/table")
+    return scene
 
-    assert ["disk.saturated"] == [because.id for because in cause(verdict, "redis.aof.fsync-always").because]
+
+def test_a_device_busy_with_others_requests_is_saturated() -> None:
+    """Three of four requests in flight are a neighbour's: three quarters of the wait are queueing, and it is named."""
+    verdict = judge(with_neighbours(redis_slow(), 3).capture(appendfsync="always"))
+    (found,) = cause(verdict, "redis.aof.fsync-always").because
+    facts = {evidence.fact: evidence.value for evidence in found.evidence}
+
+    assert ("disk.saturated", 900) == (found.id, found.who.pid if found.who else None)
+    assert "/data/table" == (found.on.path if found.on else None)
+    queued, own = (facts[f"waited for sdz: {what}"] for what in ("behind others' requests", "for its own requests"))
+    assert isinstance(queued, float)
+    assert isinstance(own, float)
+    assert 3 * own == pytest.approx(queued, rel=0.02)
+    assert 4.0 == pytest.approx(facts["requests in flight meanwhile, in the mean"], rel=0.02)
+    assert any("importer[900] on /data/table" in fact for fact in facts)
+
+
+def test_a_device_that_has_little_else_to_do_is_slow_itself() -> None:
+    """One of two requests in flight is the waiter's own: half of the wait, and no more, is queueing."""
+    verdict = judge(with_neighbours(redis_slow(), 1).capture(appendfsync="always"))
+
+    assert ["disk.slow-device"] == [because.id for because in cause(verdict, "redis.aof.fsync-always").because]
 
 
 def test_a_healthy_service_yields_nothing_above_a_note() -> None:

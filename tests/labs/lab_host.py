@@ -25,6 +25,11 @@ def write_limits() -> set[str]:
     return {line.split()[0] for line in file.read_text().splitlines()}
 
 
+def dirty_bounds() -> set[str]:
+    """Loop devices whose dirty pages are bounded strictly."""
+    return {path.parent.name for path in Path("/sys/class/bdi").glob("7:*/strict_limit") if path.read_text() != "0\n"}
+
+
 def processes_in(directory: Path) -> list[int]:
     """Processes whose working directory is, or was, a directory or one below it."""
     below = (f"{directory}/", f"{directory} (deleted)")

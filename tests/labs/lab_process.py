@@ -13,12 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-from culpa.labs import ledger, redis_server, site, slowdisk
+from culpa.labs import ledger, redis_server, site, slowdisk, throttle
 from culpa.labs.places import Places
 
 DIRECTORY = Path(sys.argv[1])
 UNSAID = sys.argv[2:] == ["unsaid"]
 DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 and not UNSAID else 0
+SLOWNESS = slowdisk.Slowness(rate=throttle.Rate(per_second=800), dirty_bytes=16 << 20, image_bytes=64 << 20)
 PLACES = Places(temp=DIRECTORY / "temp", state=DIRECTORY, lock=DIRECTORY / "lock")
 
 if DIE_AFTER or UNSAID:
@@ -45,7 +46,7 @@ def wait_for_title(pid: int) -> None:
 
 
 with site.opened(lambda line: print(line, file=sys.stderr), places=PLACES) as here:
-    with_disk = here.stack.enter_context(slowdisk.slow_disk(here, image_bytes=64 << 20))
+    with_disk = here.stack.enter_context(slowdisk.slow_disk(here, SLOWNESS))
     redis_server.start(here, with_disk.directory, appendonly="yes")
     print("ready", flush=True)
     time.sleep(120)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +54,51 @@ def test_both_ways_count_the_same_primes(places: Places) -> None:
         case = raised(here, "primes", "1000")
         answers = {ask(case, action) for action in ("by_division", "by_sieve")}
     assert answers == {f"{PRIMES_BELOW_1000} primes below 1000\n"}
+
+
+def test_words_are_counted_the_same_by_way_of_files_and_in_memory(places: Places) -> None:
+    """One figure both ways, and none of the files is left."""
+    with site.opened(print, places=places) as here:
+        folder = here.directory / "texts"
+        folder.mkdir()
+        case = raised(here, "words", str(folder), "40", "5000", "7")
+        answers = {ask(case, f"{way}/lomi") for way in ("popularity", "popular")}
+        left = list(folder.iterdir())
+    (answer,) = answers
+    assert answer.endswith(" times in 40 texts\n")
+    assert int(answer.split()[2]) > 0
+    assert [] == left
+
+
+def test_orders_are_logged_in_full_until_a_signal_says_less(places: Places) -> None:
+    """By the size of the files: a dump an order, one old part kept, and nothing more after SIGUSR2."""
+    with site.opened(print, places=places) as here:
+        log = here.directory / "orders.log"
+        case = raised(here, "orders", str(log), "100000", "150000")
+        for _ in range(3):
+            ask(case, "order")
+        parts = sorted(path.name for path in here.directory.glob("orders.log*"))
+        before = log.stat().st_size
+        os.kill(case.app.pid, signal.SIGUSR2)
+        ask(case, "order")
+        after = log.stat().st_size
+    assert ["orders.log", "orders.log.1"] == parts
+    assert 100_000 < before == after < 100_200
+
+
+def test_a_box_of_cards_is_written_past_the_page_cache(places: Places) -> None:
+    """By the kernel's own count of bytes that the process sent to the disk: every card, and its first state."""
+    with site.opened(print, places=places) as here:
+        case = raised(here, "cards", str(here.directory / "box"), "50", "7")
+        before = _write_bytes(case.app.pid)
+        assert ask(case, "shuffle") == ask(case, "look") == "50 cards\n"
+        written = _write_bytes(case.app.pid) - before
+    assert 50 * 4096 == written
+
+
+def _write_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
 
 
 def test_a_report_by_the_clock_takes_the_pause_and_directly_only_the_work(places: Places) -> None:

@@ -18,8 +18,8 @@ from culpa.labs.places import MARKER, Places
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 LAB = Path(__file__).with_name("lab_process.py")
-ENTRIES = 6
-"""Ledger entries of the lab process: run, two loops, mount, throttle, process."""
+ENTRIES = 7
+"""Ledger entries of the lab process: run, two loops, mount, bound on dirty pages, throttle, process."""
 
 
 def start_lab(places: Places, *more: str) -> subprocess.Popen[str]:
@@ -46,8 +46,9 @@ def assert_nothing_left(places: Places, limits_before: set[str]) -> None:
 
 
 def test_a_killed_lab_is_removed_by_the_next(places: Places) -> None:
-    """SIGKILL leaves redis-server, mount, two loop devices, a limit and files; the next site removes them all."""
-    limits_before = lab_host.write_limits()
+    """SIGKILL leaves redis-server, mount, two loop devices, a limit, a bound and files; the next site removes them
+    all."""
+    limits_before, bounds_before = lab_host.write_limits(), lab_host.dirty_bounds()
     lab = started_lab(places)
     lab.kill()
     lab.communicate()
@@ -55,11 +56,13 @@ def test_a_killed_lab_is_removed_by_the_next(places: Places) -> None:
     assert len(lab_host.mounts_in(places.temp)) == 1
     assert len(lab_host.loop_devices_over(places.temp)) == 1
     assert len(lab_host.write_limits() - limits_before) == 1
+    assert len(lab_host.dirty_bounds() - bounds_before) == 1
     removed: list[str] = []
     with site.opened(removed.append, places=places):
         assert lab_host.mounts_in(places.temp) == []
     assert_nothing_left(places, limits_before)
-    assert len(removed) == 6, removed
+    assert len(removed) == 7, removed
+    assert bounds_before >= lab_host.dirty_bounds()
 
 
 @pytest.mark.parametrize("entries", range(1, ENTRIES + 1))

@@ -194,3 +194,21 @@ def test_an_alarm_where_nothing_is_wrong_is_false() -> None:
 def test_without_a_saving_there_is_no_prediction_error(measured: Measured) -> None:
     """Not measured, or the fix did not help."""
     assert score(verdict(FIRST, SECOND), TRUTH, measured).prediction_error is None
+
+
+def test_a_bystander_must_be_named_in_the_evidence_of_its_cause() -> None:
+    """By name and pid, in a head or a because; elsewhere does not count."""
+    truth = Truth(causes=("a.first",), bystanders=(TruthWho(cause="a.first", pid=31, comm="diary"),))
+    fact = Evidence(fact="diary[31] waits for the same disk", value=1.0, unit="s", threshold=None, source="blocks")
+    named = msgspec.structs.replace(cause("a.first"), evidence=(fact,))
+    elsewhere = msgspec.structs.replace(cause("b.second"), evidence=(fact,))
+    assert score(verdict(named), truth, MEASURED).who
+    assert score(verdict(cause("b.second", because=(named,))), truth, MEASURED).who
+    assert not score(verdict(cause("a.first"), elsewhere), truth, MEASURED).who
+
+
+def test_a_device_must_be_the_one() -> None:
+    """As a path must."""
+    truth = Truth(causes=("a.first",), on=(TruthOn(cause="a.first", device="sdb"),))
+    assert score(verdict(cause("a.first", on=On(device="sdb"))), truth, MEASURED).on
+    assert not score(verdict(cause("a.first", on=On(device="sda"))), truth, MEASURED).on

@@ -12,10 +12,15 @@ from pathlib import Path
 import lab_host
 import pytest
 
-from culpa.labs import loopdev, site, slowdisk
+from culpa.labs import loopdev, site, slowdisk, throttle
 from culpa.labs.places import Places
 
 WINDOW_S = 2.0
+
+
+def slowness(image_bytes: int, *, dirty_bytes: int | None = None) -> slowdisk.Slowness:
+    """800 writes a second."""
+    return slowdisk.Slowness(rate=throttle.Rate(per_second=800), image_bytes=image_bytes, dirty_bytes=dirty_bytes)
 
 
 def count_syncs(directory: Path, seconds: float) -> int:
@@ -40,7 +45,7 @@ def writes_completed(device: str) -> int:
 def test_writes_are_held_to_the_limit(places: Places) -> None:
     """The kernel's own count of writes stays at the limit, and a sync costs several of them."""
     with site.opened(print, places=places) as here:
-        disk = here.stack.enter_context(slowdisk.slow_disk(here, write_iops=800, image_bytes=256 << 20))
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness(256 << 20)))
         assert disk.device is not None
         lower = loopdev.backing_of(Path(disk.device).name)
         assert lower is not None
@@ -53,16 +58,37 @@ def test_writes_are_held_to_the_limit(places: Places) -> None:
 
 
 @pytest.mark.root
+def test_writers_are_held_to_bytes_once_few_pages_may_be_dirty(places: Places) -> None:
+    """24 MB into a disk of 4 MB a second take seconds with a bound of 4 MB, and next to nothing without one."""
+    taken = {}
+    for dirty_bytes in (4 << 20, None):
+        rate = throttle.Rate(per_second=4 << 20, unit="bytes")
+        with site.opened(print, places=places) as here:
+            slow = slowdisk.Slowness(rate=rate, dirty_bytes=dirty_bytes, image_bytes=256 << 20)
+            disk = here.stack.enter_context(slowdisk.slow_disk(here, slow))
+            started = time.monotonic()
+            with (disk.directory / "flood").open("wb", buffering=0) as file:
+                for _ in range(24):
+                    file.write(bytes(1 << 20))
+            taken[dirty_bytes] = time.monotonic() - started
+            (disk.directory / "flood").unlink()  # or the unmount would wait for it to be written
+    assert taken[4 << 20] >= 3.0
+    assert taken[None] < taken[4 << 20] / 3
+
+
+@pytest.mark.root
 def test_the_disk_is_gone_afterwards(places: Places) -> None:
     """Mount, loop devices, limit and image end with the disk, before the site ends."""
-    limits_before = lab_host.write_limits()
+    limits_before, bounds_before = lab_host.write_limits(), lab_host.dirty_bounds()
     with site.opened(print, places=places) as here:
-        with slowdisk.slow_disk(here, image_bytes=64 << 20):
+        with slowdisk.slow_disk(here, slowness(64 << 20, dirty_bytes=16 << 20)):
             assert len(lab_host.mounts_in(here.directory)) == 1
             assert limits_before < lab_host.write_limits()
+            assert bounds_before < lab_host.dirty_bounds()
         assert lab_host.mounts_in(here.directory) == []
         assert lab_host.loop_devices_over(here.directory) == []
         assert limits_before == lab_host.write_limits()
+        assert bounds_before == lab_host.dirty_bounds()
         assert [path.name for path in here.directory.iterdir()] == ["disk"]
 
 
@@ -70,7 +96,7 @@ def test_the_disk_is_gone_afterwards(places: Places) -> None:
 def test_a_failure_half_way_undoes_the_first_half(places: Places) -> None:
     """An image too small for a file system fails at mkfs, with two loop devices made: ordinary disk, none left."""
     with site.opened(print, places=places) as here:
-        with pytest.raises(site.LabError, match="mkfs"), slowdisk.slow_disk(here, image_bytes=4096):
+        with pytest.raises(site.LabError, match="mkfs"), slowdisk.slow_disk(here, slowness(4096)):
             pass
         assert lab_host.loop_devices_over(here.directory) == []
         assert list(here.directory.glob("disk.img")) == []
@@ -80,13 +106,14 @@ def test_a_failure_half_way_undoes_the_first_half(places: Places) -> None:
 def test_without_root_the_disk_is_ordinary_and_says_so(places: Places) -> None:
     """An ordinary user gets a directory and a reason."""
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom culpa.labs import site, slowdisk\n"
+        "import os, sys\nfrom pathlib import Path\nfrom culpa.labs import site, slowdisk, throttle\n"
         "from culpa.labs.places import Places\n"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "base = Path(sys.argv[1])\n"
         "places = Places(temp=base, state=base, lock=base / 'lock')\n"
+        "slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=800))\n"
         "with site.opened(print, places=places) as here:\n"
-        "    disk = slowdisk.slow_or_ordinary(here, write_iops=800, progress=print)\n"
+        "    disk = slowdisk.slow_or_ordinary(here, slowness, progress=print)\n"
         "    print(disk.kind, disk.directory.is_dir())\n"
         "print(sorted(path.name for path in base.iterdir()))\n"
     )

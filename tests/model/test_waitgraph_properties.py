@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from culpa.model import requests, timeline, waitgraph
 from culpa.sim import emit, engine, truth
 from culpa.sim.log import Log
-from culpa.sim.program import Program
+from culpa.sim.program import Help, Program
 from culpa.sim.random_programs import Nature, random_program
 
 SEEDS = st.integers(0, 2**32)
@@ -61,10 +61,26 @@ def test_who_runs_or_is_runnable_waits_for_nobody(nature: Nature, seed: int):
 def test_a_wait_leads_to_the_thread_that_it_truly_waited_for(nature: Nature, seed: int):
     """Of every watched thread, not only of those that serve the target's requests."""
     program, log, _, pieces = _simulate(seed, nature)
-    led = pieces.filter(pl.col("next_tid") >= 0)
+    led = pieces.filter((pl.col("next_tid") >= 0) & ~pl.col("idle"))
     for tid, start, end, to in led.select("tid", "start_ns", "end_ns", "next_tid").iter_rows():
         chains = {leaf.chain[:2] for leaf in truth.explain(program, log, tid, start, end)}
         assert {(tid, to)} == chains, (tid, start, end)
+
+
+@natures
+@often
+@given(seed=SEEDS)
+def test_who_waits_for_work_is_idle_and_led_to_whoever_gave_it_the_next_piece(nature: Nature, seed: int):
+    """A helper's wait on its channel."""
+    program, log, _, pieces = _simulate(seed, nature)
+    assert pieces.filter((pl.col("kind") == "idle") & ~pl.col("idle")).is_empty()
+    helpers = [t.tid for p in program.processes for t in p.threads if isinstance(t.body, Help)]
+    led = pieces.filter((pl.col("next_tid") >= 0) & pl.col("tid").is_in(helpers) & (pl.col("kind") == "peer"))
+    for tid, start, end, to, idle in led.select("tid", "start_ns", "end_ns", "next_tid", "idle").iter_rows():
+        assert idle
+        assert {("idle", (tid,))} == {(leaf.kind, leaf.chain) for leaf in truth.explain(program, log, tid, start, end)}
+        job = next(job for job in log.jobs if job.helper_tid == tid and job.taken_ns is not None and job.taken_ns > end)
+        assert to == job.asker_tid
 
 
 @often
@@ -72,9 +88,12 @@ def test_a_wait_leads_to_the_thread_that_it_truly_waited_for(nature: Nature, see
 def test_a_question_is_queued_until_it_is_read_and_then_the_peer_works_on_it(seed: int):
     """The cut lies where the peer's read of the question ended."""
     program, log, _, pieces = _simulate(seed, NATURES["all seen"])
-    named = pieces.filter(pl.col("kind").is_in(["queued", "peer"]))
+    named = pieces.filter(
+        pl.col("kind").is_in(["queued", "peer", "lock"]) & ~pl.col("idle") & (pl.col("next_tid") >= 0)
+    )
     for tid, start, end, kind in named.select("tid", "start_ns", "end_ns", "kind").iter_rows():
-        assert {kind} == {leaf.edges[0] for leaf in truth.explain(program, log, tid, start, end)}, (tid, start, end)
+        edges = {leaf.edges[0] for leaf in truth.explain(program, log, tid, start, end)}
+        assert {kind} == {"peer" if edge == "job" else edge for edge in edges}, (tid, start, end)
 
 
 @pytest.mark.parametrize(

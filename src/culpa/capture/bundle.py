@@ -14,7 +14,7 @@ import re
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -23,11 +23,11 @@ import polars as pl
 
 from culpa.capture.archive import MANIFEST_NAME, Refused, begins_as_capture, open_archive, open_regular
 from culpa.capture.archive import members as archive_members
-from culpa.capture.checks import CheckError, check_manifest, shortened, sound
+from culpa.capture.checks import CheckError, check_column, check_manifest, in_order, shortened, spent
 from culpa.capture.encoding import encode_json
 from culpa.capture.manifest import Manifest
 from culpa.capture.parquet import ParquetError, measure
-from culpa.capture.schema import BY_NAME, SCHEMA, Table
+from culpa.capture.schema import BY_NAME, SCHEMA, Column, Table
 from culpa.errors import CaptureError
 from culpa.units import format_count, printable
 
@@ -44,19 +44,35 @@ _SCHEMA_NUMBER: Final = re.compile(r"culpa\.capture/(\d{1,6})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """A manifest and its tables. A table that was not collected is absent from `tables`."""
+    """A manifest and its tables. A table that was not collected is absent from `tables`; of one that is `used_up` it
+    is known only that it was.
+    """
 
     manifest: Manifest
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    used_up: frozenset[str] = frozenset()
 
     def has(self, table: Table) -> bool:
         """Whether the table was collected at all, even without rows."""
-        return table.name in self.tables
+        return table.name in self.tables or table.name in self.used_up
 
     def frame(self, table: Table) -> pl.DataFrame:
-        """The table's rows; no rows where it was not collected."""
+        """The table's rows; no rows where it was not collected.
+
+        Raises:
+            LookupError: the table is used up.
+        """
+        if table.name in self.used_up:
+            raise LookupError(f"the rows of {table.name} were given up: take what was made of them")
         found = self.tables.get(table.name)
         return table.empty() if found is None else found
+
+    def without_rows(self, table: Table) -> Capture:
+        """The same capture once everything has been made of a table that is to be made of it."""
+        if table.name not in self.tables:
+            return self
+        kept = {name: frame for name, frame in self.tables.items() if name != table.name}
+        return replace(self, tables=kept, used_up=self.used_up | {table.name})
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -164,12 +180,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write(capture: Capture, file: BinaryIO) -> None:
-    tables = _saveable(capture)
+    check_manifest(capture.manifest)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
         archive.writestr(_member(MANIFEST_NAME), encode_json(capture.manifest, indent=1))
-        decoded = 0
-        for name, frame in sorted(tables.items()):
-            content = _parquet(frame)
+        decoded, text_budget = 0, MAX_DECODED_BYTES
+        for name, frame in sorted(capture.tables.items()):
+            stored, text_bytes = _stored(BY_NAME[name], frame)
+            text_budget = spent(BY_NAME[name], text_budget, text_bytes)
+            content = _parquet(stored)
+            del stored
             claim = measure(content)
             decoded += claim.decoded_bytes
             if claim.rows > MAX_ROWS or decoded > MAX_DECODED_BYTES:
@@ -180,12 +199,21 @@ def _write(capture: Capture, file: BinaryIO) -> None:
             archive.writestr(_member(f"{name}.parquet"), content)
 
 
-def _saveable(capture: Capture) -> dict[str, pl.DataFrame]:
-    """The declared columns, overlong texts cut, and nothing that opening would refuse."""
-    tables = {name: shortened(_declared(BY_NAME[name], frame)) for name, frame in capture.tables.items()}
-    check_manifest(capture.manifest)
-    sound(tables, MAX_DECODED_BYTES)
-    return tables
+def _stored(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The declared columns as they stand in a file, overlong texts cut, and nothing that opening would refuse; the
+    bytes of the texts.
+    """
+    columns, text_bytes = [], 0
+    for column in table.columns:
+        values = frame[column.name].cast(column.stored) if column.name in frame.columns else _nulls(column, len(frame))
+        values = shortened(values)
+        text_bytes += check_column(table, column, values)
+        columns.append(values)
+    return pl.DataFrame(columns), text_bytes
+
+
+def _nulls(column: Column, count: int) -> pl.Series:
+    return pl.Series(column.name, [None], dtype=column.stored).new_from_index(0, count)
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -208,6 +236,7 @@ def _read(archive: zipfile.ZipFile, file_bytes: int) -> Capture:
     manifest = _manifest(archive.read(members.pop(MANIFEST_NAME)))
     budget = min(MAX_DECODED_BYTES, FREE_DECODED_BYTES + MAX_EXPANSION * file_bytes)
     tables: dict[str, pl.DataFrame] = {}
+    spots = manifest.blind_spots
     for name, info in sorted(members.items()):
         table = BY_NAME.get(name)
         if table is None:
@@ -217,11 +246,11 @@ def _read(archive: zipfile.ZipFile, file_bytes: int) -> Capture:
         budget -= claim.decoded_bytes
         if claim.rows > MAX_ROWS or budget < 0:
             raise ParquetError(f"the table {name} would take far more memory than a capture of this size does")
-        tables[name] = _table(table, content)
-    checked, dropped = sound(tables, budget)
-    return Capture(
-        manifest=msgspec.structs.replace(manifest, blind_spots=manifest.blind_spots + dropped), tables=checked
-    )
+        found, text_bytes = _table(table, content)
+        budget = spent(table, budget, text_bytes)
+        tables[name], spot = in_order(table, found)
+        spots += () if spot is None else (spot,)
+    return Capture(manifest=msgspec.structs.replace(manifest, blind_spots=spots), tables=tables)
 
 
 def _manifest(content: bytes) -> Manifest:
@@ -239,20 +268,32 @@ def _manifest(content: bytes) -> Manifest:
     return manifest
 
 
-def _table(table: Table, content: bytes) -> pl.DataFrame:
-    """The table with the declared columns in the declared order."""
+def _table(table: Table, content: bytes) -> tuple[pl.DataFrame, int]:
+    """The table with the declared columns in the declared order, missing ones null; the bytes of its texts.
+
+    Column by column: as text a word takes many times the memory that it takes afterwards. A word that this culpa does
+    not know becomes null.
+    """
     with _native_messages_muted():
-        frame = _decode(table, content)
-    return _declared(table, frame)
+        found = pl.read_parquet_schema(io.BytesIO(content))
+        for column in table.columns:
+            if column.name in found and found[column.name] != column.stored:
+                raise CheckError(f"the column {table.name}.{column.name} has another type than it must have")
+        known = [column for column in table.columns if column.name in found]
+        columns, text_bytes = {}, 0
+        for column in known:
+            values = _decode(content, column.name)
+            text_bytes += check_column(table, column, values)
+            columns[column.name] = values.cast(column.dtype, strict=False) if column.is_text else values
+    height = len(next(iter(columns.values()), ()))
+    return pl.DataFrame(
+        [columns[c.name] if c.name in columns else _nulls(c, height).cast(c.dtype) for c in table.columns]
+    ), text_bytes
 
 
-def _decode(table: Table, content: bytes) -> pl.DataFrame:
-    found = pl.read_parquet_schema(io.BytesIO(content))
-    for column in table.columns:
-        if column.name in found and found[column.name] != column.dtype:
-            raise CheckError(f"the column {table.name}.{column.name} has another type than it must have")
-    known = [column.name for column in table.columns if column.name in found]
-    return pl.read_parquet(io.BytesIO(content), columns=known, use_statistics=False, glob=False)
+def _decode(content: bytes, name: str) -> pl.Series:
+    frame = pl.read_parquet(io.BytesIO(content), columns=[name], use_statistics=False, glob=False)
+    return frame.get_column(name)
 
 
 @contextlib.contextmanager
@@ -271,13 +312,3 @@ def _native_messages_muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _declared(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """Exactly the declared columns, in order; missing ones null."""
-    return frame.select(
-        pl.col(column.name).cast(column.dtype)
-        if column.name in frame.columns
-        else pl.lit(None, dtype=column.dtype).alias(column.name)
-        for column in table.columns
-    )

@@ -14,7 +14,7 @@ from typing import Final
 import polars as pl
 
 from culpa.capture.manifest import BlindSpot, Manifest
-from culpa.capture.schema import BY_NAME, Column, Table
+from culpa.capture.schema import Column, Table
 
 MAX_NS: Final = 1 << 62
 """146 years of uptime; twice this still fits into a signed 64-bit number."""
@@ -50,41 +50,58 @@ class CheckError(ValueError):
     """The capture holds what no collector writes; the message says what."""
 
 
-def sound(
-    tables: Mapping[str, pl.DataFrame], text_budget: int
-) -> tuple[dict[str, pl.DataFrame], tuple[BlindSpot, ...]]:
-    """The tables without rows that cannot be true, and a blind spot for each table that lost some.
+def check_column(table: Table, column: Column, values: pl.Series) -> int:
+    """Compare the values of a column, of its stored type, with their bounds.
 
-    Args:
-        tables: frames with exactly the declared columns.
-        text_budget: bytes that all texts together may take once each value stands alone (a dictionary may hold one
-            long text that a million rows point to).
+    Returns:
+        The bytes that its texts take once each value stands alone: a dictionary may hold one long text that a million
+        rows point to.
 
     Raises:
-        CheckError: a value is out of range or the texts exceed the budget.
+        CheckError: a value is out of range.
     """
-    kept: dict[str, pl.DataFrame] = {}
-    spots: list[BlindSpot] = []
-    for name, frame in tables.items():
-        text_budget -= _check_values(BY_NAME[name], frame)
-        if text_budget < 0:
-            raise CheckError(f"the texts of {name} would take far more memory than a capture of this size does")
-        kept[name] = _ordered(name, frame)
-        if lost := frame.height - kept[name].height:
-            spots.append(
-                BlindSpot(
-                    what=f"{lost} of {frame.height} rows of {name}",
-                    why="they end before they begin",
-                    way_out="record again; if it happens again, report it",
-                )
-            )
-    return kept, tuple(spots)
+    if column.is_text:
+        return _text_bytes(table, column, values)
+    if column.dtype == pl.List(pl.String):
+        if (values.list.len().max() or 0) > MAX_FRAMES:  # type: ignore[operator]  # an integer column
+            raise _out_of_range(table, column)
+        return _text_bytes(table, column, values.explode())
+    if column.dtype == pl.Float64:
+        if not (values.is_finite() & (values.abs() <= MAX_VALUE)).all():
+            raise _out_of_range(table, column)
+    elif (bounds := _bounds(column)) and not values.is_between(*bounds).all():
+        raise _out_of_range(table, column)
+    return 0
 
 
-def shortened(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with texts cut so that none is too long to be opened again."""
-    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
-    return frame.with_columns(pl.col(texts).str.head(MAX_TEXT_LETTERS)) if texts else frame
+def spent(table: Table, budget: int, text_bytes: int) -> int:
+    """What is left of the bytes that all texts together may take.
+
+    Raises:
+        CheckError: nothing is.
+    """
+    if text_bytes > budget:
+        raise CheckError(f"the texts of {table.name} would take far more memory than a capture of this size does")
+    return budget - text_bytes
+
+
+def in_order(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, BlindSpot | None]:
+    """The rows that do not end before they begin, and a blind spot if that are not all."""
+    true = [(pl.col(earlier) <= pl.col(later)).fill_null(True) for earlier, later in _ORDERED.get(table.name, ())]
+    possible = frame.select(pl.all_horizontal(true)).to_series() if true else pl.Series([True])
+    if possible.all():
+        return frame, None
+    kept = frame.filter(possible)
+    return kept, BlindSpot(
+        what=f"{frame.height - kept.height} of {frame.height} rows of {table.name}",
+        why="they end before they begin",
+        way_out="record again; if it happens again, report it",
+    )
+
+
+def shortened(values: pl.Series) -> pl.Series:
+    """Texts cut so that none is too long to be opened again; anything else as it is."""
+    return values.str.head(MAX_TEXT_LETTERS) if values.dtype == pl.String else values
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -118,25 +135,6 @@ def _within(what: str, *ascending: int) -> None:
         raise CheckError(f"{what} is out of range")
 
 
-def _check_values(table: Table, frame: pl.DataFrame) -> int:
-    """Compare every column with its bounds; the bytes of the table's texts."""
-    text_bytes = 0
-    for column in table.columns:
-        values = frame.get_column(column.name)
-        if column.dtype == pl.String:
-            text_bytes += _text_bytes(table, column, values)
-        elif column.dtype == pl.List(pl.String):
-            if (values.list.len().max() or 0) > MAX_FRAMES:  # type: ignore[operator]  # an integer column
-                raise _out_of_range(table, column)
-            text_bytes += _text_bytes(table, column, values.explode())
-        elif column.dtype == pl.Float64:
-            if not (values.is_finite() & (values.abs() <= MAX_VALUE)).all():
-                raise _out_of_range(table, column)
-        elif (bounds := _bounds(column)) and not values.is_between(*bounds).all():
-            raise _out_of_range(table, column)
-    return text_bytes
-
-
 def _bounds(column: Column) -> tuple[int, int] | None:
     """Lowest and highest sensible value of an integer column; null where any number may stand."""
     if column.unit == "ns":
@@ -155,12 +153,6 @@ def _text_bytes(table: Table, column: Column, values: pl.Series) -> int:
     if int(lengths.max() or 0) > MAX_TEXT_BYTES:  # type: ignore[arg-type]  # an integer column
         raise CheckError(f"a text in {table.name}.{column.name} is too long")
     return int(lengths.cast(pl.UInt64).sum())
-
-
-def _ordered(name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    for earlier, later in _ORDERED.get(name, ()):
-        frame = frame.filter((pl.col(earlier) <= pl.col(later)).fill_null(True))
-    return frame
 
 
 def _out_of_range(table: Table, column: Column) -> CheckError:

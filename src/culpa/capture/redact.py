@@ -21,7 +21,7 @@ import polars as pl
 
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Manifest, Target
-from culpa.capture.schema import BY_NAME, DEVICES, Column, Table
+from culpa.capture.schema import BY_NAME, DEVICES, Column, PolarsType, Table
 from culpa.capture.vocabulary import PUBLIC_WORDS
 
 Redactor = Callable[[str], str]
@@ -104,19 +104,20 @@ class _Hashes:
     def column(self, table: Table, column: Column, frame: pl.DataFrame) -> pl.Series:
         values = frame.get_column(column.name)
         full_name = f"{table.name}.{column.name}"
-        if column.dtype != pl.String or column.name in _PUBLIC_COLUMNS or full_name in _PUBLIC_COLUMNS:
+        if not column.is_text or column.name in _PUBLIC_COLUMNS or full_name in _PUBLIC_COLUMNS:
             return values
-        hashed = self.values(values, self._by_column.get(full_name, self.words))
+        hashed = self.values(values, self._by_column.get(full_name, self.words), column.dtype)
         if full_name == "tasks.comm" and "kernel" in frame.columns:
             return values.zip_with(frame.get_column("kernel").fill_null(False), hashed)
         if full_name == "processes.comm" and "role" in frame.columns:
             return values.zip_with((frame.get_column("role") == "kernel").fill_null(False), hashed)
         return hashed
 
-    def values(self, values: pl.Series, redactor: Redactor) -> pl.Series:
+    def values(self, values: pl.Series, redactor: Redactor, dtype: PolarsType) -> pl.Series:
         """The redactor applied once to each different value."""
         known = [text for text in values.unique().to_list() if text is not None]
-        return values.replace_strict(known, [redactor(text) for text in known], default=None, return_dtype=pl.String)
+        hidden = pl.Series([redactor(text) for text in known], dtype=dtype)
+        return values.replace_strict(pl.Series(known, dtype=dtype), hidden, default=None, return_dtype=dtype)
 
     # --- kinds of text
 
@@ -220,7 +221,7 @@ class _Hashes:
         names = set(_TOKEN.findall(self._capture.manifest.target.name))
         for name, frame in self._capture.tables.items():
             for column in BY_NAME[name].columns:
-                if column.dtype == pl.String and column.name in frame.columns and column.name in _NAME_COLUMNS:
+                if column.is_text and column.name in frame.columns and column.name in _NAME_COLUMNS:
                     for text in frame.get_column(column.name).drop_nulls().unique().to_list():
                         names.update(_TOKEN.findall(text))
         return frozenset(names - PUBLIC_WORDS)

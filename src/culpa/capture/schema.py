@@ -29,6 +29,16 @@ class Column:
     unit: str
     meaning: str
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are words, however they are held in memory."""
+        return self.stored == pl.String
+
+    @property
+    def stored(self) -> PolarsType:
+        """Its type in a file, where words are always text: what they may be is checked when they are read."""
+        return pl.String if isinstance(self.dtype, pl.Enum) or self.dtype == pl.Categorical else self.dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -67,6 +77,14 @@ def _table(name: str, meaning: str, *columns: tuple[str, PolarsType, str, str]) 
     )
 
 
+REPEATED: Final = pl.Categorical()
+"""Text of which many rows hold the same."""
+FILE_TYPE: Final = pl.Enum(["reg", "dir", "chr", "blk", "fifo", "sock", "anon"])
+DIRECTION: Final = pl.Enum(["in", "out"])
+PROTOCOL: Final = pl.Enum(["http", "resp", "unknown"])
+MESSAGE_KIND: Final = pl.Enum(["request", "response", "data"])
+OPERATION: Final = pl.Enum(["read", "write", "flush", "discard", "other"])
+
 I64, I32, U64, U32, STR, BOOL, F64 = pl.Int64, pl.Int32, pl.UInt64, pl.UInt32, pl.String, pl.Boolean, pl.Float64
 
 OFFCPU = _table(
@@ -104,7 +122,7 @@ SYSCALLS = _table(
     ("arg2", U64, "", "third argument"),
     ("dev", U32, "dev_t", "device of the file system of the fd's inode; null: no fd, or not resolved"),
     ("ino", U64, "", "inode of the fd (for a socket its socket inode); for accept: of the new connection"),
-    ("file_type", STR, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
+    ("file_type", FILE_TYPE, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
 )
 
 MESSAGES = _table(
@@ -115,13 +133,13 @@ MESSAGES = _table(
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
     ("ino", U64, "", "socket inode, in `sockets`"),
-    ("direction", STR, "", "in (read by this process) or out (written by it)"),
-    ("protocol", STR, "", "http, resp, unknown"),
-    ("kind", STR, "", "request, response; data: a later part, or an unknown protocol"),
-    ("verb", STR, "", "HTTP method or Redis command in upper case; null for responses and data"),
+    ("direction", DIRECTION, "", "in (read by this process) or out (written by it)"),
+    ("protocol", PROTOCOL, "", "http, resp, unknown"),
+    ("kind", MESSAGE_KIND, "", "request, response; data: a later part, or an unknown protocol"),
+    ("verb", REPEATED, "", "HTTP method or Redis command in upper case; null for responses and data"),
     (
         "detail",
-        STR,
+        REPEATED,
         "",
         "HTTP path without query, or the pattern of the first key (`uuid:*`); null where there is none",
     ),
@@ -154,12 +172,59 @@ BLOCKS = _table(
     ("dev", U32, "dev_t", "the device"),
     ("sector", U64, "512 B", "first sector; null for a flush"),
     ("bytes", I64, "B", "0 for a flush"),
-    ("op", STR, "", "read, write, flush, discard, other"),
+    ("op", OPERATION, "", "read, write, flush, discard, other"),
     ("sync", BOOL, "", "somebody waits for it (REQ_SYNC or a read)"),
     ("tid", I32, "", "the thread that submitted it"),
     ("pid", I32, "", "its process"),
-    ("ino_dev", U32, "dev_t", "file system device of the inode whose page it carries; null: no page or no inode"),
-    ("ino", U64, "", "that inode; null as above"),
+    (
+        "ino_dev",
+        U32,
+        "dev_t",
+        "file system device of the inode whose page it carries first; null: no page, or memory of a process",
+    ),
+    ("ino", U64, "", "that inode; 0: pages of the block device itself (metadata, journal); null as above"),
+    ("generation", U32, "", "that inode's generation: a reused inode number has another; null as above"),
+)
+
+BLOCK_PARTS = _table(
+    "block_parts",
+    "Stretches of writes that carry pages of several inodes; a request without rows here carries those of one.",
+    ("issue_ns", I64, "ns", "of the request, as in `blocks`"),
+    ("dev", U32, "dev_t", "of the request, as in `blocks`"),
+    ("sector", U64, "512 B", "first sector of the request, as in `blocks`"),
+    ("ino_dev", U32, "dev_t", "as in `blocks`"),
+    ("ino", U64, "", "as in `blocks`"),
+    ("generation", U32, "", "as in `blocks`"),
+    ("bytes", I64, "B", "length of the stretch"),
+)
+
+DIRTIED = _table(
+    "dirtied",
+    "Pages that one thread made dirty in one inode within a tenth of a second or less; all processes, watched or not.",
+    ("from_ns", I64, "ns", "when the first of them became dirty"),
+    ("to_ns", I64, "ns", "when the last of them did"),
+    ("tid", I32, "", "the thread; for a mapped file the one that touched the page"),
+    ("pid", I32, "", "its process"),
+    ("dev", U32, "dev_t", "device of the file system"),
+    ("ino", U64, "", "inode; 0: pages of the block device `dev` itself (metadata, or written without a file system)"),
+    ("generation", U32, "", "the inode's generation: a reused inode number has another"),
+    ("disk", U32, "dev_t", "device whose share of the dirty pages is limited; null: no block device"),
+    ("bytes", I64, "B", "whole pages (folios)"),
+)
+
+THROTTLES = _table(
+    "throttles",
+    "One pause that balance_dirty_pages imposed on a writer; all processes, watched or not.",
+    ("ts_ns", I64, "ns", "when the pause began"),
+    ("pause_ns", I64, "ns", "how long it was to be"),
+    ("tid", I32, "", "the writer"),
+    ("pid", I32, "", "its process"),
+    ("disk", U32, "dev_t", "the device whose file it wrote; null: no block device"),
+    ("dirty", I64, "B", "dirty in the domain that is held to its share: the host, or a control group"),
+    ("threshold", I64, "B", "limit of that domain (vm.dirty_ratio, vm.dirty_bytes)"),
+    ("background", I64, "B", "from here on the kernel writes back by itself (vm.dirty_background_*)"),
+    ("disk_dirty", I64, "B", "dirty on that device"),
+    ("disk_threshold", I64, "B", "that device's share of the limit (bdi min/max_ratio, max_bytes, strict_limit)"),
 )
 
 TASKS = _table(
@@ -187,7 +252,8 @@ PROCESSES = _table(
     ("container", STR, "", "container id, from the cgroup path"),
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
-    ("role", STR, "", "target, peer, waker, child, kernel"),
+    ("role", STR, "", "target, peer, waker, child, kernel; culpa: the watcher itself"),
+    ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 
 FILES = _table(
@@ -198,6 +264,7 @@ FILES = _table(
     ("path", STR, "", "path as the host sees it; null: not resolved in time"),
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
+    ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
 )
 
 STACKS = _table(
@@ -247,7 +314,7 @@ SAMPLES = _table(
     ("wchan", STR, "", "kernel symbol it sleeps in; null: running or not readable"),
     ("dev", U32, "dev_t", "device of the fd's file, in the kernel's encoding; null: no fd or not readable"),
     ("ino", U64, "", "inode of the fd"),
-    ("file_type", STR, "", "as in `syscalls`"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
 )
 
 SWEEPS = _table(
@@ -307,7 +374,7 @@ COUNTERS = _table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
+    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
     SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

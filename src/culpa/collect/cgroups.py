@@ -18,7 +18,8 @@ MAX_PATH_CHARS = 400
 UNIFIED = ""
 NAMED_SYSTEMD = "name=systemd"
 
-_CONTAINER_HEX = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_CONTAINER_HEX = re.compile(r"(?<![0-9a-f])(?<!conmon-)[0-9a-f]{64}(?![0-9a-f])")
+"""The scope of a monitor (libpod-conmon-ID.scope, crio-conmon-ID.scope) is not the container's."""
 _CONTAINER_NAMED = re.compile(r"(?:^|/)(?:lxc\.payload[./]|lxc/|machine\.slice/machine-|systemd-nspawn@)([^/]+)")
 _UNIT = re.compile(r"[^/]+\.(?:service|scope)")
 
@@ -64,12 +65,18 @@ def _unit_in(path: str) -> str | None:
 
 
 def _container_in(path: str) -> str | None:
-    """The innermost id of 64 hexadecimal digits (Docker, containerd, CRI-O, Podman), else an LXC or machined name."""
-    hexes = _CONTAINER_HEX.findall(path)
-    if hexes:
-        return str(hexes[-1])
-    named = _CONTAINER_NAMED.search(path)
-    return printable(named[1].removesuffix(".scope")) if named else None
+    found = container_ids(path)
+    return found[-1] if found else None
+
+
+def container_ids(path: str) -> list[str]:
+    """The containers a path lies in, outermost first.
+
+    Ids of 64 hexadecimal digits (Docker, containerd, CRI-O, Podman), else an LXC or machined name.
+    """
+    hexes = [str(one) for one in _CONTAINER_HEX.findall(path)]
+    named = None if hexes else _CONTAINER_NAMED.search(path)
+    return [printable(named[1].removesuffix(".scope"))] if named else hexes
 
 
 def read_membership(proc_root: Path, pid: int) -> Membership | None:

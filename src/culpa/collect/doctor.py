@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from culpa.collect.procfs import PROC, namespace_inode, parse_status, read_text
+from culpa.collect.procfs import PROC, namespace_inode, parse_status, read_text, require_proc
 from culpa.collect.stacks import find_pyspy
 from culpa.errors import TraceError
 
@@ -38,6 +38,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 def checks(proc_root: Path = PROC, sys_root: Path = Path("/sys")) -> tuple[Check, ...]:
     """Every check, in the order in which they matter."""
+    require_proc(proc_root)
     return (
         _kernel(),
         _privilege(proc_root),

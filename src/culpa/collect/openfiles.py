@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import polars as pl
@@ -18,6 +20,7 @@ from culpa.collect.procfs import (
     PROC,
     Mount,
     namespace_inode,
+    numbers_in,
     own_pid,
     parse_fdinfo,
     parse_mountinfo,
@@ -27,6 +30,8 @@ from culpa.collect.procfs import (
 from culpa.units import DevT, dev_t, printable
 
 MAX_FILES = 50_000
+MAX_LOOKED_AT = 4096
+"""Fds whose flags are read at the end, a few microseconds each."""
 MAX_PATH_CHARS = 4096
 REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "afs", "lustre", "glusterfs", "beegfs", "gpfs", "autofs"}
@@ -53,6 +58,23 @@ class _Named:
     path: str | None
     inner_path: str | None
     fs_type: str | None
+
+
+def appended_to(pids: Iterable[int], proc_root: Path = PROC) -> frozenset[tuple[int, int]]:
+    """Device and inode of the files that processes have open for appending, as a log is."""
+    files, found = OpenFiles(proc_root), set()
+    for pid, fd in islice(_fds(pids, proc_root), MAX_LOOKED_AT):
+        info = parse_fdinfo(read_bounded(f"{proc_root}/{pid}/fdinfo/{fd}") or b"")
+        file = files.look(pid, fd) if info.flags & os.O_APPEND else None
+        if file is not None and file.file_type == "reg":
+            found.add((file.dev, file.ino))
+    return frozenset(found)
+
+
+def _fds(pids: Iterable[int], proc_root: Path) -> Iterator[tuple[int, int]]:
+    for pid in pids:
+        for fd in numbers_in(proc_root / str(pid) / "fdinfo"):
+            yield pid, fd
 
 
 class OpenFiles:

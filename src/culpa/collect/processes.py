@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,22 +13,25 @@ from culpa.capture.schema import PROCESSES, SOCKETS, TASKS, THREAD_STATES
 from culpa.collect.cgroups import read_membership
 from culpa.collect.commandline import read_cmdline
 from culpa.collect.procfs import (
+    LINE_BYTES,
     PROC,
     TaskStat,
     namespace_inode,
     numbers_in,
     parse_schedstat,
     parse_stat,
+    parse_status,
     parse_syscall,
     parse_wchan,
     read_bounded,
     read_link,
 )
-from culpa.collect.sockets import SocketTable, holders, socket_inodes
+from culpa.collect.sockets import SocketTable
 from culpa.units import printable
 
 MAX_PATH_CHARS = 4096
 MAX_THREADS = 50_000
+NO_END_NS = 1 << 62
 
 Row = dict[str, object]
 
@@ -56,7 +60,18 @@ def _process_row(proc_root: Path, pid: int, role: str) -> Row:
         "container": groups.container if groups else None,
         "netns": namespace_inode(proc_root, pid, "net"),
         "pidns": namespace_inode(proc_root, pid, "pid"),
+        "caught": _caught(proc_root / str(pid)),
     }
+
+
+def _caught(directory: Path) -> str | None:
+    """The signals a process handles; those of the C library's own use (32, 33) and real-time ones are left out."""
+    status = parse_status(read_bounded(directory / "status") or b"")
+    if status is None:
+        return None
+    plain = [number for number in signal.Signals if number <= signal.SIGSYS]
+    caught = [number for number in plain if status.caught_signals >> (number - 1) & 1]
+    return " ".join(number.name.removeprefix("SIG") for number in caught)
 
 
 def task_rows(pids: Iterable[int], proc_root: Path = PROC, *, watched_ns: int | None = None) -> pl.DataFrame:
@@ -76,21 +91,27 @@ def task_rows(pids: Iterable[int], proc_root: Path = PROC, *, watched_ns: int | 
     return TASKS.frame(_columns(rows))
 
 
-def thread_state_rows(pids: Iterable[int], proc_root: Path = PROC) -> pl.DataFrame:
-    """`schema.THREAD_STATES` of all threads of the given processes, now."""
+def thread_state_rows(pids: Iterable[int], proc_root: Path = PROC, *, most_ns: int = NO_END_NS) -> pl.DataFrame:
+    """`schema.THREAD_STATES` of all threads of the given processes, now; of as many as can be read in `most_ns`."""
     ts_ns = time.monotonic_ns()
-    rows = [_state_row(proc_root, pid, tid, ts_ns) for pid, tid in _threads(proc_root, pids)]
-    return THREAD_STATES.frame(_columns([row for row in rows if row is not None]))
+    rows: list[Row] = []
+    for pid, tid in _threads(proc_root, pids):
+        row = _state_row(proc_root, pid, tid, ts_ns)
+        if row is not None:
+            rows.append(row)
+        if time.monotonic_ns() - ts_ns > most_ns:
+            break
+    return THREAD_STATES.frame(_columns(rows))
 
 
 def _state_row(proc_root: Path, pid: int, tid: int, ts_ns: int) -> Row | None:
-    task = proc_root / str(pid) / "task" / str(tid)
-    stat = _stat(task)
+    task = f"{proc_root}/{pid}/task/{tid}"
+    stat = parse_stat(read_bounded(f"{task}/stat", LINE_BYTES) or b"")
     if stat is None:
         return None
     # A task that is about to run is in no call any more, whatever the second file said a moment later.
-    call = parse_syscall(b"" if stat.state == "R" else read_bounded(task / "syscall") or b"")
-    times = parse_schedstat(read_bounded(task / "schedstat") or b"")
+    call = parse_syscall(b"" if stat.state == "R" else read_bounded(f"{task}/syscall", LINE_BYTES) or b"")
+    times = parse_schedstat(read_bounded(f"{task}/schedstat", LINE_BYTES) or b"")
     return {
         "ts_ns": ts_ns,
         "tid": tid,
@@ -98,7 +119,7 @@ def _state_row(proc_root: Path, pid: int, tid: int, ts_ns: int) -> Row | None:
         "state": stat.state,
         "nr": call.nr,
         "arg0": call.args[0] if call.args else None,
-        "wchan": parse_wchan(read_bounded(task / "wchan") or b""),
+        "wchan": parse_wchan(read_bounded(f"{task}/wchan", LINE_BYTES) or b""),
         "cpu_ns": times.cpu_ns if times else None,
         "run_delay_ns": times.run_delay_ns if times else None,
     }
@@ -110,11 +131,10 @@ def socket_rows(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTab
     known = sockets.by_ino()
     owner: dict[int, int] = {}
     for pid in sorted(set(pids)):
-        for ino in socket_inodes(proc_root, pid):
-            if ino in known:
-                owner.setdefault(ino, pid)
+        for ino in sockets.holders.sockets_of(pid) & known.keys():
+            owner.setdefault(ino, pid)
     far = {peer for ino in owner if (peer := known[ino].peer_ino) in known} - owner.keys()
-    held = holders(proc_root, {ino for ino in far if ino is not None}) if far else {}
+    held = sockets.holders.of({ino for ino in far if ino is not None})
     owner.update({ino: who[0] for ino, who in held.items()})
     wanted = [known[ino] for ino in sorted(owner.keys() | {ino for ino in far if ino is not None})]
     rows: list[Row] = [

@@ -13,10 +13,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from culpa.errors import CulpaError
 from culpa.units import DevT, dev_t, printable
 
 PROC = Path("/proc")
 MAX_FILE_BYTES = 1 << 20
+LINE_BYTES = 4096
+"""More than any file of one line holds."""
 MAX_COMM_CHARS = 64
 PF_KTHREAD = 0x00200000
 """include/linux/sched.h, in the flags field of stat."""
@@ -91,6 +94,16 @@ def own_pid(proc_root: Path = PROC) -> int:
     return int(name) if name is not None and name.isdigit() else os.getpid()
 
 
+def require_proc(proc_root: Path = PROC) -> None:
+    """Everything that culpa knows of processes comes from there.
+
+    Raises:
+        CulpaError: it is not mounted, or hides this process.
+    """
+    if read_bounded(proc_root / "self" / "stat", LINE_BYTES) is None:
+        raise CulpaError(f"cannot see any process: {proc_root} is not mounted", way_out="mount -t proc proc /proc")
+
+
 def namespace_inode(proc_root: Path, pid: int, kind: str) -> int | None:
     """Inode of a namespace of a process (`net`, `pid`, `mnt`); None where it is gone or refused."""
     link = read_link(proc_root / str(pid) / "ns" / kind)
@@ -144,7 +157,10 @@ def parse_stat(raw: bytes) -> TaskStat | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
-    """The lines of /proc/PID/status that culpa uses. `ns_pids` is empty before Linux 4.1, outermost first."""
+    """The lines of /proc/PID/status that culpa uses. `ns_pids` is empty before Linux 4.1, outermost first.
+
+    `caught_signals` has bit n - 1 set for signal n.
+    """
 
     name: str
     tgid: int
@@ -153,6 +169,7 @@ class TaskStatus:
     uid: int
     ns_pids: tuple[int, ...]
     effective_capabilities: int
+    caught_signals: int
 
 
 def parse_status(raw: bytes) -> TaskStatus | None:
@@ -168,6 +185,7 @@ def parse_status(raw: bytes) -> TaskStatus | None:
         uid=int(lines.get(b"Uid", b"0").split()[0]),
         ns_pids=tuple(int(number) for number in lines.get(b"NSpid", b"").split()),
         effective_capabilities=int(lines.get(b"CapEff", b"0"), 16),
+        caught_signals=int(lines.get(b"SigCgt", b"0"), 16),
     )
 
 

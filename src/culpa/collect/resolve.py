@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import assert_never
 
 from culpa.collect.commandline import MAX_CMDLINE_BYTES, arguments_of, read_cmdline
+from culpa.collect.groups import processes_in
 from culpa.collect.procfs import PROC, TaskStat, numbers_in, own_pid, parse_stat, parse_status, read_bounded, read_link
 from culpa.collect.sockets import (
+    Holders,
     Socket,
     SocketTable,
-    holders,
     is_loopback,
     plain_address,
     socket_inodes,
@@ -28,6 +29,7 @@ from culpa.errors import CulpaError, UsageError
 from culpa.target import (
     CaptureTarget,
     CommandTarget,
+    GroupTarget,
     HostTarget,
     NameTarget,
     PidTarget,
@@ -70,6 +72,8 @@ def resolve(target: Target, proc_root: Path = PROC) -> Resolution:
             return Resolution(pids=_named(proc_root, name))
         case PortTarget(port=port):
             return Resolution(pids=_listening(proc_root, port))
+        case GroupTarget():
+            return Resolution(pids=processes_in(target, proc_root))
         case UrlTarget(host=host, port=port):
             return _at_address(proc_root, host, port)
         case RedisTarget(path=None, host=host, port=port):
@@ -174,7 +178,7 @@ def _owners(proc_root: Path, listeners: list[Socket], place: str) -> tuple[int, 
         raise CulpaError(
             f"nobody listens on {printable(place)} of this host", way_out="see ss -ltn for the ports in use"
         )
-    held = holders(proc_root, {s.ino for s in listeners})
+    held = Holders(proc_root).of({s.ino for s in listeners})
     pids = {pid for of_socket in held.values() for pid in of_socket}
     if not pids:
         raise CulpaError(f"cannot see which process listens on {printable(place)}", way_out="run culpa as root")
@@ -259,7 +263,7 @@ def peers_of(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTable 
     known = sockets.by_ino()
     wanted: set[int] = set()
     for pid in watched:
-        for ino in socket_inodes(proc_root, pid):
+        for ino in sockets.holders.sockets_of(pid):
             s = known.get(ino)
             if s is None:
                 continue
@@ -267,5 +271,5 @@ def peers_of(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTable 
                 wanted.add(s.peer_ino)
             else:
                 wanted |= {listener.ino for listener in sockets.listener_of_unaccepted(s)}
-    held = holders(proc_root, wanted) if wanted else {}
+    held = sockets.holders.of(wanted)
     return {pid for of_socket in held.values() for pid in of_socket} - watched

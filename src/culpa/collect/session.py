@@ -24,15 +24,16 @@ from culpa.capture.manifest import BlindSpot, EndedBy
 from culpa.collect.command import CommandProbe, user_for
 from culpa.collect.commandline import masked_arguments
 from culpa.collect.exchange import Sent
+from culpa.collect.groups import find_group
 from culpa.collect.options import Options, credentials_of, request_plan
 from culpa.collect.probe import HttpProbe
-from culpa.collect.procfs import PROC, own_pid
+from culpa.collect.procfs import PROC, own_pid, require_proc
 from culpa.collect.ranking import busiest
 from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
 from culpa.collect.window import Kind, Share, Window
 from culpa.errors import CulpaError, Interrupted, TargetVanished, UsageError
-from culpa.target import CaptureTarget, CommandTarget, HostTarget, RedisTarget, Target, UrlTarget
+from culpa.target import CaptureTarget, CommandTarget, GroupTarget, HostTarget, RedisTarget, Target, UrlTarget
 from culpa.units import NS_PER_SECOND, format_ns, printable
 
 TICK_SECONDS: Final = 0.1
@@ -82,6 +83,7 @@ def record(
         TargetVanished: it ended before anything was seen.
         Interrupted: so did culpa.
     """
+    require_proc()
     with _interrupts() as stopping, ExitStack() as stack:
         recording = _Recording(target, options, progress, enough, live, stopping)
         recording.open(stack)
@@ -136,7 +138,9 @@ class _Recording:
                     budget_percent=options.budget_percent,
                     credentials=credentials,
                     silent=options.passive,
+                    redis=isinstance(target, RedisTarget),
                 ),
+                find_group(target).members if isinstance(target, GroupTarget) else frozenset,
             )
         )
         self._watch.start()
@@ -226,6 +230,7 @@ class _Recording:
             if ended_by is not None:
                 return ended_by
             self._watch.tick()
+            self._remember(tuple(self._watch.targets - self._identity.keys()))
             self._tell(now)
             if self._window.wants_judgement(now, events):
                 capture = self._watch.snapshot(self._named(), self._requests())

@@ -7,25 +7,29 @@ network namespaces; the ends of a unix socket by `sockdiag`, since /proc/net/uni
 from __future__ import annotations
 
 import ipaddress
+import os
 import struct
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from culpa.collect.procfs import bracketed_number, decoded, namespace_inode, numbers_in, read_bounded, read_link
+from culpa.collect.procfs import decoded, namespace_inode, numbers_in, read_bounded, read_link
 from culpa.collect.sockdiag import unix_peers
-from culpa.units import printable
+from culpa.units import NS_PER_SECOND, printable
 
 MAX_TABLE_BYTES = 64 << 20
 """About 400,000 connections of 150 bytes."""
 MAX_NAMESPACES = 256
-MAX_FDS = 1_000_000
 MAX_DUMP_BYTES = 64 << 20
+MOST_NS = 3 * NS_PER_SECOND
+"""About a million descriptors."""
 
 _LISTEN, _TIME_WAIT = 0x0A, 0x06
 """include/net/tcp_states.h"""
+_SOCKET = "socket:["
 _UNIX_LISTENING = 1 << 16
 """__SO_ACCEPTCON of include/uapi/linux/net.h, in the flags of /proc/net/unix."""
 _WORD_ORDER = "<" if sys.byteorder == "little" else ">"
@@ -121,9 +125,39 @@ def sockets_of_namespace(proc_root: Path, pid: int, netns: int | None) -> Iterat
     yield from parse_net_unix(read_bounded(net / "unix", MAX_TABLE_BYTES) or b"", netns=netns)
 
 
+class Holders:
+    """Which process holds which socket open, each process looked at once.
+
+    The descriptors of a big host take a second to read, and several questions of one moment are about them.
+    """
+
+    def __init__(self, proc_root: Path) -> None:
+        self._root = proc_root
+        self._by_pid: dict[int, frozenset[int]] = {}
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        """Inodes of the sockets a process holds open."""
+        if pid not in self._by_pid:
+            self._by_pid[pid] = socket_inodes(self._root, pid)
+        return self._by_pid[pid]
+
+    def of(self, inodes: Collection[int]) -> dict[int, list[int]]:
+        """The processes that hold each of these sockets open, ascending; looks for `MOST_NS` at most."""
+        wanted, found = frozenset(inodes), defaultdict(list)
+        end_ns = time.monotonic_ns() + MOST_NS
+        for pid in numbers_in(self._root) if wanted else ():
+            for ino in wanted & self.sockets_of(pid):
+                found[ino].append(pid)
+            if time.monotonic_ns() > end_ns:
+                break
+        return dict(found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketTable:
     """Every TCP and unix socket of the host at one moment. `own_netns` is culpa's network namespace."""
+
+    holders: Holders
 
     sockets: tuple[Socket, ...]
     own_netns: int | None
@@ -143,7 +177,7 @@ class SocketTable:
         if diagnose:
             peers.update(unix_peers())
         paired = tuple(replace(s, peer_ino=peers.get(s.ino)) if s.ino in peers else s for s in sockets)
-        return cls(sockets=paired, own_netns=next(iter(namespaces)), namespaces=namespaces)
+        return cls(holders=Holders(proc_root), sockets=paired, own_netns=next(iter(namespaces)), namespaces=namespaces)
 
     def listeners(self, port: int) -> list[Socket]:
         """The listening TCP sockets of a port, in all namespaces."""
@@ -193,29 +227,15 @@ def is_loopback(address: str | None) -> bool:
     return address is not None and ipaddress.ip_address(address).is_loopback
 
 
-def holders(proc_root: Path, inodes: set[int], pids: Iterable[int] | None = None) -> dict[int, list[int]]:
-    """Which processes hold each socket open, ascending; looks through `pids`, or every process.
-
-    At most `MAX_FDS` descriptors are looked at. A process that may not be read holds nothing.
-    """
-    found: dict[int, list[int]] = defaultdict(list)
-    looked = 0
-    for pid in numbers_in(proc_root) if pids is None else sorted(pids):
-        for ino in socket_inodes(proc_root, pid):
-            looked += 1
-            if ino in inodes and pid not in found[ino]:
-                found[ino].append(pid)
-        if looked > MAX_FDS:
-            break
-    return dict(found)
-
-
-def socket_inodes(proc_root: Path, pid: int) -> Iterator[int]:
-    """Inodes of the sockets a process holds open."""
+def socket_inodes(proc_root: Path, pid: int) -> frozenset[int]:
+    """Inodes of the sockets a process holds open; none where it is gone or may not be read."""
     directory = f"{proc_root}/{pid}/fd"
+    found = set()
     for number in numbers_in(directory):
-        link = read_link(f"{directory}/{number}")
-        if link is not None and link.startswith("socket:["):
-            ino = bracketed_number(link)
-            if ino is not None:
-                yield ino
+        try:
+            link = os.readlink(f"{directory}/{number}")  # noqa: PTH115 - a hundred thousand of them
+        except OSError:
+            continue
+        if link.startswith(_SOCKET):
+            found.add(int(link[len(_SOCKET) : -1]))
+    return frozenset(found)

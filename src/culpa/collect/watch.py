@@ -19,9 +19,11 @@ from culpa import __version__
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.native.stacks import NativeStacks
+from culpa.collect.openfiles import appended_to
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid
 from culpa.collect.redis import RedisCollector
@@ -37,6 +39,8 @@ LOOK_AROUND_COST: Final = 20
 """Looking for new peers takes at most a twentieth of the time: socket tables of big hosts are long."""
 MAX_WATCHED: Final = 64
 MAX_PROCESS_ROWS: Final = 2000
+THREADS_NS: Final = NS_PER_SECOND
+"""For looking at what each thread does, at the begin and at the end: about 10,000 threads."""
 STACKS_BUDGET: Final = 0.25
 """The part of the budget that py-spy may take, and so much the unwinding of other programs."""
 
@@ -50,13 +54,19 @@ class Limits:
     credentials: Credentials | None = None
     silent: bool = False
     """Send nothing to anybody."""
+    redis: bool = False
+    """The targets were named as Redis servers."""
 
 
 class Watch:
     """The collectors around a set of target processes. Use as a context manager: leaving it stops everything."""
 
-    def __init__(self, pids: Collection[int], limits: Limits) -> None:
+    def __init__(
+        self, pids: Collection[int], limits: Limits, members: Callable[[], frozenset[int]] = frozenset
+    ) -> None:
+        """`members` says which processes are meant by now, where those can come and go."""
         self._targets = frozenset(pids)
+        self._members = members
         self._limits = limits
         self._stack = ExitStack()
         self._self = own_pid()
@@ -68,6 +78,8 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
+        self._appended: frozenset[tuple[int, int]] = frozenset()
+        self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         share = limits.budget_percent / 100 * STACKS_BUDGET
@@ -76,6 +88,7 @@ class Watch:
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
+        self._began: Moment
 
     def __enter__(self) -> Watch:
         return self
@@ -100,8 +113,9 @@ class Watch:
         self._source = source
         self._stack.callback(self._source.close)
         self._spots.extend(spots)
-        self.start_ns, self.start_realtime_ns = time.monotonic_ns(), time.time_ns()
-        self._states.append(thread_state_rows(self._roles))
+        self._began = Moment.now()
+        self.start_ns, self.start_realtime_ns = self._began.monotonic_ns, self._began.realtime_ns
+        self._look_at_threads(self._roles)
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -120,6 +134,11 @@ class Watch:
             done = time.monotonic_ns()
             self._next_look_ns = done + max(LOOK_AROUND_NS, LOOK_AROUND_COST * (done - now))
 
+    @property
+    def targets(self) -> frozenset[int]:
+        """The processes that are meant, those that joined included."""
+        return self._targets
+
     def events(self) -> int:
         """Events held so far; 0 where threads are sampled."""
         return self._source.events()
@@ -134,9 +153,10 @@ class Watch:
     def stop(self, target: Target, requests: Callable[[], pl.DataFrame], ended_by: EndedBy) -> Capture:
         """End the window and put everything together. `requests` is asked once the probes are detached."""
         end_ns = time.monotonic_ns()
-        self._states.append(thread_state_rows(self._present()))
+        self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
+        self._appended = appended_to(self._present())
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
@@ -150,15 +170,32 @@ class Watch:
         """Those the targets talk to, and those these talk to; never culpa itself."""
         first = peers_of(self._targets, table=table) - {self._self}
         second = peers_of(self._targets | first, table=table) - {self._self}
-        return set(sorted(first | second)[: MAX_WATCHED - len(self._targets)]) - self._targets
+        return set(sorted(first | second)[: max(0, MAX_WATCHED - len(self._targets))]) - self._targets
 
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
 
+    def _look_at_threads(self, pids: Collection[int]) -> None:
+        """What they do now; a process of very many threads is looked at in part."""
+        began_ns = time.monotonic_ns()
+        self._states.append(thread_state_rows(pids, most_ns=THREADS_NS))
+        self._threads_left_out |= time.monotonic_ns() - began_ns > THREADS_NS
+
+    def _take_in(self) -> None:
+        """Who has joined is a target from now on."""
+        joined = self._members() - self._targets - {self._self}
+        self._targets |= joined
+        self._roles |= dict.fromkeys(sorted(joined), "target")
+        self._source.watch(joined)
+
     def _look_around(self) -> None:
+        self._take_in()
         table = SocketTable.read(PROC)
         peers = self._peers(table)
-        new = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        strangers = (peers | self._source.watched()) - self._roles.keys() - {self._self}
+        # Where thousands come and go, most are gone before anybody could look at them.
+        room = max(0, MAX_PROCESS_ROWS - len(self._roles))
+        new = set(sorted(strangers, key=lambda pid: (pid not in peers, pid))[:room])
         for pid in sorted(new):
             self._roles[pid] = self._role(pid, is_peer=pid in peers)
         for pid in peers & self._roles.keys():
@@ -173,7 +210,8 @@ class Watch:
         present = self._present()
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp)
+        named = self._targets if self._limits.redis else frozenset()
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
         self._stacks.watch(concerned)
         self._native.watch(concerned)
         self._processes.append(process_rows(self._roles))
@@ -208,8 +246,14 @@ class Watch:
             schema.CODE.name: pl.concat([self._stacks.rows(), self._native.rows()]),
             schema.REDIS.name: self._redis.rows(),
         }
+        if schema.FILES.name in tables:
+            tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
+        spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
+        if self._threads_left_out:
+            tables[schema.TASKS.name], unseen = _without_unseen(tables)
+            spots += unseen
         manifest = Manifest(
             culpa_version=__version__,
             host=host_facts(),
@@ -222,7 +266,7 @@ class Watch:
             blind_spots=tuple(
                 dict.fromkeys(
                     (
-                        *self._spots,
+                        *spots,
                         *seen.blind_spots,
                         *self._stacks.blind_spots(),
                         *self._native.blind_spots(),
@@ -238,7 +282,7 @@ class Watch:
         named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
         for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
             self._roles[pid] = self._role(pid, is_peer=False)
-        everything = pl.concat([*self._processes, process_rows(self._roles)])
+        everything = pl.concat([*self._processes, process_rows(self._roles | {self._self: "culpa"})])
         there = everything.filter(pl.col("starttime").is_not_null())
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
         if schema.TASKS.name not in tables:
@@ -267,6 +311,21 @@ _PROCESS_COLUMNS: Final = (
 )
 
 
+def _without_unseen(tables: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, list[BlindSpot]]:
+    """The threads; those that were asleep all the time, nobody knows in which call, count as not watched."""
+    tasks = tables[schema.TASKS.name]
+    told = (schema.THREAD_STATES.name, schema.OFFCPU.name, schema.SYSCALLS.name, schema.SAMPLES.name)
+    known = pl.concat([tables[name]["tid"] for name in told if name in tables]).unique()
+    unseen = pl.col("watched_ns").is_not_null() & ~pl.col("tid").is_in(known.implode())
+    count = tasks.filter(unseen).height
+    spot = BlindSpot(
+        what=f"what {count} threads slept in",
+        why=f"of {tasks.height} threads not all could be looked at; these did not run while culpa watched",
+        way_out="name one process instead of many",
+    )
+    return tasks.with_columns(watched_ns=pl.when(~unseen).then("watched_ns")), [spot] if count else []
+
+
 def _own_cpu_ns() -> int:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return int((usage.ru_utime + usage.ru_stime) * NS_PER_SECOND)
@@ -284,6 +343,15 @@ def _sockets(frames: Collection[pl.DataFrame | None]) -> pl.DataFrame:
     rows = pl.concat([frame for frame in frames if frame is not None])
     firsts = [pl.col(name).drop_nulls().first() for name in schema.SOCKETS.schema if name != "ino"]
     return rows.group_by("ino", maintain_order=True).agg(firsts).select(list(schema.SOCKETS.schema))
+
+
+def _with_appends(files: pl.DataFrame, appended: frozenset[tuple[int, int]]) -> pl.DataFrame:
+    """`schema.FILES` with what is known of how the files are open."""
+    rows = [(dev, ino, True) for dev, ino in sorted(appended)]
+    names = {name: schema.FILES.schema[name] for name in ("dev", "ino", "append")}
+    known = pl.DataFrame(rows, schema=names, orient="row")
+    joined = files.drop("append").join(known, on=["dev", "ino"], how="left", maintain_order="left")
+    return joined.select(list(schema.FILES.schema))
 
 
 def _clipped(requests: pl.DataFrame, end_ns: int) -> pl.DataFrame:

@@ -7,7 +7,7 @@ ever cut, never made, so the leaves add up to the root.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -175,13 +175,20 @@ class BlameBuilder:
         return Blame(nodes=tuple(self.nodes), coverage=coverage)
 
 
-def share_out(graph: WaitGraph, root: Interval, builder: BlameBuilder | None = None) -> Blame:
+NOTHING = Interval(start=np.zeros(0, np.int64), end=np.zeros(0, np.int64), item=np.zeros(0, np.int64))
+UNREAD = Thing(stage="sent, not yet read")
+
+
+def share_out(
+    graph: WaitGraph, root: Interval, builder: BlameBuilder | None = None, *, queued: Interval = NOTHING
+) -> Blame:
     """Share the root's time out along the graph.
 
     Args:
         graph: the wait graph.
         root: intervals of threads; they belong to the root and are explained piece by piece.
         builder: a tree that already holds leaves of its own (time before a request was read); a new one if None.
+        queued: time before requests were read, on the axis of the threads that would read them.
 
     Returns:
         The tree, whose root holds the sum of `root` and of what `builder` held.
@@ -190,7 +197,11 @@ def share_out(graph: WaitGraph, root: Interval, builder: BlameBuilder | None = N
     zero = np.full(len(root.start), ROOT, np.int64)
     time = graph.axis.time(root.start)
     tree.add(zero, root.item, time, root.end - root.start, leaf=np.zeros(len(zero), bool))
-    start, end, item, node = root.start, root.end, root.item, zero
+    behind = _queue(graph, tree, queued)
+    start, end, item = (
+        np.concatenate([getattr(root, name), getattr(behind[0], name)]) for name in ("start", "end", "item")
+    )
+    node = np.concatenate([zero, behind[1]])
     for _ in range(MAX_DEPTH):
         if len(start) == 0:
             break
@@ -198,6 +209,37 @@ def share_out(graph: WaitGraph, root: Interval, builder: BlameBuilder | None = N
     if len(start):
         _deepest(graph, tree, start, end, item, node)
     return tree.build()
+
+
+def _queue(graph: WaitGraph, tree: BlameBuilder, queued: Interval) -> tuple[Interval, Int64s]:
+    """Charge the time before requests were read, and return it cut by what their readers worked on, with its nodes."""
+    zero = np.full(len(queued.start), ROOT, np.int64)
+    time = graph.axis.time(queued.start)
+    tree.add(zero, queued.item, time, queued.end - queued.start, leaf=np.zeros(len(zero), bool))
+    owner, start, end, text = _cut_by_work(graph, queued.start, queued.end)
+    lanes, item = start // graph.axis.span, queued.item[owner]
+    names = np.unique(np.stack([lanes, text], axis=1), axis=0)
+    nodes = np.zeros(len(owner), np.int64)
+    for lane, number in names.tolist():
+        node = tree.node(ROOT, Kind.QUEUED, int(graph.axis.tids[lane]), _behind(graph, UNREAD, number))
+        nodes[(lanes == lane) & (text == number)] = node
+    begun = (start == queued.start[owner]).astype(np.int64)
+    tree.add(nodes, item, graph.axis.time(start), end - start, leaf=np.zeros(len(nodes), bool), count=begun)
+    return Interval(start=start, end=end, item=item), nodes
+
+
+def _cut_by_work(graph: WaitGraph, start: Int64s, end: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+    """Cut intervals where their thread begins or ends work on a request: owner, start, end, index of the request."""
+    busy = graph.busy
+    owner, cell = expand(*busy.cells(start, end))
+    following = np.append(busy.start[1:], np.iinfo(np.int64).max)
+    begin, stop = np.maximum(start[owner], busy.start[cell]), np.minimum(end[owner], following[cell])
+    return owner, begin, stop, busy.text[cell]
+
+
+def _behind(graph: WaitGraph, thing: Thing | None, number: int) -> Thing | None:
+    """The thing, with the request that was served first."""
+    return thing if number == NONE else replace(thing or Thing(), behind=graph.busy.texts[number])
 
 
 def _level(
@@ -209,15 +251,18 @@ def _level(
     begin = np.maximum(start[owner], graph.start[piece])
     stop = np.minimum(end[owner], graph.end[piece])
     keep = stop > begin
-    owner, piece, begin, stop = owner[keep], piece[keep], begin[keep], stop[keep]
+    owner, piece, begin, stop, behind = _cut_queues(graph, owner[keep], piece[keep], begin[keep], stop[keep])
     item, parent = item[owner], node[owner]
     kind = graph.kind[piece].copy()
     kind[kind == Kind.IDLE] = Kind.UNEXPLAINED  # who is waited for cannot be idle, whatever it sits in
     follows = graph.next[piece]
     lane = begin // graph.axis.span
     inner = graph.via[piece]
-    who = np.where((follows != NO_THREAD) & (inner == NONE), follows, lane)
-    here = _nodes(graph, tree, parent, kind, who, graph.on[piece])
+    own, whose = graph.axis.tids[lane], graph.owner[piece]
+    goal = np.where(whose != NONE, whose, np.append(graph.axis.tids, NO_ONE)[follows])
+    about = np.where((follows != NO_THREAD) | (whose != NONE), goal, own)
+    who = np.where(inner == NONE, about, own)
+    here = _nodes(graph, tree, parent, kind, who, graph.on[piece], behind)
     whole = begin == graph.start[piece]
     begun, begun_within = whole & graph.first[piece], whole & graph.first_via[piece]
     time, length = graph.axis.time(begin), stop - begin
@@ -236,8 +281,9 @@ def _level(
     below = here.copy()
     if len(deeper):
         going = follows[deeper]
-        inner_who = np.where(going != NO_THREAD, going, lane[deeper])
-        below[deeper] = _nodes(graph, tree, here[deeper], inner[deeper], inner_who, graph.via_on[piece[deeper]])
+        below[deeper] = _nodes(
+            graph, tree, here[deeper], inner[deeper], about[deeper], graph.via_on[piece[deeper]], behind[deeper]
+        )
         tree.add(
             below[deeper], item[deeper], time[deeper], length[deeper], leaf=going == NO_THREAD,
             count=begun_within[deeper].astype(np.int64), call=graph.call[piece[deeper]],
@@ -251,17 +297,43 @@ def _level(
     return moved, moved + length[on], item[on], below[on]
 
 
-def _nodes(graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s) -> Int64s:
-    """Node ids for rows, made once per distinct (parent, kind, who, on)."""
-    keys = np.stack([parent, kind, who, on], axis=1)
+def _cut_queues(
+    graph: WaitGraph, owner: Int64s, piece: Int64s, begin: Int64s, stop: Int64s
+) -> tuple[Int64s, Int64s, Int64s, Int64s, Int64s]:
+    """Cut time in a queue by what the thread that will read works on; the last column is that request's index."""
+    nothing = np.full(len(owner), NONE, np.int64)
+    queued = (graph.kind[piece] == Kind.QUEUED) & (graph.next[piece] != NO_THREAD) & (graph.via[piece] == NONE)
+    if not queued.any():
+        return owner, piece, begin, stop, nothing
+    rest, rows = np.flatnonzero(~queued), np.flatnonzero(queued)
+    moved = graph.axis.move(begin[rows], graph.next[piece[rows]])
+    which, start, end, text = _cut_by_work(graph, moved, moved + stop[rows] - begin[rows])
+    rows, length = rows[which], end - start
+    start = graph.axis.move(start, begin[rows] // graph.axis.span)
+    parts = (
+        (owner[rest], owner[rows]), (piece[rest], piece[rows]), (begin[rest], start),
+        (stop[rest], start + length), (nothing[rest], text),
+    )  # fmt: skip
+    first, second, third, fourth, fifth = (np.concatenate(pair) for pair in parts)
+    return first, second, third, fourth, fifth
+
+
+def _nodes(
+    graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s, behind: Int64s
+) -> Int64s:
+    """Node ids for rows, made once per distinct (parent, kind, who, on, behind); `who` are tids."""
+    keys = np.stack([parent, kind, who, on, behind], axis=1)
     distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
     ids = np.array(
         [
-            tree.node(p, Kind(k), int(graph.axis.tids[w]), None if o == NO_THING else graph.things[o])
-            for p, k, w, o in distinct.tolist()
+            tree.node(
+                p, Kind(k), w,
+                _behind(graph, None if o == NO_THING else graph.things[o], b),
+            )
+            for p, k, w, o, b in distinct.tolist()
         ],
         dtype=np.int64,
-    )
+    )  # fmt: skip
     return ids[inverse.reshape(-1)] if len(ids) else np.zeros(0, np.int64)
 
 

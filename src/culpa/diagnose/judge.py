@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
@@ -29,6 +30,7 @@ from culpa.diagnose.verdict import (
     Verdict,
     WindowView,
 )  # fmt: skip
+from culpa.model import requests
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
 
@@ -40,8 +42,13 @@ P99_FROM = 100
 
 
 def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
-    """The verdict on a capture: a pure function, the same for the same capture."""
-    picture = draw(capture)
+    """The verdict on a capture: a pure function, the same for the same capture.
+
+    A caller that keeps no reference to the capture saves the memory of its messages.
+    """
+    exchanges = requests.find(capture)
+    capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
+    picture = draw(capture, exchanges)
     found, broken = _ask(picture, rules)
     heads = causes_of.arrange(picture, found)
     manifest = capture.manifest

@@ -16,7 +16,7 @@ from culpa.diagnose import sampled
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.root import Root
-from culpa.model import requests, timeline, waitgraph
+from culpa.model import timeline, waitgraph
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
@@ -108,13 +108,17 @@ class Picture:
         return _own_exchanges(self)
 
 
-def draw(capture: Capture) -> Picture:
-    """Draw the picture of a capture: events if there are any, else samples."""
-    found = requests.find(capture)
+def draw(capture: Capture, found: Requests) -> Picture:
+    """Draw the picture of a capture: events if there are any, else samples.
+
+    Args:
+        capture: its messages may be used up.
+        found: the requests in it.
+    """
     if capture.manifest.evidence.waits == "events":
         graph = waitgraph.build(capture, timeline.build(capture), found)
         root = root_of.find(capture, graph, found)
-        tree = blame_of.share_out(graph, root.interval, root_of.seed(root))
+        tree = blame_of.share_out(graph, root.interval, root_of.seed(root), queued=root.queued)
         return Picture(capture=capture, objects=Objects(capture), requests=found, graph=graph, root=root, blame=tree)
     root, tree = sampled.share_out(capture)
     return Picture(capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree)
@@ -125,6 +129,7 @@ def _own_exchanges(picture: Picture) -> pl.DataFrame:
     rows = picture.requests.exchanges.with_row_index("row").filter(
         (pl.col("role") == "client") & pl.col("ask_end_ns").is_not_null() & pl.col("ask_start_ns").is_not_null()
     )
+    rows = rows.with_columns(pl.col("role", "protocol", "verb", "detail").cast(pl.String))
     if picture.graph is None or rows.is_empty():
         return rows.clear().with_columns(
             item=pl.lit(0, pl.Int64), wait_ns=pl.lit(0, pl.Int64), stop_ns=pl.lit(0, pl.Int64)

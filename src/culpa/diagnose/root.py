@@ -15,8 +15,8 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.diagnose.blame import ROOT, BlameBuilder, Interval
-from culpa.model.axis import Int64s
+from culpa.diagnose.blame import NOTHING, ROOT, UNREAD, BlameBuilder, Interval
+from culpa.model.axis import NO_THREAD, Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
 from culpa.model.requests import Requests
@@ -31,11 +31,13 @@ class Root:
 
     `requests`: item, start_ns, end_ns, done (bool), ino (server socket; null where the server was not seen), verb and
     detail (what was asked; null where it was not recognised). Requests served at the same time by one thread share an
-    item. `leads` are parts of a request that belong to no thread: item, start_ns, end_ns, kind, thing.
+    item. `queued`: time before a request was read, on the axis of the thread that had or would read it. `leads` are
+    parts of a request that belong to no thread: item, start_ns, end_ns, kind, thing.
     """
 
     basis: Basis
     interval: Interval
+    queued: Interval
     requests: pl.DataFrame
     leads: tuple[tuple[int, int, int, Kind, Thing], ...]
     threads: int
@@ -45,12 +47,13 @@ class Root:
     @property
     def ns(self) -> int:
         """The root's whole time."""
-        return int((self.interval.end - self.interval.start).sum()) + sum(lead[2] - lead[1] for lead in self.leads)
+        threads = sum(int((part.end - part.start).sum()) for part in (self.interval, self.queued))
+        return threads + sum(lead[2] - lead[1] for lead in self.leads)
 
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64, "done": pl.Boolean, "ino": pl.UInt64,
-    "protocol": pl.String, "verb": pl.String, "detail": pl.String,
+    "protocol": schema.PROTOCOL, "verb": schema.REPEATED, "detail": schema.REPEATED,
 }  # fmt: skip
 
 
@@ -122,50 +125,82 @@ class _Probed:
     def __init__(self, capture: Capture, graph: WaitGraph) -> None:
         self._window, self._method = capture.manifest.window, capture.manifest.target.method
         self._unseen = _unseen_server(capture)
-        self._axis = graph.axis
+        self._graph, self._axis = graph, graph.axis
         self.rows: list[tuple[object, ...]] = []
         self.leads: list[tuple[int, int, int, Kind, Thing]] = []
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._items: list[int] = []
+        self._read: list[tuple[int, int, int]] = []
+        self._unread: list[tuple[int, int, int]] = []
 
     def add(self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer], *, failed: bool) -> None:
         """One request and the exchanges on its connection; one that failed was not finished."""
         start = max(sent_ns, self._window.start_ns)
         end = min(received_ns or self._window.end_ns, self._window.end_ns)
-        answer = next((a for a in answers if start <= (a.read_ns or start) < end), None)
+        mine = [a for a in answers if start <= (a.read_ns or start) < end]
+        answer, last = (mine[0], mine[-1]) if mine else (None, None)
         ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
         done = received_ns is not None and not failed
         self.rows.append((item, start, end, done, ino, "http", verb or self._method, detail))
-        if answer is None:
-            self._lead(item, start, end, *self._unseen)
+        if answer is None or last is None:
+            self._unanswered(item, start, end, waits=received_ns is None or failed)
             return
         read = min(max(answer.read_ns or start, start), end)
-        answered = min(max(answer.answered_ns or end, read), end)
-        self._lead(item, start, read, Kind.QUEUED, Thing(stage="sent, not yet read by the server"))
+        # One request may be several exchanges: a TLS handshake comes first, or "100 Continue".
+        answered = min(max(last.answered_ns or end, read), end)
+        self._queued(item, start, read, answer)
         self._lead(item, answered, end, Kind.QUEUED, Thing(stage="answered, not yet received"))
-        self._thread(item, read, answered, answer)
+        self._thread(item, read, answered, last)
+
+    def _unanswered(self, item: int, start: int, end: int, *, waits: bool) -> None:
+        """No sign of the request at the server: where one thread takes them all, it waits for that one."""
+        if waits and self._graph.taker != NO_THREAD:
+            self._add(self._unread, item, self._graph.taker, start, end)
+        else:
+            self._lead(item, start, end, *self._unseen)
+
+    def _queued(self, item: int, start: int, read: int, answer: _Answer) -> None:
+        """Until it was read it waited for the thread that accepted the connection, then for the one that read."""
+        reader = self._lane(*answer.tids[::-1])
+        if reader == NO_THREAD:
+            self._lead(item, start, read, Kind.QUEUED, UNREAD)
+            return
+        by, until = self._graph.arrivals.first_hand(np.array([answer.ino]), np.array([reader]))
+        taken = min(max(int(until[0]), start), read)
+        self._add(self._unread, item, int(by[0]), start, taken)
+        self._add(self._unread, item, reader, taken, read)
 
     def _thread(self, item: int, read: int, answered: int, answer: _Answer) -> None:
         """The time of the thread that answered, else of the one that read."""
-        lanes = self._axis.lane(np.array([tid if tid is not None else -1 for tid in answer.tids], dtype=np.int64))
-        known = [int(lane) for lane in lanes.tolist() if lane >= 0]
-        if not known:
+        lane = self._lane(*answer.tids)
+        if lane == NO_THREAD:
             self._lead(item, read, answered, Kind.UNEXPLAINED, Thing(stage="a thread that was not watched"))
             return
-        base = known[0] * self._axis.span - self._axis.start_ns
-        self._starts.append(base + read)
-        self._ends.append(base + answered)
-        self._items.append(item)
+        self._add(self._read, item, lane, read, answered)
+
+    def _lane(self, *tids: int | None) -> int:
+        """The lane of the first of these threads that was watched."""
+        lanes = self._axis.lane(np.array([tid if tid is not None else -1 for tid in tids], dtype=np.int64))
+        return next((lane for lane in lanes.tolist() if lane >= 0), NO_THREAD)
+
+    def _add(self, to: list[tuple[int, int, int]], item: int, lane: int, start: int, end: int) -> None:
+        base = lane * self._axis.span - self._axis.start_ns
+        to.append((base + start, base + end, item))
 
     def _lead(self, item: int, start: int, end: int, kind: Kind, thing: Thing) -> None:
         if end > start:
             self.leads.append((item, start, end, kind, thing))
 
-    def interval(self) -> Interval:
-        """The threads' time."""
-        columns = (np.array(values, np.int64) for values in (self._starts, self._ends, self._items))
-        return Interval.of(*columns)
+    def read(self) -> Interval:
+        """The time of threads that worked on requests."""
+        return _gathered(self._read)
+
+    def unread(self) -> Interval:
+        """The time before requests were read."""
+        return _gathered(self._unread)
+
+
+def _gathered(rows: list[tuple[int, int, int]]) -> Interval:
+    columns = np.array(rows, np.int64).reshape(-1, 3)
+    return Interval.of(columns[:, 0], columns[:, 1], columns[:, 2])
 
 
 def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
@@ -177,7 +212,7 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
     for item, (start, end, port, error) in enumerate(sent.select(columns).iter_rows()):
         gathered.add(item, start, end, answers.get(port, []), failed=error is not None)
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
-    return _root(graph, "requests", gathered.interval(), table, tuple(gathered.leads))
+    return _root(graph, "requests", gathered.read(), table, tuple(gathered.leads), queued=gathered.unread())
 
 
 def _unseen_server(capture: Capture) -> tuple[Kind, Thing]:
@@ -256,7 +291,7 @@ def _threads(capture: Capture, graph: WaitGraph) -> Root:
     lanes = _target_lanes(capture, _lane_pids(capture, graph))
     mine = np.isin(graph.start // graph.axis.span, lanes) if len(graph.start) else np.zeros(0, bool)
     unseen = np.array([thing.stage == NOT_WATCHED.stage for thing in graph.things] + [False])[graph.on]
-    idle = mine & (graph.kind == Kind.IDLE)
+    idle = mine & graph.idle
     counted = mine & ~idle & ~unseen
     start, end = _union(graph.start[counted], graph.end[counted])
     interval = Interval.of(start, end, np.arange(len(start), dtype=np.int64))
@@ -272,6 +307,7 @@ def _root(
     table: pl.DataFrame,
     leads: tuple[tuple[int, int, int, Kind, Thing], ...],
     *,
+    queued: Interval = NOTHING,
     idle_ns: int = 0,
     threads: int | None = None,
 ) -> Root:
@@ -279,6 +315,7 @@ def _root(
     return Root(
         basis=basis,
         interval=interval,
+        queued=queued,
         requests=table,
         leads=leads,
         threads=len(lanes) if threads is None else threads,

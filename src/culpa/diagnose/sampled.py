@@ -13,9 +13,8 @@ import polars as pl
 from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.diagnose.blame import ROOT, Blame, BlameBuilder, Interval
+from culpa.diagnose.blame import NOTHING, ROOT, Blame, BlameBuilder, Interval
 from culpa.diagnose.root import Root
-from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects, Thing
 
@@ -38,7 +37,6 @@ def share_out(capture: Capture) -> tuple[Root, Blame]:
                 leaf=np.array([node == chain[-1]]),
             )  # fmt: skip
     window = capture.manifest.window
-    empty: Int64s = np.zeros(0, np.int64)
     basis = "requests" if len(capture.frame(schema.REQUESTS)) else "threads"
     root = Root(
         basis=basis,  # type: ignore[arg-type]  # one of the two literals
@@ -48,7 +46,8 @@ def share_out(capture: Capture) -> tuple[Root, Blame]:
             item=chosen["item"].to_numpy(),
         )
         if len(chosen)
-        else Interval(start=empty, end=empty, item=empty),
+        else NOTHING,
+        queued=NOTHING,
         requests=_requests(capture),
         leads=(),
         threads=int(chosen["tid"].drop_nulls().n_unique()),

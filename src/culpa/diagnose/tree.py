@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from culpa.diagnose.blame import NO_ONE, ROOT
+from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
+from culpa.model.writeback import OLDER, QUEUE
 from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
@@ -49,12 +50,19 @@ def _families(picture: Picture, group: list[int]) -> list[list[int]]:
     for index in (child for node in group for child in picture.blame.nodes[node].children):
         node = picture.blame.nodes[index]
         pid, name = _pid(picture, node.who), picture.objects.comm.get(node.who)
-        if passing or (node.on is not None and node.on.syscall in CHILD and node.kind is Kind.PEER):
+        if passing or _is_passing(picture, node, pid):
             pid = NO_ONE
         elif node.who == pid:
             name = None
         families.setdefault((node.kind, pid, name, node.on), []).append(index)
     return list(families.values())
+
+
+def _is_passing(picture: Picture, node: BlameNode, pid: int) -> bool:
+    """Whether a node is about another process that was waited for in wait4, or at the other end of a pipe."""
+    if node.kind is not Kind.PEER or node.on is None or node.on.syscall is None:
+        return False
+    return node.on.syscall in CHILD or pid not in picture.capture.manifest.target.pids
 
 
 def _pid(picture: Picture, tid: int) -> int:
@@ -81,7 +89,9 @@ def _who(picture: Picture, group: list[int]) -> Who | None:
 
 
 def _on(thing: Thing | None) -> On | None:
-    on = None if thing is None else On(path=thing.path, peer=thing.peer, device=thing.device, syscall=thing.syscall)
+    on = None if thing is None else On(
+        path=thing.path, peer=thing.peer, device=thing.device, syscall=thing.syscall, lock=thing.lock
+    )  # fmt: skip
     return on if on != On() else None
 
 
@@ -94,7 +104,11 @@ def label(picture: Picture, group: list[int]) -> str:
         name = picture.objects.comm.get(node.who) or "thread"
         who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(group)} threads of {name}[{min(pids)}]"
     thing = node.on
-    what = (thing.path or thing.peer or thing.device or thing.syscall or thing.stage or "") if thing else ""
+    if thing and thing.other:
+        return _owned(node.kind, thing, who)
+    what = (
+        (thing.path or thing.peer or thing.device or thing.lock or thing.syscall or thing.stage or "") if thing else ""
+    )
     stage = f" ({thing.stage})" if thing and thing.stage and what != thing.stage else ""
     words = {
         Kind.REQUEST: picture.capture.manifest.target.name or "the host",
@@ -104,10 +118,30 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.FSYNC: f"{who} syncing {what}",
         Kind.JOURNAL: f"journal commit by {who}",
         Kind.DEVICE: f"device {what}{stage}",
-        Kind.PEER: f"waiting for {who} at {what}",
-        Kind.QUEUED: f"queued at {who or what}{f' at {what}' if who and what else ''}",
+        Kind.LOCK: f"waiting for lock {what}{f', held by {who}' if stage == '' else stage}",
+        Kind.PEER: f"waiting for {who} {'at' if thing and thing.peer else 'in'} {what}{stage}",
+        Kind.QUEUED: _queue_label(who, thing, what),
+        Kind.STOPPED: f"{who} stopped {what}".strip(),
         Kind.REMOTE: f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }
     return words.get(node.kind, f"{who} {node.kind.name.lower()} {what}{stage}".strip())
+
+
+def _owned(kind: Kind, thing: Thing, owner: str) -> str:
+    """Time that went to somebody's data."""
+    place = f" to {thing.path}" if thing.path else ""
+    whose = thing.other if thing.other == OLDER else f"{owner}{place}"
+    if kind is Kind.THROTTLE:
+        return f"made to pause on {thing.device} by dirty pages of {whose}"
+    way = "behind" if thing.stage == QUEUE else "serving"
+    return f"device {thing.device} {way} a {'write' if thing.other == OLDER else thing.other} of {whose}"
+
+
+def _queue_label(who: str, thing: Thing | None, what: str) -> str:
+    """Bytes that arrived and were not read: at whom, behind which request, over which connection."""
+    place = f" at {who}" if who else ""
+    over = f" at {what}" if what and thing is not None and thing.peer else "" if who else f" {what}"
+    behind = f" behind {thing.behind}" if thing is not None and thing.behind else ""
+    return f"queued{behind}{place}{over}"

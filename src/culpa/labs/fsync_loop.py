@@ -10,7 +10,7 @@ from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
 from culpa.labs.site import Site, opened
 
 FSYNC_HEAVY = "disk.fsync-heavy"
-SEEN_FROM_BELOW = ("disk.cgroup-throttle", "disk.saturated", "disk.slow-device", "fs.journal-wait")
+SEEN_FROM_BELOW = ("disk.cgroup-throttle", "disk.slow-device", "fs.journal-wait")
 """The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""
 ROWS = 100
 DATABASE = "notes.sqlite"

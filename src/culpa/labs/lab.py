@@ -5,8 +5,9 @@ The structs are `culpa.lab/1` and the rows of `culpa lab list --json`, field for
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from culpa.errors import EXIT_LAB_MISSED
 
 LAB_SCHEMA = "culpa.lab/1"
 
-Need = Literal["root", "trace", "redis-server", "ip", "perl", "tun"]
+Need = Literal["root", "trace", "redis-server", "slow-disk", "ip", "perl", "tun"]
 """`trace`: the truth of the lab cannot be told by samples, which see neither sleeps nor waits for peers."""
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
 
@@ -31,12 +32,13 @@ class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What must be named in a cause: a path, a peer's `address:port`, or lines `first_line` to `last_line` of the
-    source file `code`."""
+    """What must be named in a cause: a path, a peer's `address:port`, a device, or lines `first_line` to `last_line` of
+    the source file `code`."""
 
     cause: str
     path: str | None = None
     peer: str | None = None
+    device: str | None = None
     code: str | None = None
     first_line: int = 0
     last_line: int = 0
@@ -55,11 +57,13 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong, known from how the lab was built.
 
     `causes` must be named, the first one first; `may` are true as well but not demanded. No causes: nothing is wrong.
+    `bystanders` suffer under a cause without being it; its evidence must name them.
     """
 
     causes: tuple[str, ...]
     may: tuple[str, ...] = ()
     who: tuple[TruthWho, ...] = ()
+    bystanders: tuple[TruthWho, ...] = ()
     on: tuple[TruthOn, ...] = ()
     path: tuple[TruthStep, ...] = ()
     fix: str | None = None
@@ -95,7 +99,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis within a run."""
+    """One diagnosis within a run. `seconds`: from culpa's start to its verdict."""
 
     name: str
     url: str
@@ -103,6 +107,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     measured: Measured
     score: Score
+    seconds: float
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,11 +149,19 @@ class LabListing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be varied: amount of data, speed of the slow disk, seed of everything random."""
+    """What can be varied: amount of data, speed of the slow disk, seed of everything random.
+
+    `small`: of sizes that a lab draws, the small ones, which are as slow but on a slower disk, and sooner done.
+    """
 
     keys: int = 5000
     write_iops: int = 800
     seed: int = 1
+    small: bool = False
+
+    def chance(self, name: str) -> random.Random:
+        """The random numbers of one lab: the same for the same seed."""
+        return random.Random(f"{name} {self.seed}")  # noqa: S311 - draws parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +176,11 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What a lab's play yields; `disk` says what the data lay on."""
+    """What a lab's play yields; `disk` says what the data lay on, `drawn` what was chosen at random."""
 
     stages: tuple[Stage, ...]
     disk: str
+    drawn: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

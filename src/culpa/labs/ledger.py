@@ -49,6 +49,12 @@ class Throttle(msgspec.Struct, frozen=True, kw_only=True, tag="throttle"):
     device: str
 
 
+class DirtyBound(msgspec.Struct, frozen=True, kw_only=True, tag="dirty-bound"):
+    """A bound on the dirty pages of a device (`major:minor`), a loop device of the run."""
+
+    device: str
+
+
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True, tag="cgroup"):
     """A control group (v2) made by the run."""
 
@@ -68,7 +74,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, tag="interface"):
     name: str
 
 
-Entry = Run | Started | Loop | Mount | Throttle | Cgroup | Controllers | Interface
+Entry = Run | Started | Loop | Mount | Throttle | DirtyBound | Cgroup | Controllers | Interface
 _LINE = msgspec.json.Decoder(Entry)
 
 

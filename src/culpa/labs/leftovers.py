@@ -3,8 +3,8 @@
 Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
 process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
-and start time as the ledger has them, a limit that the ledger names, a cgroup or network interface that it names and
-that has the prefix.
+and start time as the ledger has them, a limit or bound that the ledger names, a cgroup or network interface that it
+names and that has the prefix.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import interfaces, ledger, loopdev, throttle
+from culpa.labs import dirtybound, interfaces, ledger, loopdev, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 
 ENVIRON_LIMIT_BYTES = 1 << 20
+_CONTROLS = frozenset({*throttle.V1_FILES.values(), throttle.V2_FILE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Leftovers:
     """Everything on this host that bears a lab's mark. Loop devices are listed top of the stack first."""
 
     limits: tuple[tuple[Path, str], ...] = ()
+    bounds: tuple[str, ...] = ()
     processes: tuple[int, ...] = ()
     mounts: tuple[str, ...] = ()
     loops: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class Leftovers:
         """One line for each thing found."""
         return (
             *(f"write limit on {device} in {control}" for control, device in self.limits),
+            *(f"bound on the dirty pages of {device}" for device in self.bounds),
             *(f"process {pid}" for pid in self.processes),
             *(f"mount {path}" for path in self.mounts),
             *(f"loop device {device}" for device in self.loops),
@@ -58,6 +61,7 @@ def find(places: Places) -> Leftovers:
     loops = _loops(places)
     return Leftovers(
         limits=tuple(_limits(entries, loops)),
+        bounds=tuple(_bounds(entries, loops)),
         processes=tuple(_processes(entries, runs, places)),
         mounts=tuple(path for path in reversed(loopdev.mounts()) if places.owns(path)),
         loops=loops,
@@ -79,6 +83,8 @@ def remove(places: Places) -> tuple[str, ...]:
     found = find(places)
     for control, device in found.limits:
         throttle.clear(control, device)
+    for device in found.bounds:
+        dirtybound.clear(device)
     _kill(found.processes)
     for path in found.mounts:
         loopdev.unmount(path)
@@ -172,14 +178,22 @@ def _limits(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterat
     named = set(_named_limits(entries))
     root = throttle.mounted("blkio")
     if root is not None:
-        named |= {(root / throttle.V1_FILE, loopdev.device_number(device)) for device in loops}
+        controls = [root / name for name in throttle.V1_FILES.values()]
+        named |= {(control, loopdev.device_number(device)) for device in loops for control in controls}
     yield from sorted(pair for pair in named if pair[1] in throttle.limited(pair[0]))
 
 
 def _named_limits(entries: tuple[ledger.Entry, ...]) -> Iterator[tuple[Path, str]]:
     for entry in entries:
-        if isinstance(entry, ledger.Throttle) and Path(entry.control).name in (throttle.V1_FILE, throttle.V2_FILE):
+        if isinstance(entry, ledger.Throttle) and Path(entry.control).name in _CONTROLS:
             yield Path(entry.control), entry.device
+
+
+def _bounds(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterator[str]:
+    """Bounds that the ledger names, and those of loop devices of a run."""
+    named = {entry.device for entry in entries if isinstance(entry, ledger.DirtyBound)}
+    named |= {loopdev.device_number(device) for device in loops}
+    yield from sorted(device for device in named if dirtybound.is_bounded(device))
 
 
 def _switched(entries: tuple[ledger.Entry, ...]) -> Iterator[ledger.Controllers]:

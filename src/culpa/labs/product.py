@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,19 +21,33 @@ PAGE_TIMEOUT_S = 60.0
 OUTPUT_LIMIT_BYTES = 64 << 20
 
 
-def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Verdict:
+class NoVerdictError(LabError):
+    """culpa failed, or said something that is no verdict: its own fault, and not the lab's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A verdict, and how long (s) it took from culpa's start to its end."""
+
+    verdict: Verdict
+    seconds: float
+
+
+def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Judged:
     """`culpa why URL --json`: the verdict, decoded strictly.
 
     Raises:
-        LabError: it failed, said nothing, or said something that is no verdict.
+        NoVerdictError: it failed, said nothing, or said something that is no verdict.
     """
     options = [] if trace else ["--no-trace"]
     options += ["--save", str(save)] if save else []
+    started = time.monotonic()
     text = _culpa(site, ["why", url, "--json", *options], timeout_s=WHY_TIMEOUT_S)
+    seconds = time.monotonic() - started
     try:
-        return msgspec.json.decode(text, type=Verdict)
+        return Judged(verdict=msgspec.json.decode(text, type=Verdict), seconds=seconds)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"culpa why --json printed no verdict: {error}") from error
+        raise NoVerdictError(f"culpa why --json printed no verdict: {error}") from error
 
 
 def page(site: Site, capture: Path) -> str:
@@ -47,10 +63,10 @@ def _culpa(site: Site, arguments: list[str], *, timeout_s: float) -> bytes:
     try:
         status = program.popen.wait(timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"culpa {arguments[0]} did not end within {timeout_s:.0f} s") from error
+        raise NoVerdictError(f"culpa {arguments[0]} did not end within {timeout_s:.0f} s") from error
     finally:
         program.stop(by=signal.SIGINT)
     if status != 0:
-        raise LabError(f"culpa {arguments[0]} ended with status {status}: {program.last_words()}")
+        raise NoVerdictError(f"culpa {arguments[0]} ended with status {status}: {program.last_words()}")
     with output.open("rb") as file:
         return file.read(OUTPUT_LIMIT_BYTES)

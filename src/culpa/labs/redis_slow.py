@@ -18,7 +18,7 @@ WRITE_IN_READ = "app.redis.write-in-read-path"
 ROUND_TRIPS = "app.redis.round-trips"
 
 SYNC_SEEN_FROM_BELOW = (
-    "disk.cgroup-throttle", "disk.fsync-heavy", "disk.saturated", "disk.slow-device", "fs.journal-wait",
+    "disk.cgroup-throttle", "disk.fsync-heavy", "disk.slow-device", "fs.journal-wait",
     "redis.aof.write-slow-disk", "redis.disk.slow",
 )  # fmt: skip
 """The lab's own throttle, and what a sync that waits for it looks like from the file system and the disk."""
@@ -44,8 +44,8 @@ def play_healthy(conditions: Conditions) -> Played:
         _fill(stand)
         stand.server.set("appendfsync", "everysec")
         measured = Measured(before=stand.seconds("get_cache_data", requests=FAST_REQUESTS))
-        verdict = stand.judge("get_cache_data")
-        stage = stand.stage("healthy", "get_cache_data", Truth(causes=()), verdict, measured)
+        judged = stand.judge("get_cache_data")
+        stage = stand.stage("healthy", "get_cache_data", Truth(causes=()), judged, measured)
         return Played(stages=(stage,), disk=stand.disk.kind)
 
 
@@ -64,18 +64,18 @@ def _as_found(stand: RedisStand) -> Stage:
     before = stand.seconds("get_cache")
     truth = _truth_as_found(stand)
     capture = stand.site.directory / "slow.culpa" if stand.conditions.on_page else None
-    verdict = stand.judge("get_cache", save=capture)
+    judged = stand.judge("get_cache", save=capture)
     if capture and stand.conditions.on_page:
         stand.conditions.on_page(product.page(stand.site, capture))
     say("CONFIG SET appendfsync everysec")
     stand.server.set("appendfsync", "everysec")
     after = stand.seconds("get_cache", requests=FAST_REQUESTS)
-    return stand.stage("always", "get_cache", truth, verdict, Measured(before=before, after_fix=after))
+    return stand.stage("always", "get_cache", truth, judged, Measured(before=before, after_fix=after))
 
 
 def _under_everysec(stand: RedisStand, *, before: float) -> Stage:
     """`appendfsync everysec`: judge what is left, then ask the repaired endpoint."""
-    verdict = stand.judge("get_cache")
+    judged = stand.judge("get_cache")
     truth = Truth(
         causes=(ROUND_TRIPS,),
         may=(WRITE_IN_READ, "cpu.busy", *WRITE_BEHIND_SYNC),
@@ -84,7 +84,7 @@ def _under_everysec(stand: RedisStand, *, before: float) -> Stage:
         fix="ask /get_cache_data",
     )
     after = stand.seconds("get_cache_data", requests=FAST_REQUESTS)
-    return stand.stage("everysec", "get_cache", truth, verdict, Measured(before=before, after_fix=after))
+    return stand.stage("everysec", "get_cache", truth, judged, Measured(before=before, after_fix=after))
 
 
 def _truth_as_found(stand: RedisStand) -> Truth:

@@ -25,7 +25,8 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
     return Score(
         top1=_top1(verdict, heads, truth, acquit=acquit),
         all_named=ids.issuperset(truth.causes),
-        who=all(_who_named(named, wanted) for wanted in truth.who),
+        who=all(_who_named(named, wanted) for wanted in truth.who)
+        and all(_suffers(named, wanted) for wanted in truth.bystanders),
         on=all(_on_named(named, wanted) for wanted in truth.on),
         path=_descends(verdict.blame, truth.path),
         false_alarms=tuple(head.id for head in heads if head.id not in {*truth.causes, *truth.may}),
@@ -50,6 +51,12 @@ def _who_named(named: list[Cause], wanted: TruthWho) -> bool:
     return any(cause.id == wanted.cause and cause.who is not None and cause.who.pid == wanted.pid for cause in named)
 
 
+def _suffers(named: list[Cause], wanted: TruthWho) -> bool:
+    """Whether the evidence of the cause names a process as `comm[pid]`."""
+    name = f"{wanted.comm}[{wanted.pid}]"
+    return any(name in evidence.fact for cause in named if cause.id == wanted.cause for evidence in cause.evidence)
+
+
 def _on_named(named: list[Cause], wanted: TruthOn) -> bool:
     return any(cause.id == wanted.cause and cause.on is not None and _matches(cause.on, wanted) for cause in named)
 
@@ -57,7 +64,8 @@ def _on_named(named: list[Cause], wanted: TruthOn) -> bool:
 def _matches(on: On, wanted: TruthOn) -> bool:
     path_right = wanted.path is None or on.path == wanted.path
     peer_right = wanted.peer is None or on.peer == wanted.peer
-    return path_right and peer_right and (wanted.code is None or _is_line_of(on.code, wanted))
+    device_right = wanted.device is None or on.device == wanted.device
+    return path_right and peer_right and device_right and (wanted.code is None or _is_line_of(on.code, wanted))
 
 
 def _is_line_of(code: str | None, wanted: TruthOn) -> bool:

@@ -14,14 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import ledger, loopdev, throttle
+from culpa.labs import dirtybound, ledger, loopdev, throttle
 from culpa.labs.site import Site
-from culpa.units import format_count
 
 WRITE_IOPS = 800
 """At this limit one fdatasync of Redis takes 5 ms in the mean, as on the machine of seed 000."""
 IMAGE_BYTES = 1 << 30
 """Sparse; it holds a journal of the usual size. Only what the lab writes takes room."""
+FLOOD_IMAGE_BYTES = 8 << 30
+"""For labs that write floods: room for what is dirtied before anything of it is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowness:
+    """What the disk takes, and how many bytes of dirty pages its file system may have (None: what the host allows)."""
+
+    rate: throttle.Rate
+    dirty_bytes: int | None = None
+    image_bytes: int = IMAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +59,21 @@ class Disk:
             self.limit.admit(pid)
 
 
-def slow_or_ordinary(site: Site, *, write_iops: int, progress: Callable[[str], None]) -> Disk:
+def why_not() -> str | None:
+    """Why this host cannot have a slow disk with bounded dirty pages; None if it can."""
+    if not throttle.usable():
+        return "no cgroup that limits block I/O: mount the blkio (v1) or io (v2) controller"
+    return None if dirtybound.usable() else "no bound on the dirty pages of a device (Linux before 6.2)"
+
+
+def slow_or_ordinary(site: Site, slowness: Slowness, *, progress: Callable[[str], None]) -> Disk:
     """The slow disk where this host allows it, else an ordinary directory; says which. Undone with the site."""
     try:
-        disk = site.stack.enter_context(slow_disk(site, write_iops=write_iops))
+        disk = site.stack.enter_context(slow_disk(site, slowness))
     except LabError as error:
         progress(f"ordinary disk, nothing throttled: {error}")
         return ordinary_disk(site, why=str(error))
-    progress(f"slow disk: {disk.device} on {disk.directory}, {format_count(write_iops)} writes a second")
+    progress(f"slow disk: {disk.device} on {disk.directory}, {slowness.rate}")
     return disk
 
 
@@ -68,8 +85,8 @@ def ordinary_disk(site: Site, *, why: str = "") -> Disk:
 
 
 @contextmanager
-def slow_disk(site: Site, *, write_iops: int = WRITE_IOPS, image_bytes: int = IMAGE_BYTES) -> Iterator[Disk]:
-    """A mounted file system that can take `write_iops` writes a second; gone again afterwards.
+def slow_disk(site: Site, slowness: Slowness) -> Iterator[Disk]:
+    """A mounted file system on a disk that is so slow; gone again afterwards.
 
     Raises:
         LabError: this host does not allow it (not root, no loop devices, no cgroup that limits I/O).
@@ -79,11 +96,12 @@ def slow_disk(site: Site, *, write_iops: int = WRITE_IOPS, image_bytes: int = IM
     directory = site.directory / "disk"
     directory.mkdir(exist_ok=True)
     with (
-        _image(site.directory / "disk.img", image_bytes) as image,
+        _image(site.directory / "disk.img", slowness.image_bytes) as image,
         _loop(str(image), site, direct=False) as lower,
         _loop(lower, site, direct=True) as upper,
         _mounted(upper, directory, site),
-        throttle.write_limit(loopdev.device_number(lower), write_iops, book=site.ledger, name=site.name) as limit,
+        _bounded(upper, slowness.dirty_bytes, site),
+        throttle.write_limit(loopdev.device_number(lower), slowness.rate, book=site.ledger, name=site.name) as limit,
     ):
         yield Disk(directory=directory, device=upper, limit=limit)
 
@@ -110,6 +128,15 @@ def _loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
     finally:
         if device is not None:
             loopdev.detach(device)
+
+
+@contextmanager
+def _bounded(device: str, dirty_bytes: int | None, site: Site) -> Iterator[None]:
+    if dirty_bytes is None:
+        yield
+        return
+    with dirtybound.bounded(loopdev.device_number(device), dirty_bytes, book=site.ledger):
+        yield
 
 
 @contextmanager

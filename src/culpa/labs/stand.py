@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from culpa.diagnose.verdict import Verdict
-from culpa.labs import ports, product, slowdisk, stopwatch
+from culpa.labs import ports, product, slowdisk, stopwatch, throttle
 from culpa.labs.lab import Conditions, Measured, Played, Stage, Truth, TruthWho
 from culpa.labs.score import score
 from culpa.labs.site import Program, Site
@@ -40,36 +39,37 @@ class Stand:
         """Wait until an action gives its answer; raises LabError if it never does."""
         stopwatch.wait_ready(f"{self.url}/{action}", self.app)
 
-    def judge(self, action: str, *, save: Path | None = None) -> Verdict:
+    def judge(self, action: str, *, save: Path | None = None) -> product.Judged:
         """Have culpa look for the culprit of a request."""
         url = f"{self.url}/{action}"
         self.conditions.progress(f"culpa why {url}")
         return product.why(self.site, url, trace=self.conditions.trace, save=save)
 
-    def stage(self, name: str, action: str, truth: Truth, verdict: Verdict, measured: Measured) -> Stage:
+    def stage(self, name: str, action: str, truth: Truth, judged: product.Judged, measured: Measured) -> Stage:
         """One scored diagnosis."""
         return Stage(
             name=name,
             url=f"{self.url}/{action}",
             truth=truth,
-            verdict=verdict,
+            verdict=judged.verdict,
             measured=measured,
-            score=score(verdict, truth, measured, acquit=self.conditions.trace),
+            score=score(judged.verdict, truth, measured, acquit=self.conditions.trace),
+            seconds=judged.seconds,
         )
 
     def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:
         """A case of one stage: measured, judged, and measured again the repaired way."""
         before = self.seconds(action)
-        verdict = self.judge(action)
+        judged = self.judge(action)
         after = self.seconds(repaired, requests=FAST_REQUESTS)
-        stage = self.stage("as found", action, truth, verdict, Measured(before=before, after_fix=after))
+        stage = self.stage("as found", action, truth, judged, Measured(before=before, after_fix=after))
         return Played(stages=(stage,), disk=self.disk.kind)
 
     def sound(self, action: str) -> Played:
         """A case of one stage in which nothing is wrong."""
         measured = Measured(before=self.seconds(action, requests=FAST_REQUESTS))
-        verdict = self.judge(action)
-        stage = self.stage("healthy", action, Truth(causes=()), verdict, measured)
+        judged = self.judge(action)
+        stage = self.stage("healthy", action, Truth(causes=()), judged, measured)
         return Played(stages=(stage,), disk=self.disk.kind)
 
 
@@ -107,7 +107,8 @@ def disk(here: Site, conditions: Conditions, *, slow: bool) -> slowdisk.Disk:
     """The slow disk (if `slow`, and where this host allows it) or the ordinary one."""
     if not slow:
         return slowdisk.ordinary_disk(here)
-    return slowdisk.slow_or_ordinary(here, write_iops=conditions.parameters.write_iops, progress=conditions.progress)
+    rate = throttle.Rate(per_second=conditions.parameters.write_iops)
+    return slowdisk.slow_or_ordinary(here, slowdisk.Slowness(rate=rate), progress=conditions.progress)
 
 
 def copied(here: Site, app: str, name: str) -> Path:

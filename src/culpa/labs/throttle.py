@@ -1,4 +1,4 @@
-"""A limit on the writes per second of one block device, by the I/O controller of cgroup v1 or v2.
+"""A limit on the writes of one block device, in writes or bytes a second, by the I/O controller of cgroup v1 or v2.
 
 v1 (Documentation/admin-guide/cgroup-v1/blkio-controller.rst): the hierarchy's root group takes limits too, so nothing
 has to be moved as long as the writers are in it. v2 (cgroup-v2.rst, io.max): the root group has no limits; the writers
@@ -12,15 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from culpa.errors import LabError
 from culpa.labs import ledger, loopdev
+from culpa.units import format_bytes, format_count
 
-V1_FILE = "blkio.throttle.write_iops_device"
+Unit = Literal["writes", "bytes"]
+V1_FILES: dict[Unit, str] = {
+    "writes": "blkio.throttle.write_iops_device",
+    "bytes": "blkio.throttle.write_bps_device",
+}
 V2_FILE = "io.max"
+V2_KEYS: dict[Unit, str] = {"writes": "wiops", "bytes": "wbps"}
 V2_SWITCH = "cgroup.subtree_control"
 V2_CONTROLLERS = ("io", "memory")
 """Writeback is charged to the cgroup of the dirtied page, which needs the memory controller beside io."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How much may be written: `per_second` of `unit`."""
+
+    per_second: int
+    unit: Unit = "writes"
+
+    def __str__(self) -> str:
+        amount = format_bytes(self.per_second) if self.unit == "bytes" else f"{format_count(self.per_second)} writes"
+        return f"{amount} a second"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +61,32 @@ class Throttle:
 
 
 @contextmanager
-def write_limit(device: str, write_iops: int, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:
-    """Hold the writes to a device (`major:minor`) to `write_iops` a second; `name` names a cgroup if one is made.
+def write_limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:
+    """Hold the writes to a device (`major:minor`) to a rate; `name` names a cgroup if one is made.
 
     Raises:
         LabError: neither kind of I/O controller can be used here.
     """
     v1, v2 = mounted("blkio"), mounted(None)
-    if v1 is not None and (v1 / V1_FILE).exists():
-        with _limit(v1 / V1_FILE, f"{device} {write_iops}", device, book) as throttle:
+    if v1 is not None and (v1 / V1_FILES[rate.unit]).exists():
+        with _limit(v1 / V1_FILES[rate.unit], f"{device} {rate.per_second}", device, book) as throttle:
             yield throttle
     elif v2 is not None and "io" in _words(v2 / "cgroup.controllers"):
         with (
             _child(v2, name, book) as group,
-            _limit(group / V2_FILE, f"{device} wiops={write_iops}", device, book) as throttle,
+            _limit(group / V2_FILE, f"{device} {V2_KEYS[rate.unit]}={rate.per_second}", device, book) as throttle,
         ):
             yield throttle
     else:
         raise LabError("no cgroup here can limit block I/O", way_out="mount the blkio (v1) or io (v2) controller")
+
+
+def usable() -> bool:
+    """Whether some I/O controller is there."""
+    v1, v2 = mounted("blkio"), mounted(None)
+    return (v1 is not None and (v1 / V1_FILES["bytes"]).exists()) or (
+        v2 is not None and "io" in _words(v2 / "cgroup.controllers")
+    )
 
 
 def clear(control: Path, device: str) -> bool:
@@ -67,7 +94,8 @@ def clear(control: Path, device: str) -> bool:
     try:
         if device not in limited(control):
             return False
-        control.write_text(f"{device} wiops=max" if control.name == V2_FILE else f"{device} 0")
+        lifted = " ".join(f"{key}=max" for key in V2_KEYS.values())
+        control.write_text(f"{device} {lifted}" if control.name == V2_FILE else f"{device} 0")
     except OSError:
         return False  # the group is gone, and its limits with it
     return True

@@ -6,12 +6,16 @@ import numpy as np
 import polars as pl
 
 from culpa import syscalls
-from culpa.model.axis import Axis, Bools, Int64s, Spans
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Integers, Spans
 from culpa.model.kinds import NONE
 
 UNKNOWN_NR = -1
 OPEN_RET = 1
 """Stands for the return value of a call that has none yet: not 0, which would say that its timer ran out."""
+
+
+LAID_ROWS = 1 << 17
+"""Calls laid onto the axis at once: what is needed in between then stays small."""
 
 
 class Calls:
@@ -24,24 +28,29 @@ class Calls:
         self._seen = len(seen)
         self.frame = frame = pl.concat([seen, _resting(seen, states)], how="diagonal")
         self.numbers = numbers
-        self._nr = integers(frame, "nr")
+        self._nr = np.append(frame["nr"].fill_null(UNKNOWN_NR).to_numpy(), np.int32(UNKNOWN_NR))
         self.on_disk = frame["file_type"].is_in(["reg", "dir"]).fill_null(value=False).to_numpy()
         self.on_socket = (frame["file_type"] == "sock").fill_null(value=False).to_numpy()
         self.spans = self._lay(frame, axis)
 
     @staticmethod
     def _lay(frame: pl.DataFrame, axis: Axis) -> Spans:
-        lanes = axis.lane(integers(frame, "tid"))
-        start = axis.place(lanes, frame["enter_ns"].fill_null(axis.start_ns).to_numpy())
-        end = axis.place(lanes, frame["exit_ns"].fill_null(axis.end_ns).to_numpy())
-        # A call still open at the end holds the window's last moment as well.
-        end = end + frame["exit_ns"].is_null().to_numpy()
-        known = lanes >= 0
-        return Spans.sorted(np.where(known, start, 0), np.where(known, end, 0), np.arange(len(frame)))
+        start, end = np.empty(len(frame), np.int64), np.empty(len(frame), np.int64)
+        for at in range(0, len(frame), LAID_ROWS):
+            part = frame.slice(at, LAID_ROWS)
+            here = slice(at, at + len(part))
+            lanes = axis.lane(part["tid"].fill_null(NO_THREAD).to_numpy())
+            start[here] = axis.place(lanes, part["enter_ns"].fill_null(axis.start_ns).to_numpy())
+            end[here] = axis.place(lanes, part["exit_ns"].fill_null(axis.end_ns).to_numpy())
+            # A call still open at the end holds the window's last moment as well.
+            end[here] += part["exit_ns"].is_null().to_numpy()
+            end[here][lanes < 0] = start[here][lanes < 0]
+        return Spans.sorted(start, end, np.arange(len(frame), dtype=np.int32))
 
-    def covering(self, points: Int64s) -> Int64s:
+    def covering(self, points: Int64s) -> Integers:
         """The row of the call that covers each point, else `NONE`."""
-        return pick(self.spans.row, self.spans.covering(points), NONE)
+        covering = self.spans.covering(points)
+        return np.append(self.spans.row, np.int32(NONE))[covering]
 
     def _column(self, name: str, rows: Int64s, missing: int) -> Int64s:
         """A column at some rows; `missing` for a null and for the row -1. Most rows are never looked at."""
@@ -50,9 +59,9 @@ class Calls:
         answer[known] = self.frame[name].gather(rows[known]).cast(pl.Int64, strict=False).fill_null(missing).to_numpy()
         return answer
 
-    def nr(self, rows: Int64s) -> Int64s:
+    def nr(self, rows: Integers) -> Integers:
         """System call numbers."""
-        return pick(self._nr, rows, UNKNOWN_NR)
+        return self._nr[rows]
 
     def ret(self, rows: Int64s) -> Int64s:
         """Return values."""
@@ -77,13 +86,30 @@ class Calls:
 
     def is_socket(self, rows: Int64s) -> Bools:
         """Which of the calls are on a socket."""
-        on_socket: Bools = pick(self.on_socket.astype(np.int64), rows, 0) > 0
+        on_socket: Bools = np.append(self.on_socket, False)[rows]
         return on_socket
+
+    def is_file_type(self, rows: Int64s, file_type: str) -> Bools:
+        """Which of the calls are on a file of a type, as `schema.SYSCALLS` names it."""
+        known = np.flatnonzero(rows >= 0)
+        answer = np.zeros(len(rows), bool)
+        answer[known] = (self.frame["file_type"].gather(rows[known]) == file_type).fill_null(value=False).to_numpy()
+        return answer
+
+    def arg(self, rows: Int64s, number: int) -> Int64s:
+        """Argument 0, 1 or 2 of the calls; addresses of user space fit."""
+        return self._column(f"arg{number}", rows, NONE)
+
+    def futex_command(self, rows: Int64s) -> Int64s:
+        """The operations of futex calls, without their flags; `NONE` for other calls."""
+        futex = np.flatnonzero(self.among(rows, syscalls.FUTEX))
+        command = np.full(len(rows), NONE, np.int64)
+        command[futex] = self.arg(rows[futex], 1) & syscalls.FUTEX_COMMAND_MASK
+        return command
 
     def futex_for_work(self, rows: Int64s) -> Bools:
         """Futex waits with a bitset: glibc's condition variables and semaphores, where workers wait for work."""
-        operation = self._column("arg1", rows, 0) & syscalls.FUTEX_COMMAND_MASK
-        for_work: Bools = self.among(rows, syscalls.FUTEX) & (operation == syscalls.FUTEX_WAIT_BITSET)
+        for_work: Bools = self.futex_command(rows) == syscalls.FUTEX_WAIT_BITSET
         return for_work
 
 
@@ -104,8 +130,10 @@ def integers(frame: pl.DataFrame, name: str) -> Int64s:
     return frame[name].cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
 
 
-def pick(values: Int64s, rows: Int64s, missing: int) -> Int64s:
+def pick(values: Integers, rows: Integers, missing: int) -> Int64s:
     """`values[rows]`, and `missing` where a row is negative."""
     if len(values) == 0:
         return np.full(len(rows), missing, np.int64)
-    return np.where(rows >= 0, values[np.maximum(rows, 0)], missing).astype(np.int64, copy=False)
+    picked = values[rows].astype(np.int64, copy=False)
+    picked[rows < 0] = missing
+    return picked

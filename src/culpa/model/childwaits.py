@@ -1,4 +1,4 @@
-"""Waits for a child process: spent on what the child did until it ended."""
+"""Waits for another thread to end: a child process in wait4, a thread that is joined."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from culpa.model.axis import NO_THREAD, Int64s
+from culpa import syscalls
+from culpa.model.axis import Bools, Int64s
+from culpa.model.calls import Calls
 from culpa.model.kinds import Kind
 from culpa.model.pieces import Pieces
 from culpa.model.timeline import Timeline
@@ -21,22 +23,34 @@ def ends(tasks: pl.DataFrame) -> Mapping[int, int]:
     return dict(tasks.drop_nulls(["tid", "exit_ns"]).select("tid", "exit_ns").iter_rows())
 
 
-def explain(pieces: Pieces, timeline: Timeline, index: Int64s, ended: Mapping[int, int]) -> None:
-    """Follow each wait to the thread that woke it, if that thread ended at that moment and is another process'.
+def ended_at_wake(timeline: Timeline, segments: Int64s, ended: Mapping[int, int]) -> Bools:
+    """Waits that were ended by a thread that itself ended at that moment.
 
     Args:
-        index: pieces that wait in wait4 or waitid.
+        segments: rows of the timeline.
         ended: as from `ends`.
     """
-    segment = pieces.segment[index]
-    waker = timeline.waker[segment]
-    lanes = pieces.axis.lane(waker)
-    wake_ns = pieces.axis.time(timeline.end[segment] - 1)
-    gap = np.array(
-        [wake - ended.get(tid, -END_TO_WAKE_NS - 1) for tid, wake in zip(waker.tolist(), wake_ns.tolist(), strict=True)]
-    )
+    waker = timeline.waker[segments]
+    wake_ns = timeline.axis.time(timeline.end[segments] - 1)
+    tids, inverse = np.unique(waker, return_inverse=True)
+    end_ns = np.array([ended.get(tid, -END_TO_WAKE_NS - 1) for tid in tids.tolist()], dtype=np.int64)
+    known = timeline.axis.lane(waker) >= 0
+    near: Bools = known & (np.abs(wake_ns - end_ns[inverse]) <= END_TO_WAKE_NS) if len(segments) else known
+    return near
+
+
+def explain(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, ended: Mapping[int, int]) -> None:
+    """Follow waits for a child or for a thread of the same process to what that one did.
+
+    Args:
+        index: pieces that are interruptible waits.
+        ended: as from `ends`.
+    """
+    call = pieces.call[index]
+    for_child, joins = calls.among(call, syscalls.CHILD), calls.futex_for_work(call)
+    index, for_child = index[for_child | joins], for_child[for_child | joins]
+    lanes = pieces.axis.lane(timeline.waker[pieces.segment[index]])
     own = timeline.pid[pieces.lane[index]]
     others = np.where(lanes >= 0, timeline.pid[np.maximum(lanes, 0)], own) != own
-    follow = others & (np.abs(gap) <= END_TO_WAKE_NS) if len(index) else np.zeros(0, bool)
-    pieces.kind[index[follow]] = Kind.PEER
-    pieces.next[index[follow]] = np.where(follow, lanes, NO_THREAD)[follow]
+    follow = ended_at_wake(timeline, pieces.segment[index], ended) & (others == for_child)
+    pieces.follow(index[follow], lanes[follow], Kind.PEER)

@@ -1,11 +1,11 @@
-"""Which block request ended a wait."""
+"""Which block request ended a wait, and which ones the device finished before it."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 
-from culpa.model.axis import Axis, Int64s
+from culpa.model.axis import Axis, Int64s, expand
 
 COMPLETION_LAG_NS = 100_000
 """The completion is recorded just before the waiter is woken; on a stacked device a worker thread lies between."""
@@ -17,7 +17,7 @@ class BlockIndex:
     def __init__(self, blocks: pl.DataFrame, axis: Axis) -> None:
         self._axis = axis
         complete = blocks["complete_ns"].to_numpy(allow_copy=True) if len(blocks) else np.zeros(0)
-        self.done = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
+        self.done: Int64s = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
         queued = blocks["queued_ns"].fill_null(axis.start_ns).to_numpy()
         self.issue = blocks["issue_ns"].fill_null(pl.Series(queued, dtype=pl.Int64)).to_numpy()
         self.dev = _integers(blocks, "dev")
@@ -46,6 +46,39 @@ class BlockIndex:
             missing = (found < 0) & usable
             found[missing] = index.last_before(keys[missing], begin[missing], until[missing])
         return found
+
+    def ahead(self, start: Int64s, end: Int64s, request: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+        """What the device worked on before it came to the request that a wait is for.
+
+        Args:
+            start, end: waits, points of the axis.
+            request: for each wait the row of the request that ended it.
+
+        Returns:
+            Rows (wait, request, begin, stop), sorted by wait and time: from `begin` to `stop` the device worked on that
+            other request, the next to complete of those it was given no later than the one waited for.
+        """
+        until = np.minimum(self._axis.time(start) + (end - start), self.done[request])
+        order = np.argsort(self.done, kind="stable")
+        order = order[self._finished[order]]
+        nothing = np.zeros(0, np.int64)
+        found: list[tuple[Int64s, Int64s]] = [(nothing, nothing)]
+        for dev in np.unique(self.dev[request]).tolist():
+            mine, rows = np.flatnonzero(self.dev[request] == dev), order[self.dev[order] == dev]
+            low = np.searchsorted(self.done[rows], self._axis.time(start[mine]), side="right")
+            high = np.searchsorted(self.done[rows], until[mine], side="left")
+            nth, index = expand(low, high)
+            keep = self.issue[rows[index]] <= self.issue[request[mine[nth]]]
+            keep &= rows[index] != request[mine[nth]]
+            found.append((mine[nth[keep]], rows[index[keep]]))
+        wait: Int64s = np.concatenate([part[0] for part in found])
+        other: Int64s = np.concatenate([part[1] for part in found])
+        order = np.lexsort((np.arange(len(wait)), self.done[other], wait))
+        wait, other = wait[order], other[order]
+        stop: Int64s = start[wait] + (self.done[other] - self._axis.time(start[wait]))
+        first = np.append(True, wait[1:] != wait[:-1])[: len(wait)]
+        begin: Int64s = np.where(first, start[wait], np.append(0, stop[:-1])[: len(wait)]).astype(np.int64)
+        return wait, other, begin, stop
 
 
 class _Keyed:

@@ -15,8 +15,8 @@ from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.stages import Stage
 from culpa.model.timeline import Timeline
+from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
-QUEUE, SERVICE = "queue", "service"
 _ENDED_BY_OTHERS = (Kind.JOURNAL, Kind.THROTTLE, Kind.RECLAIM)
 """Waits whose end is another's doing, even if a block request of the waiter completes at that moment."""
 
@@ -26,7 +26,7 @@ class KernelWaits:
 
     def __init__(
         self, pieces: Pieces, timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: Mapping[int, Stage],
-        objects: Objects,
+        objects: Objects, writeback: Writeback, behind: Owned, throttled: Owned,
     ) -> None:  # fmt: skip
         self._pieces = pieces
         self._timeline = timeline
@@ -34,6 +34,9 @@ class KernelWaits:
         self._blocks = blocks
         self._stages = stages
         self._objects = objects
+        self._writeback = writeback
+        self._behind = behind
+        self._throttled = throttled
 
     def explain(self, index: Int64s) -> None:
         """Name the stage, follow the journal's thread, and hand the rest to the devices.
@@ -43,6 +46,7 @@ class KernelWaits:
         """
         pieces = self._pieces
         self._name_stages(index)
+        self._name_owners(index, self._throttled, Kind.THROTTLE)
         self._follow_journal(index)
         served = (pieces.request[index] >= 0) & ~np.isin(pieces.kind[index], _ENDED_BY_OTHERS)
         self._device_time(index[served])
@@ -72,18 +76,51 @@ class KernelWaits:
                 pieces.next[index[rest & (dev == number)]] = known[0]
 
     def _device_time(self, index: Int64s) -> None:
-        """Until its request was handed to the device the wait was queueing, after that service."""
+        """Until its request was handed to the device the wait was queueing, after that service; and behind whom."""
         pieces, blocks = self._pieces, self._blocks
         request = pieces.request[index]
         queued = pieces.start[index] < pieces.axis.place(pieces.lane[index], blocks.issue[request])
         for dev in np.unique(blocks.dev[request]).tolist():
             for stage, mask in ((QUEUE, queued), (SERVICE, ~queued)):
                 here = index[(blocks.dev[request] == dev) & mask]
-                thing = Thing(device=self._objects.device(int(dev)), stage=stage)
-                fault = pieces.kind[here] == Kind.FAULT
-                pieces.via[here[fault]] = Kind.DEVICE
-                pieces.via_on[here[fault]] = pieces.things.intern(thing)
-                pieces.label(here[~fault], thing, Kind.DEVICE)
+                self._put(here, self._pieces.things.intern(Thing(device=self._objects.device(int(dev)), stage=stage)))
+        self._name_owners(index, self._behind, Kind.DEVICE)
+        self._name_served(index[(pieces.owner[index] == NONE) & ~queued])
+
+    def _put(self, index: Int64s, thing: Int64s | int) -> None:
+        """A device's time; one level down where it is part of a page fault."""
+        pieces = self._pieces
+        things = np.broadcast_to(np.asarray(thing, np.int64), len(index))
+        fault = pieces.kind[index] == Kind.FAULT
+        pieces.via[index[fault]] = Kind.DEVICE
+        pieces.via_on[index[fault]] = things[fault]
+        pieces.kind[index[~fault]] = Kind.DEVICE
+        pieces.on[index[~fault]] = things[~fault]
+
+    def _name_owners(self, index: Int64s, owned: Owned, kind: Kind) -> None:
+        """Pieces that lie in stretches spent on somebody's data."""
+        pieces = self._pieces
+        found = owned.spans.covering(pieces.start[index])
+        here, row = index[found >= 0], owned.spans.row[found[found >= 0]]
+        things = np.array([pieces.things.intern(thing) for thing in owned.things], np.int64)[owned.thing[row]]
+        if kind is Kind.DEVICE:
+            self._put(here, things)
+        else:
+            pieces.kind[here], pieces.on[here] = kind, things
+        pieces.owner[here] = owned.owner[row]
+        before = np.maximum(here - 1, 0)
+        pieces.continues[here] = np.isin(before, here) & (pieces.segment[before] == pieces.segment[here]) & (here > 0)
+
+    def _name_served(self, index: Int64s) -> None:
+        """A kernel thread's own requests carry other people's data."""
+        pieces = self._pieces
+        kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(self._objects.kernel_tids))
+        index = index[kernel]
+        owner, things = self._writeback.served(pieces.request[index])
+        theirs = ~np.isin(owner, [NONE, *self._objects.kernel_tids])
+        numbers = np.array([pieces.things.intern(thing) for thing in things], np.int64)
+        self._put(index[theirs], numbers[theirs])
+        pieces.owner[index[theirs]] = owner[theirs]
 
     def _device_without_request(self, index: Int64s) -> None:
         """The stack names a device wait, no request was seen: the device of the call's file system, not split."""

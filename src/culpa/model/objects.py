@@ -20,13 +20,20 @@ LOOPBACK = ("127.", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """What a wait was spent on; exactly the parts that are known are set."""
+    """What a wait was spent on; exactly the parts that are known are set.
+
+    `behind` is the request served meanwhile. `other` says what somebody else's data was doing at the device (a write, a
+    read): then who is named is its owner.
+    """
 
     path: str | None = None
     peer: str | None = None
     device: str | None = None
     syscall: str | None = None
     stage: str | None = None
+    lock: str | None = None
+    behind: str | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,7 @@ class Process:
     unit: str | None = None
     cgroup: str | None = None
     container: str | None = None
+    caught: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +88,15 @@ class Objects:
 
     @cached_property
     def _processes(self) -> dict[int, Process]:
-        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container")
+        names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container", "caught")
         rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)
         return {row[0]: Process(**dict(zip(names, row, strict=True))) for row in rows.iter_rows()}
+
+    @cached_property
+    def own_pids(self) -> frozenset[int]:
+        """culpa itself, while it watched."""
+        rows = self._capture.frame(schema.PROCESSES).filter(pl.col("role") == "culpa")
+        return frozenset(rows["pid"].drop_nulls().to_list())
 
     def process(self, pid: int) -> Process:
         """The process; only its pid and name where /proc was too late."""
@@ -122,6 +136,12 @@ class Objects:
         connected = ~pl.col("listening").fill_null(value=False) & pl.col("peer_addr").is_not_null()
         clients = rows.filter(connected & ~pl.col("local_port").is_in(ports).fill_null(value=False))
         return frozenset(listening["pid"].to_list()) - frozenset(clients["pid"].to_list())
+
+    @cached_property
+    def unix_peers(self) -> dict[int, int]:
+        """Inode of a unix socket to that of its other end."""
+        rows = self._capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
+        return dict(zip(rows["ino"].to_list(), rows["peer_ino"].to_list(), strict=True))
 
     @cached_property
     def sockets(self) -> dict[int, Socket]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
+from culpa.model.arrivals import LONG_AGO, SEVERAL, UNNAMED, Arrivals, Busy
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Spans
 from culpa.model.calls import integers, pick
 from culpa.model.kinds import NONE, Kind
@@ -18,8 +20,9 @@ FAR = np.iinfo(np.int64).max // 4
 class Conversations:
     """Exchanges laid onto the axis: when a client awaits an answer, when a server works on one."""
 
-    def __init__(self, requests: Requests, axis: Axis) -> None:
+    def __init__(self, requests: Requests, axis: Axis, arrivals: Arrivals) -> None:
         rows = requests.exchanges
+        self._rows = rows.select("verb", "detail")
         self.server_of = requests.server_of
         self.ino = integers(rows, "ino")
         self.ask_end = rows["ask_end_ns"].fill_null(axis.start_ns).to_numpy()
@@ -34,6 +37,8 @@ class Conversations:
         self.serving = self._spans(axis, np.flatnonzero(server), self.answer_end)
         self._by_end = np.argsort(self.awaiting.end, kind="stable")
         rows_of = np.flatnonzero(server)
+        self._server_rows = rows_of
+        self.taker, self.taken = arrivals.first_hand(self.ino, self.lane)
         self.last_server = dict(zip(self.ino[rows_of].tolist(), self.lane[rows_of].tolist(), strict=True))
 
     def _spans(self, axis: Axis, rows: Int64s, until: Int64s) -> Spans:
@@ -51,12 +56,30 @@ class Conversations:
         holds = (chosen >= 0) & (pick(spans.start, chosen, FAR) <= start)
         return pick(spans.row, np.where(holds, chosen, spans.covering(start)), NONE)
 
+    def busy(self, lanes: Int64s) -> Busy:
+        """Which request each of these server threads works on."""
+        spans = self.serving
+        chosen = np.flatnonzero(np.isin(self.lane[spans.row], lanes))
+        shown = pl.concat_str([pl.col("verb"), pl.col("detail")], separator=" ", ignore_nulls=True)
+        text = pl.when(pl.col("verb").is_null()).then(pl.lit(UNNAMED)).otherwise(shown)
+        asked = self._rows[spans.row[chosen]].select(text).to_series()
+        texts = asked.unique().sort()
+        place = texts.search_sorted(asked).cast(pl.Int64).to_numpy() if len(texts) else np.zeros(0, np.int64)
+        return Busy.of(spans.start[chosen], spans.end[chosen], place, (*texts.to_list(), SEVERAL))
+
+    @property
+    def readers(self) -> Int64s:
+        """Lanes of the threads that read requests."""
+        return np.unique(self.lane[self._server_rows])
+
     def cuts(self, axis: Axis) -> Int64s:
-        """Where the peer had read the question and where it had answered, on the lane of the client that waits."""
+        """Where the peer had taken the connection, read the question, answered: on the lane of the client that
+        waits.
+        """
         client = self.awaiting.row
         server = self.server_of[client]
         client, server = client[server >= 0], server[server >= 0]
-        moments = (self.ask_end[server], self.answer_end[server])
+        moments = (self.taken[server], self.ask_end[server], self.answer_end[server])
         return np.concatenate([axis.place(self.lane[client], moment) for moment in moments])
 
 
@@ -87,7 +110,9 @@ class PeerWaits:
         before = seen & (moment < pick(talk.ask_end, server, FAR))
         after = seen & (moment >= pick(talk.answer_end, server, FAR))
         during = seen & ~before & ~after
-        self._follow(index[before], exchange[before], pick(talk.lane, server[before], NONE), Kind.QUEUED)
+        taken = moment >= pick(talk.taken, server, LONG_AGO)
+        holder = np.where(taken, pick(talk.lane, server, NONE), pick(talk.taker, server, NONE))
+        self._follow(index[before], exchange[before], holder[before], Kind.QUEUED)
         self._follow(index[during], exchange[during], pick(talk.answer_lane, server[during], NONE), Kind.PEER)
         self._name(index[after], exchange[after], Kind.UNEXPLAINED, "delivery of the answer")
         self._unseen(index[~seen], exchange[~seen])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Integers
 from culpa.model.kinds import NO_THING, NONE, Kind
 from culpa.model.objects import Thing
 
@@ -25,22 +25,30 @@ class Things:
 
 
 class Pieces:
-    """Columns of the pieces; everything starts as `unexplained` and is filled in by index arrays."""
+    """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays.
 
-    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Int64s) -> None:
+    `owner` is the tid of whoever's data the innermost level is about, where that is not the thread itself. `continues`
+    marks pieces that are cut off the one before them only because another owner's data comes next.
+    """
+
+    def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
         count = len(start)
         self.axis = axis
-        self.start, self.end, self.segment = start, end, segment
-        self.lane = start // axis.span
+        self.start, self.end = start, end
+        self.segment: Integers = segment.astype(np.int32)
+        self.lane: Integers = (start // axis.span).astype(np.int32)
         self.things = Things()
-        self.call = np.full(count, NONE, np.int64)
-        self.exchange = np.full(count, NONE, np.int64)
-        self.request = np.full(count, NONE, np.int64)
-        self.kind = np.full(count, Kind.UNEXPLAINED, np.int64)
-        self.on = np.full(count, NO_THING, np.int64)
-        self.via = np.full(count, NONE, np.int64)
-        self.via_on = np.full(count, NO_THING, np.int64)
-        self.next = np.full(count, NO_THREAD, np.int64)
+        self.call: Integers = np.full(count, NONE, np.int32)
+        self.exchange: Integers = np.full(count, NONE, np.int32)
+        self.request: Integers = np.full(count, NONE, np.int32)
+        self.kind: Integers = np.full(count, Kind.UNEXPLAINED, np.int8)
+        self.on: Integers = np.full(count, NO_THING, np.int32)
+        self.via: Integers = np.full(count, NONE, np.int8)
+        self.via_on: Integers = np.full(count, NO_THING, np.int32)
+        self.next: Integers = np.full(count, NO_THREAD, np.int32)
+        self.idle: Bools = np.zeros(count, bool)
+        self.owner: Integers = np.full(count, NONE, np.int32)
+        self.continues: Bools = np.zeros(count, bool)
 
     def label(self, index: Int64s, thing: Thing, kind: Kind | None = None) -> None:
         """Name what the pieces are spent on, and their kind where it is given."""
@@ -49,6 +57,11 @@ class Pieces:
         self.on[index] = self.things.intern(thing)
         if kind is not None:
             self.kind[index] = kind
+
+    def follow(self, index: Int64s, lanes: Int64s, kind: Kind) -> None:
+        """Explain the pieces by what other threads did at the same moments."""
+        self.next[index] = lanes
+        self.kind[index] = kind
 
     def wrap(self, index: Int64s, kind: Kind, on: Int64s) -> None:
         """Put what the pieces are so far one level down, inside `kind` on the things `on`."""
@@ -66,14 +79,16 @@ class Pieces:
             return np.zeros(0, bool)
         named = _differs(self.kind) | _differs(self.lane)
         wrapped = np.isin(self.kind, (Kind.FSYNC, Kind.IO))
-        return named | np.where(wrapped, _differs(self.call), _differs(self.segment))
+        new: Bools = named | np.where(wrapped, _differs(self.call), _differs(self.segment))
+        return new & (wrapped | ~self.continues)
 
     def begins_within(self) -> Bools:
         """Pieces that begin what they are one level down: another kind, another thing, or another wait."""
         if not len(self.start):
             return np.zeros(0, bool)
-        return _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
+        new: Bools = _differs(self.via) | _differs(self.via_on) | _differs(self.segment)
+        return new & ~self.continues
 
 
-def _differs(values: Int64s) -> Bools:
+def _differs(values: Integers) -> Bools:
     return np.append(True, values[1:] != values[:-1])

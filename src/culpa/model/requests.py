@@ -14,13 +14,14 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model.axis import Int64s
+from culpa.model.axis import Integers
 
+ROLE = pl.Enum(["server", "client"])
 EXCHANGE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "role": pl.String, "ino": pl.UInt64, "pid": pl.Int64, "tid": pl.Int64, "answer_tid": pl.Int64,
+    "role": ROLE, "ino": pl.UInt64, "pid": pl.Int32, "tid": pl.Int32, "answer_tid": pl.Int32,
     "ask_start_ns": pl.Int64, "ask_end_ns": pl.Int64, "answer_start_ns": pl.Int64, "answer_end_ns": pl.Int64,
-    "protocol": pl.String, "verb": pl.String, "detail": pl.String, "status": pl.Int64, "commands": pl.Int64,
-    "ask_bytes": pl.Int64, "answer_bytes": pl.Int64, "peer_ino": pl.UInt64,
+    "protocol": schema.PROTOCOL, "verb": schema.REPEATED, "detail": schema.REPEATED, "status": pl.Int32,
+    "commands": pl.Int64, "ask_bytes": pl.Int64, "answer_bytes": pl.Int64, "peer_ino": pl.UInt64,
 }  # fmt: skip
 
 
@@ -54,43 +55,61 @@ def find(capture: Capture) -> Requests:
     Args:
         capture: needs `messages`; `sockets` and the accept calls in `syscalls` tell servers from clients.
     """
-    texts = ("protocol", "verb", "detail")
-    messages = (
-        capture.frame(schema.MESSAGES)
-        .drop_nulls(["tid", "pid", "ino", "exit_ns", "direction"])
-        .with_columns(pl.col(texts).cast(pl.Categorical))  # a quarter of the memory while rows are moved about
-    )
+    messages = _between_processes(_whole(capture.frame(schema.MESSAGES)), capture)
     if messages.is_empty():
         return Requests(exchanges=pl.DataFrame(schema=EXCHANGE_SCHEMA), server_of=np.zeros(0, np.int64))
     roles = _roles(capture, messages)
-    runs = _runs(messages.drop("kind").join(roles, on=["pid", "ino"])).with_columns(pl.col(texts).cast(pl.String))
-    exchanges = _pair(runs).join(_peers(capture), on="ino", how="left")
-    exchanges = exchanges.sort("ino", "ask_end_ns", "answer_end_ns", "pid", nulls_last=False).select(
-        EXCHANGE_SCHEMA.keys()
-    )
+    role = messages.select("pid", "ino").join(roles, on=["pid", "ino"], how="left", maintain_order="left")["role"]
+    exchanges = _exchanges(_Runs(messages, role), _peers(capture))
     return Requests(exchanges=exchanges, server_of=_match(exchanges))
+
+
+def _whole(messages: pl.DataFrame) -> pl.DataFrame:
+    """The messages of which enough is known; all of them as a rule, and then no copy is made."""
+    needed = ["tid", "pid", "ino", "exit_ns", "direction"]
+    return messages.drop_nulls(needed) if any(messages[name].null_count() for name in needed) else messages
+
+
+def _between_processes(messages: pl.DataFrame, capture: Capture) -> pl.DataFrame:
+    """Without those on unix sockets by which the threads of one process wake each other; mostly there are none."""
+    within = _within_one_process(capture)
+    if within.is_empty():
+        return messages
+    return messages.filter(~((pl.col("protocol") == "unknown") & pl.col("ino").is_in(within.implode())))
+
+
+def _within_one_process(capture: Capture) -> pl.Series:
+    """Unix sockets on whose two ends only one process speaks: its threads wake each other so, nobody asks anything."""
+    ends = capture.frame(schema.SOCKETS).filter(pl.col("family") == "unix").drop_nulls(["ino", "peer_ino"])
+    pairs = ends.select("ino", pair=pl.min_horizontal("ino", "peer_ino")).unique()
+    inodes = pairs["ino"].implode()
+    speakers = capture.frame(schema.MESSAGES).select("ino", "pid").filter(pl.col("ino").is_in(inodes)).drop_nulls()
+    speakers = speakers.join(pairs, on="ino")
+    single = speakers.group_by("pair").agg(pl.col("pid").n_unique()).filter(pl.col("pid") == 1)
+    return pairs.join(single, on="pair", how="semi")["ino"]
 
 
 def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
     """pid, ino, role: by the first recognised request, else by whether its port listens, else by who spoke first."""
-    asked = (
-        messages.filter(pl.col("kind") == "request")
-        .sort("exit_ns")
-        .group_by("pid", "ino")
-        .agg(pl.col("direction").first().alias("asked"))
+    earliest = pl.col("exit_ns") == pl.col("exit_ns").min()
+    begun = messages.group_by("pid", "ino", "kind").agg(
+        pl.col("direction").filter(earliest).min(), pl.col("exit_ns").min()
     )
-    answered = (
-        messages.filter(pl.col("kind") == "response")
-        .sort("exit_ns")
-        .group_by("pid", "ino")
-        .agg(pl.col("direction").first().alias("answered"))
-    )
-    first = messages.sort("exit_ns").group_by("pid", "ino").agg(pl.col("direction").first().alias("first"))
+    keys = ["pid", "ino"]
+    asked = begun.filter(pl.col("kind") == "request").select(*keys, asked="direction")
+    answered = begun.filter(pl.col("kind") == "response").select(*keys, answered="direction")
+    first = begun.group_by(keys).agg(pl.col("direction").filter(earliest).min().alias("first"))
     sockets = capture.frame(schema.SOCKETS)
     ports = sockets.filter(pl.col("listening")).select("netns", "local_port").drop_nulls("local_port").unique()
+    # An accepted unix socket bears the listener's name; who connected to it has none.
+    named = (pl.col("family") == "unix") & pl.col("local_addr").is_not_null()
+    names = sockets.filter(named)["ino"].implode()
     serving = (
         sockets.filter(~pl.col("listening").fill_null(value=False))
         .join(ports.with_columns(serves=True), on=["netns", "local_port"], how="left", nulls_equal=True)
+        .with_columns(
+            serves=pl.when(named).then(True).when(pl.col("peer_ino").is_in(names)).then(False).otherwise("serves")
+        )
         .group_by("ino")
         .agg(pl.col("serves").any(), pl.col("local_port").is_not_null().any().alias("ported"))
     )
@@ -99,8 +118,8 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("asked") == "in")
         .when(pl.col("answered").is_not_null())
         .then(pl.col("answered") == "out")
-        .when(pl.col("serves").fill_null(value=False))
-        .then(pl.lit(value=True))
+        .when(pl.col("serves").is_not_null())
+        .then(pl.col("serves"))
         .when(pl.col("ported").fill_null(value=False) & pl.lit(value=len(ports) > 0))
         .then(pl.lit(value=False))
         .otherwise(pl.col("first") == "in")
@@ -109,91 +128,112 @@ def _roles(capture: Capture, messages: pl.DataFrame) -> pl.DataFrame:
         first.join(asked, on=["pid", "ino"], how="left")
         .join(answered, on=["pid", "ino"], how="left")
         .join(serving, on="ino", how="left")
-        .select("pid", "ino", role=pl.when(server).then(pl.lit("server")).otherwise(pl.lit("client")))
+        .select("pid", "ino", role=pl.when(server).then(pl.lit("server", ROLE)).otherwise(pl.lit("client", ROLE)))
     )
 
 
-def _runs(messages: pl.DataFrame) -> pl.DataFrame:
-    """One row per run of messages in one direction on one socket; `question` says which way it goes.
+class _Runs:
+    """Runs of messages in one direction on one socket, in order; `question` says which way each goes.
 
     A recognised request that follows another one without an answer between is still the same run (pipelining); the
     socket's messages are taken in the order in which their calls ended. Most runs are one message, so that they are
-    found by their first and last rows; grouping hundreds of thousands of them takes many times the memory.
+    kept as places in the order, and a column is looked at only where it is asked for: grouping hundreds of thousands of
+    them takes many times the memory.
     """
-    ordered = messages.sort("pid", "ino", "exit_ns", "direction", "tid").with_columns(
-        question=(pl.col("direction") == "in") == (pl.col("role") == "server")
-    )
-    keys = (ordered[name].to_physical().to_numpy() for name in ("question", "ino", "pid"))
-    changed = np.any([np.append(True, key[1:] != key[:-1]) for key in keys], axis=0)
-    first = np.flatnonzero(changed)
-    last = np.append(first[1:], len(ordered)) - 1
-    begins, ends = ordered[first], ordered[last]
-    return pl.DataFrame(
-        [
-            *(begins[name] for name in ("pid", "ino", "role", "question")),
-            begins["tid"].alias("first_tid"),
-            ends["tid"].alias("last_tid"),
-            begins["enter_ns"].alias("start_ns"),
-            begins["exit_ns"].alias("first_end_ns"),
-            ends["exit_ns"].alias("end_ns"),
-            *(_first_known(ordered[name], first, last) for name in ("protocol", "verb", "detail", "status")),
-            *(pl.Series(name, _sums(ordered[name], first)) for name in ("commands", "bytes")),
-        ]
-    )
+
+    def __init__(self, messages: pl.DataFrame, role: pl.Series) -> None:
+        self._columns = messages.with_columns(role=role)
+        keys = {name: messages[name].to_physical().to_numpy() for name in ("pid", "ino", "exit_ns", "direction", "tid")}
+        order = np.lexsort([keys[name] for name in ("tid", "direction", "exit_ns", "ino", "pid")]).astype(np.int32)
+        self._order = order
+        question = ((messages["direction"] == "in") == (role == "server")).to_numpy()[order]
+        changed = np.ones(len(order), bool)
+        changed[1:] = question[1:] != question[:-1]
+        for name in ("ino", "pid"):
+            changed[1:] |= keys[name][order[1:]] != keys[name][order[:-1]]
+        self._first = np.flatnonzero(changed).astype(np.int32)
+        self._last = np.append(self._first[1:], np.int32(len(order))) - np.int32(1)
+        self.question = question[self._first]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def begins(self, name: str, runs: Integers) -> pl.Series:
+        """A column of the first message of some runs; null for the run -1."""
+        return self._at(name, self._order[self._first[runs]], runs)
+
+    def ends(self, name: str, runs: Integers) -> pl.Series:
+        """A column of the last message of some runs; null for the run -1."""
+        return self._at(name, self._order[self._last[runs]], runs)
+
+    def first_known(self, name: str, runs: Integers) -> pl.Series:
+        """The first value in each run that is not null; null where there is none, and for the run -1."""
+        known = np.flatnonzero(self._columns[name].is_not_null().to_numpy()[self._order])
+        place = np.searchsorted(known, self._first[runs])
+        found = np.append(known, len(self._order))[place]
+        inside = (runs >= 0) & (found <= self._last[runs])
+        return self._at(name, self._order[np.where(inside, found, 0)], np.where(inside, runs, -1))
+
+    def sums(self, name: str, runs: Integers) -> pl.Series:
+        """The sum of a column in each run; null for the run -1."""
+        values = self._columns[name].cast(pl.Int64).fill_null(0).to_numpy()[self._order]
+        return _nulled(pl.Series(np.add.reduceat(values, self._first)[runs]), runs)
+
+    def _at(self, name: str, rows: Integers, runs: Integers) -> pl.Series:
+        return _nulled(self._columns[name].gather(rows), runs)
 
 
-def _first_known(values: pl.Series, first: Int64s, last: Int64s) -> pl.Series:
-    """The first value of each run [first, last] that is not null; null where there is none."""
-    known = np.flatnonzero(values.is_not_null().to_numpy())
-    place = np.searchsorted(known, first)
-    inside = np.append(known, np.iinfo(np.int64).max)[place] <= last
-    rows = pl.Series(np.append(known, 0)[place]).set(pl.Series(~inside), None)
-    return values.gather(rows)
+def _nulled(values: pl.Series, runs: Integers) -> pl.Series:
+    """The values, null where there is no run."""
+    missing = runs < 0
+    return values.zip_with(pl.Series(~missing), values.clear(1)) if missing.any() else values
 
 
-def _sums(values: pl.Series, first: Int64s) -> Int64s:
-    """The sum of each run that begins at `first`."""
-    return np.add.reduceat(values.cast(pl.Int64).fill_null(0).to_numpy(), first)
+def _exchanges(runs: _Runs, peers: pl.DataFrame) -> pl.DataFrame:
+    """A question run with the answer run that follows it on the same socket; either may be missing at the edges.
+
+    An answer without a question on its socket answers what was asked before the window.
+    """
+    every = np.arange(len(runs), dtype=np.int32)
+    same = np.ones(len(runs) - 1, bool)
+    for name in ("pid", "ino"):
+        values = runs.begins(name, every).to_numpy()
+        same &= values[1:] == values[:-1]
+    answered = np.append(same & ~runs.question[1:], False)
+    orphan = ~runs.question & np.append(True, ~same)
+    ask = np.concatenate([every[runs.question], np.full(np.count_nonzero(orphan), -1, np.int32)])
+    answer = np.concatenate([np.where(answered, every + 1, -1)[runs.question], every[orphan]])
+    # In order of socket and time, what was asked before the window first.
+    moments = (runs.ends("exit_ns", which).fill_null(-1).to_numpy() for which in (answer, ask))
+    whole = np.where(ask >= 0, ask, answer)
+    order = np.lexsort([runs.begins("pid", whole).to_numpy(), *moments, runs.begins("ino", whole).to_numpy()])
+    return _frame(runs, ask[order], answer[order], peers)
 
 
-def _pair(runs: pl.DataFrame) -> pl.DataFrame:
-    """A question run with the answer run that follows it on the same socket; either may be missing at the edges."""
-    follows = (pl.col("ino").shift(-1) == pl.col("ino")) & (pl.col("pid").shift(-1) == pl.col("pid"))
-    answered = follows & ~pl.col("question").shift(-1)
-
-    def after(name: str) -> pl.Expr:
-        return pl.when(answered).then(pl.col(name).shift(-1)).otherwise(None)
-
-    asked = runs.with_columns(
-        answer_tid=after("last_tid"),
-        answer_start_ns=after("first_end_ns"),
-        answer_end_ns=after("end_ns"),
-        answer_status=after("status"),
-        answer_bytes=after("bytes"),
-    ).filter(pl.col("question"))
-    begun = (pl.col("ino").shift(1) != pl.col("ino")) | (pl.col("pid").shift(1) != pl.col("pid"))
-    orphans = runs.filter(~pl.col("question") & begun.fill_null(value=True))
-    # An answer without a question on this socket answers what was asked before the window.
-    return pl.concat(
-        [
-            asked.select(
-                "role", "ino", pl.col("pid").cast(pl.Int64), tid=pl.col("last_tid").cast(pl.Int64),
-                answer_tid=pl.col("answer_tid").cast(pl.Int64), ask_start_ns="start_ns", ask_end_ns="end_ns",
-                answer_start_ns="answer_start_ns", answer_end_ns="answer_end_ns", protocol="protocol", verb="verb",
-                detail="detail", status=pl.col("answer_status").cast(pl.Int64),
-                commands=pl.col("commands").cast(pl.Int64),
-                ask_bytes="bytes", answer_bytes="answer_bytes",
-            ),
-            orphans.select(
-                "role", "ino", pl.col("pid").cast(pl.Int64), tid=pl.col("last_tid").cast(pl.Int64),
-                answer_tid=pl.col("last_tid").cast(pl.Int64), ask_start_ns=pl.lit(None, pl.Int64),
-                ask_end_ns=pl.lit(None, pl.Int64), answer_start_ns="first_end_ns", answer_end_ns="end_ns",
-                protocol="protocol", verb=pl.lit(None, pl.String), detail=pl.lit(None, pl.String),
-                status=pl.col("status").cast(pl.Int64), commands=pl.lit(None, pl.Int64),
-                ask_bytes=pl.lit(None, pl.Int64), answer_bytes="bytes",
-            ),
-        ]
-    )  # fmt: skip
+def _frame(runs: _Runs, ask: Integers, answer: Integers, peers: pl.DataFrame) -> pl.DataFrame:
+    """`EXCHANGE_SCHEMA` of pairs of runs, -1 where there is none."""
+    whole = np.where(ask >= 0, ask, answer)
+    ino = runs.begins("ino", whole)
+    columns = {
+        "role": runs.begins("role", whole),
+        "ino": ino,
+        "pid": runs.begins("pid", whole),
+        "tid": runs.ends("tid", whole),
+        "answer_tid": runs.ends("tid", answer),
+        "ask_start_ns": runs.begins("enter_ns", ask),
+        "ask_end_ns": runs.ends("exit_ns", ask),
+        "answer_start_ns": runs.begins("exit_ns", answer),
+        "answer_end_ns": runs.ends("exit_ns", answer),
+        "protocol": runs.first_known("protocol", whole),
+        "verb": runs.first_known("verb", ask),
+        "detail": runs.first_known("detail", ask),
+        "status": runs.first_known("status", answer),
+        "commands": runs.sums("commands", ask),
+        "ask_bytes": runs.sums("bytes", ask),
+        "answer_bytes": runs.sums("bytes", answer),
+        "peer_ino": ino.replace_strict(peers["ino"], peers["peer_ino"], default=None, return_dtype=pl.UInt64),
+    }
+    return pl.DataFrame([columns[name].alias(name).cast(dtype) for name, dtype in EXCHANGE_SCHEMA.items()])
 
 
 def _peers(capture: Capture) -> pl.DataFrame:
@@ -209,15 +249,22 @@ def _match(exchanges: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.int64]
     """For each client row the server row that it caused, and back: the first one read at the peer after it was
     asked.
     """
-    rows = exchanges.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    open_end = rows["answer_end_ns"].fill_null(np.iinfo(np.int64).max)
-    rows = rows.with_columns(until_ns=open_end)
-    clients = rows.filter(
-        (pl.col("role") == "client") & pl.col("peer_ino").is_not_null() & pl.col("ask_start_ns").is_not_null()
+    rows = exchanges.lazy().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    until = pl.col("answer_end_ns").fill_null(np.iinfo(np.int64).max)
+    clients = (
+        rows.filter(
+            (pl.col("role") == "client") & pl.col("peer_ino").is_not_null() & pl.col("ask_start_ns").is_not_null()
+        )
+        .select("row", "peer_ino", until_ns=until, at="ask_start_ns")
+        .collect()
     )
-    servers = rows.filter((pl.col("role") == "server") & pl.col("ask_end_ns").is_not_null())
-    found = clients.select("row", "peer_ino", "until_ns", at="ask_start_ns").sort("at").join_asof(
-        servers.select(ino="ino", at="ask_end_ns", server_row="row").sort("at"),
+    servers = (
+        rows.filter((pl.col("role") == "server") & pl.col("ask_end_ns").is_not_null())
+        .select(ino="ino", at="ask_end_ns", server_row="row")
+        .collect()
+    )
+    found = clients.sort("at").join_asof(
+        servers.sort("at"),
         on="at", by_left="peer_ino", by_right="ino", strategy="forward", coalesce=False, check_sortedness=False,
     )  # fmt: skip
     found = found.filter(pl.col("server_row").is_not_null() & (pl.col("at_right") <= pl.col("until_ns")))

@@ -25,7 +25,7 @@ class Stage:
 _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
     (r"jbd2_log_wait_commit|jbd2_complete_transaction", "journal", "journal commit"),
     (r"start_this_handle|wait_transaction_locked|add_transaction_credits", "journal", "room in the journal"),
-    (r"do_get_write_access|jbd2_journal_get_write_access", "journal", "a buffer the journal is writing"),
+    (r"do_get_write_access|jbd2_journal_get_write_access", "device", "a buffer the journal is writing"),
     (r"xlog_wait|xfs_log_force|xlog_grant|xfs_log_reserve|xlog_state_", "journal", "log commit"),
     (r"btrfs_wait_log|btrfs_sync_log|wait_for_commit|wait_current_trans", "journal", "tree log commit"),
     (r"balance_dirty_pages", "throttle", "dirty page throttling"),

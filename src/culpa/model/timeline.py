@@ -6,6 +6,7 @@ two records is running. Before a thread was watched its time is `unseen`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,7 +15,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model.axis import Axis, Int64s
+from culpa.model.axis import Axis, Int64s, Integers
 
 UNKNOWN = -1
 
@@ -39,10 +40,10 @@ class Timeline:
     pid: Int64s
     start: Int64s
     end: Int64s
-    activity: Int64s
-    state: Int64s
-    waker: Int64s
-    stack: Int64s
+    activity: Integers
+    state: Integers
+    waker: Integers
+    stack: Integers
 
     @property
     def segments(self) -> pl.DataFrame:
@@ -74,7 +75,7 @@ def build(capture: Capture) -> Timeline:
     """
     window = capture.manifest.window
     axis, pids, seen_from, seen_to = _threads(capture)
-    rows = _offcpu_rows(capture.frame(schema.OFFCPU), axis, seen_from, seen_to)
+    rows = _offcpu_rows(_with_states(capture), axis, seen_from, seen_to)
     quiet = _quiet_rows(capture, axis, rows["lane"].to_numpy(), seen_from, seen_to)
     rows = pl.concat([rows, quiet]).sort("lane", "off", "on", "wake", "waker", "stack")
     return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
@@ -102,8 +103,28 @@ def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
     return axis, threads["pid"].cast(pl.Int64).to_numpy(), low.astype(np.int64), np.maximum(low, high).astype(np.int64)
 
 
+LETTERS: Mapping[str, int] = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
+"""The prev_state that stands for a letter of /proc/PID/stat."""
+
+
+def _with_states(capture: Capture) -> pl.DataFrame:
+    """The records, with the state that /proc showed during waits whose beginning was not seen."""
+    offcpu = capture.frame(schema.OFFCPU)
+    unknown = offcpu["off_ns"].is_null() & offcpu["wake_ns"].is_not_null() & offcpu["state"].is_null()
+    rows = unknown.arg_true()
+    shown = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="first", maintain_order=True)
+    known = (
+        offcpu[rows]
+        .select("tid", "wake_ns", row=rows)
+        .join(shown.select("tid", "ts_ns", "state"), on="tid")
+        .filter(pl.col("ts_ns") <= pl.col("wake_ns"))
+        .with_columns(pl.col("state").replace_strict(LETTERS, default=None, return_dtype=pl.Int32))
+    )
+    return offcpu.with_columns(offcpu["state"].scatter(known["row"], known["state"]))
+
+
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
-    lanes = axis.lane(offcpu["tid"].cast(pl.Int64).fill_null(UNKNOWN).to_numpy())
+    lanes = axis.lane(offcpu["tid"].fill_null(UNKNOWN).to_numpy())
     low = pl.Series(seen_from[lanes] if len(seen_from) else [], dtype=pl.Int64)
     high = pl.Series(seen_to[lanes] if len(seen_to) else [], dtype=pl.Int64)
     asleep = offcpu["state"].fill_null(1) != 0
@@ -119,9 +140,9 @@ def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: I
             "off": off,
             "wake": wake,
             "on": on,
-            "state": offcpu["state"].cast(pl.Int64).fill_null(UNKNOWN),
-            "waker": offcpu["waker_tid"].cast(pl.Int64).fill_null(UNKNOWN),
-            "stack": offcpu["stack_id"].cast(pl.Int64).fill_null(UNKNOWN),
+            "state": offcpu["state"].fill_null(UNKNOWN),
+            "waker": offcpu["waker_tid"].fill_null(UNKNOWN),
+            "stack": offcpu["stack_id"].fill_null(UNKNOWN),
             "blind": blind,
         }
     ).filter(pl.col("lane") >= 0)
@@ -131,20 +152,19 @@ def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, s
     """Threads without a single record: off their CPU all the time if /proc said so, else unseen."""
     states = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="last", maintain_order=True)
     state_of = dict(zip(states["tid"].to_list(), states["state"].to_list(), strict=True))
-    code = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
     lanes = np.setdiff1d(np.arange(len(axis.tids)), seen)
     letters = [state_of.get(int(axis.tids[lane])) for lane in lanes]
     running = np.array([letter == "R" for letter in letters], dtype=bool)
     lanes, letters = lanes[~running], [letter for letter in letters if letter != "R"]
     return pl.DataFrame(
         {
-            "lane": lanes.astype(np.int64),
+            "lane": lanes.astype(np.int32),
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([code.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int64),
-            "waker": np.full(len(lanes), UNKNOWN, np.int64),
-            "stack": np.full(len(lanes), UNKNOWN, np.int64),
+            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int32),
+            "waker": np.full(len(lanes), UNKNOWN, np.int32),
+            "stack": np.full(len(lanes), UNKNOWN, np.int32),
             "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),
         }
     )
@@ -155,46 +175,49 @@ def _cut(
 ) -> Timeline:
     """Lay the boundaries down in order; a boundary never goes back, so that records that overlap lose, not the sum."""
     lane = rows["lane"].to_numpy()
-    waiting = np.where(rows["blind"].to_numpy(), Activity.UNSEEN, Activity.WAITING)
     offs, wakes, ons = (axis.place(lane, rows[name].to_numpy()) for name in ("off", "wake", "on"))
-    lanes = np.arange(len(axis.tids))
+    lanes = np.arange(len(axis.tids), dtype=np.int32)
     # Per thread: unseen from the window's start, running from when it was seen, unseen again after it ended.
     point = np.concatenate(
         [axis.place(lanes, np.full(len(lanes), window_start)), axis.place(lanes, seen_from), offs, wakes, ons]
     )
+    del offs, wakes, ons
+    index, unknown = np.arange(len(lane), dtype=np.int32), np.full(len(lane), UNKNOWN, np.int32)
     kind = np.concatenate(
         [
-            np.full(len(lanes), Activity.UNSEEN),
-            np.full(len(lanes), Activity.RUNNING),
-            waiting,
-            np.full(len(lane), Activity.RUNNABLE),
-            np.full(len(lane), Activity.RUNNING),
+            np.full(len(lanes), Activity.UNSEEN, np.int8),
+            np.full(len(lanes), Activity.RUNNING, np.int8),
+            np.where(rows["blind"].to_numpy(), np.int8(Activity.UNSEEN), np.int8(Activity.WAITING)),
+            np.full(len(lane), Activity.RUNNABLE, np.int8),
+            np.full(len(lane), Activity.RUNNING, np.int8),
         ]
     )
-    index = np.arange(len(lane))
-    order_key = np.concatenate([np.full(2 * len(lanes), -1), 3 * index, 3 * index + 1, 3 * index + 2])
-    row = np.concatenate([np.full(2 * len(lanes), UNKNOWN), index, index, np.full(len(lane), UNKNOWN)])
+    row = np.concatenate([np.full(2 * len(lanes), UNKNOWN, np.int32), index, index, unknown])
     owner = np.concatenate([lanes, lanes, lane, lane, lane])
-    order = np.lexsort((np.arange(len(point)), order_key, owner))
+    order_key = np.concatenate(
+        [np.full(2 * len(lanes), -1, np.int64), *(3 * index.astype(np.int64) + i for i in range(3))]
+    )
+    order = np.lexsort((order_key, owner))
     point, kind, row, owner = point[order], kind[order], row[order], owner[order]
-    point = np.maximum.accumulate(point)
+    del order, order_key
+    np.maximum.accumulate(point, out=point)
     end = np.append(point[1:], axis.span * len(lanes) - 1)
     last = np.append(owner[1:] != owner[:-1], True) if len(owner) else np.zeros(0, bool)
-    end = np.where(last, axis.place(owner, seen_to[owner]) if len(owner) else end, end)
+    end[last] = axis.place(owner[last], seen_to[owner[last]])
     tail = axis.place(lanes, seen_to), axis.place(lanes, np.full(len(lanes), axis.end_ns))
     point, end = np.concatenate([point, tail[0]]), np.concatenate([end, tail[1]])
-    kind = np.concatenate([kind, np.full(len(lanes), Activity.UNSEEN)])
-    row = np.concatenate([row, np.full(len(lanes), UNKNOWN)])
+    kind = np.concatenate([kind, np.full(len(lanes), Activity.UNSEEN, np.int8)])
+    row = np.concatenate([row, np.full(len(lanes), UNKNOWN, np.int32)])
     keep = np.flatnonzero(end > point)
     keep = keep[np.argsort(point[keep], kind="stable")]
     return _timeline(axis, pids, rows, point[keep], end[keep], kind[keep], row[keep])
 
 
 def _timeline(
-    axis: Axis, pids: Int64s, rows: pl.DataFrame, start: Int64s, end: Int64s, kind: Int64s, row: Int64s
+    axis: Axis, pids: Int64s, rows: pl.DataFrame, start: Int64s, end: Int64s, kind: Integers, row: Integers
 ) -> Timeline:
-    def of_row(name: str) -> Int64s:
-        values = np.append(rows[name].to_numpy(), UNKNOWN)
+    def of_row(name: str) -> Integers:
+        values = np.append(rows[name].to_numpy(), np.int32(UNKNOWN))
         return values[row]
 
     return Timeline(
@@ -202,7 +225,7 @@ def _timeline(
         pid=pids,
         start=start,
         end=end,
-        activity=kind.astype(np.int64),
+        activity=kind,
         state=of_row("state"),
         waker=of_row("waker"),
         stack=of_row("stack"),

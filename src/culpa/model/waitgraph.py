@@ -4,7 +4,8 @@ Every thread's timeline is cut once more, so that each *piece* has one explanati
 the device served it, it slept by choice) or another thread whose activity at the same moments explains it. Following
 those edges from moment to moment is all that blame does. What no evidence explains stays `unexplained`.
 
-Wakers are believed only where they cannot be a bystander: the journal's thread, when the waiter's stack says "journal".
+Wakers are believed only where they cannot be a bystander: the journal's thread, when the waiter's stack says "journal";
+a thread that was in a call on the same lock, pipe or eventfd.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ import polars as pl
 from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model import childwaits
+from culpa.model import childwaits, stopwaits
+from culpa.model.arrivals import Arrivals, Busy, only_taker
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.devices import BlockIndex
+from culpa.model.filewaits import FileWaits
 from culpa.model.kernelwaits import KernelWaits
 from culpa.model.kinds import NONE, Kind
+from culpa.model.lockwaits import LockWaits
 from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
+from culpa.model.wakes import NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
+from culpa.model.writeback import Writeback
 
-UNINTERRUPTIBLE, STOPPED, TRACED, NOLOAD = 0x2, 0x4, 0x8, 0x400
-"""Bits of prev_state (include/linux/sched.h)."""
 NOT_WATCHED = Thing(stage="not watched at that time")
 
 
@@ -40,9 +44,12 @@ class WaitGraph:
     """Pieces on the axis, sorted and gapless per thread.
 
     `kind`/`on`: what this thread's time is called. `via`/`via_on`: a second, inner level (the journal inside an fsync),
-    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `call`:
-    row of `calls` that covers it, `exchange`: row of the exchange it waits for. `first`: the piece begins what it is
-    part of, `first_via`: the same one level down.
+    `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `owner`:
+    tid of whoever's data the innermost level of a leaf is about, `NONE` for the thread itself. `call`: row of `calls`
+    that covers it, `exchange`: row of the exchange it waits for. `idle`: a wait for the next piece of work, which is
+    explained only where somebody waits for this thread. `first`: the piece begins what it is part of, `first_via`: the
+    same one level down. `busy`: which request a thread works on; `arrivals`: who took connections; `taker`: the lane of
+    the only thread of the target that takes requests, `NO_THREAD` if there are several.
     """
 
     axis: Axis
@@ -53,16 +60,21 @@ class WaitGraph:
     via: Int64s
     via_on: Int64s
     next: Int64s
+    owner: Int64s
     call: Int64s
     exchange: Int64s
+    idle: Bools
     first: Bools
     first_via: Bools
     things: tuple[Thing, ...]
     calls: pl.DataFrame
+    busy: Busy
+    arrivals: Arrivals
+    taker: int
 
     @property
     def pieces(self) -> pl.DataFrame:
-        """The pieces with tids and moments: tid, start_ns, end_ns, kind, via, on, next_tid."""
+        """The pieces with tids and moments: tid, start_ns, end_ns, kind, via, on, next_tid, idle."""
         start_ns = self.axis.time(self.start)
         names = [kind.name.lower() for kind in Kind]
         return pl.DataFrame(
@@ -74,6 +86,7 @@ class WaitGraph:
                 "via": pl.Series([names[c] if c != NONE else None for c in self.via.tolist()], dtype=pl.String),
                 "on": self.on,
                 "next_tid": np.append(self.axis.tids, NO_THREAD)[self.next],
+                "idle": self.idle,
             }
         )
 
@@ -89,18 +102,31 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     axis, objects = timeline.axis, Objects(capture)
     numbers = syscalls.Numbers(capture.manifest.host.machine)
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
-    talk = Conversations(requests, axis)
+    arrivals = Arrivals.of(timeline, calls)
+    talk = Conversations(requests, axis, arrivals)
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
     matched = _match_blocks(timeline, calls, blocks)
-    pieces = _cut(timeline, matched, calls, talk, blocks)
+    writeback = Writeback(capture, objects, blocks)
+    behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
+    locks = LockWaits(timeline, calls)
+    cuts = np.concatenate([locks.cuts(), behind.points, throttled.points])
+    pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
-    kernel = KernelWaits(pieces, timeline, calls, blocks, _stages(capture.frame(schema.STACKS)), objects)
+    stages = _stages(capture.frame(schema.STACKS))
+    kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
-    children = waits.voluntary[calls.among(pieces.call[waits.voluntary], syscalls.CHILD)]
-    childwaits.explain(pieces, timeline, children, childwaits.ends(capture.frame(schema.TASKS)))
+    _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
+    stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
-    return _frozen(pieces, calls)
+    taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
+    return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)
+
+
+def _queued_at(pieces: Pieces, capture: Capture, readers: Int64s) -> Int64s:
+    """Lanes at which requests may queue: where a piece says so, and in front of the target for culpa's own."""
+    queues = pieces.next[pieces.kind == Kind.QUEUED]
+    return np.unique(np.concatenate([queues, readers]) if capture.has(schema.REQUESTS) else queues)
 
 
 class _Waits:
@@ -116,6 +142,7 @@ class _Waits:
         stopped = waiting & (state & (STOPPED | TRACED) != 0)
         pieces.kind[stopped] = Kind.STOPPED
         blocked = waiting & ~stopped & (state & UNINTERRUPTIBLE != 0) & (state & NOLOAD == 0)
+        self.stopped = np.flatnonzero(stopped)
         self.blocked = np.flatnonzero(blocked)
         self.voluntary = np.flatnonzero(waiting & ~stopped & ~blocked)
 
@@ -131,8 +158,12 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64
     return matched
 
 
-def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex) -> Pieces:
-    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue."""
+def _cut(
+    timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations, blocks: BlockIndex, cuts: Int64s
+) -> Pieces:
+    """Cut the segments where an explanation changes: at syncs, at the peer's read and answer, at a request's issue, and
+    at `cuts`: where a lock was handed over, or another's data comes next.
+    """
     axis, begin, stop = timeline.axis, timeline.start, timeline.end
     sync = calls.among(calls.spans.row, syscalls.SYNC)
     ended = np.flatnonzero(matched >= 0)
@@ -142,16 +173,19 @@ def _cut(timeline: Timeline, matched: Int64s, calls: Calls, talk: Conversations,
             calls.spans.end[sync],
             talk.cuts(axis),
             axis.place(begin[ended] // axis.span, blocks.issue[matched[ended]]),
+            cuts,
         ]
     )
     points = distinct(np.concatenate([begin, stop, points]))
-    segment = np.searchsorted(begin, points, side="right") - 1
+    segment = (np.searchsorted(begin, points, side="right") - 1).astype(np.int32)
     inside = (segment >= 0) & (stop[np.maximum(segment, 0)] > points) if len(begin) else np.zeros(len(points), bool)
     start, segment = points[inside], segment[inside]
-    following = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
-    pieces = Pieces(axis, start, np.minimum(following, stop[segment]), segment)
-    pieces.call = calls.covering(start)
-    pieces.request = matched[segment]
+    del points, inside  # of the largest arrays there are, several would stand side by side here
+    end = np.append(start[1:], np.iinfo(np.int64).max)[: len(start)]
+    np.minimum(end, stop[segment], out=end)
+    pieces = Pieces(axis, start, end, segment)
+    pieces.call[:] = calls.covering(start)
+    pieces.request[:] = matched[segment]
     return pieces
 
 
@@ -183,12 +217,24 @@ def _explain_own_calls(
     waits.explain(index[bytes_awaited], calls.ino(call[bytes_awaited]), receive[bytes_awaited])
 
 
+def _follow_wakers(
+    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, objects: Objects, locks: LockWaits,
+    talk: Conversations, tasks: pl.DataFrame,
+) -> None:  # fmt: skip
+    """Interruptible waits that another thread ended by a call on the same object, or by its own end."""
+    ended = childwaits.ends(tasks)
+    pieces.idle[:] = pieces.kind == Kind.IDLE
+    locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
+    FileWaits(timeline, calls, objects, ended).explain(pieces, index)
+    childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, ended)
+
+
 def _stages(stacks: pl.DataFrame) -> dict[int, Stage]:
     rows = stacks.drop_nulls(["stack_id", "frames"]).select("stack_id", "frames")
     return {int(stack_id): classify(frames) for stack_id, frames in rows.iter_rows()}
 
 
-def _frozen(pieces: Pieces, calls: Calls) -> WaitGraph:
+def _frozen(pieces: Pieces, calls: Calls, busy: Busy, arrivals: Arrivals, taker: int) -> WaitGraph:
     return WaitGraph(
         axis=pieces.axis,
         start=pieces.start,
@@ -198,10 +244,15 @@ def _frozen(pieces: Pieces, calls: Calls) -> WaitGraph:
         via=pieces.via,
         via_on=pieces.via_on,
         next=pieces.next,
+        owner=pieces.owner,
         call=pieces.call,
         exchange=pieces.exchange,
+        idle=pieces.idle,
         first=pieces.begins(),
         first_via=pieces.begins_within(),
         things=pieces.things.all(),
         calls=calls.frame,
+        busy=busy,
+        arrivals=arrivals,
+        taker=taker,
     )

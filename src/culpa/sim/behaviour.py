@@ -9,6 +9,7 @@ from typing import assert_never
 from culpa.sim.kernel import (
     CLOCK_NANOSLEEP,
     CONNECT,
+    CONTENDED,
     FDATASYNC,
     FILE_DEV,
     FSYNC,
@@ -232,10 +233,10 @@ class Actor:
 
     # Locks and helpers
 
-    def _futex(self, operation: int, uaddr: int) -> Does[Syscall]:
+    def _futex(self, operation: int, uaddr: int, value: int = 1) -> Does[Syscall]:
         """The way into futex(2); the caller leaves it."""
         yield self.kernel.user()
-        call = self.kernel.enter(self.tid, FUTEX, (uaddr, operation, 1))
+        call = self.kernel.enter(self.tid, FUTEX, (uaddr, operation, value))
         yield self.kernel.cost()
         return call
 
@@ -254,7 +255,7 @@ class Actor:
     def _locked(self, op: Locked) -> Does[None]:
         kernel, lock = self.kernel, self.kernel.locks[op.lock]
         while lock.holder is not None:
-            call = yield from self._futex(FUTEX_WAIT_PRIVATE, lock.uaddr)
+            call = yield from self._futex(FUTEX_WAIT_PRIVATE, lock.uaddr, CONTENDED)
             if lock.holder is not None:
                 lock.waiters.append(self.tid)
                 yield Pause(cause=Cause(kind="lock", ids=(lock.number,)))
@@ -266,6 +267,7 @@ class Actor:
         lock.holder = None
         if lock.waiters:
             yield from self._wake_by_futex(lock.waiters.popleft(), lock.uaddr)
+            kernel.log.handed[lock.number].append((kernel.sched.now, self.tid))
 
     def _ask(self, op: Ask) -> Does[None]:
         kernel, channel = self.kernel, self.kernel.channels[op.helper]

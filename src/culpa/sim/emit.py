@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
+import msgspec
 import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import Evidence, Host, Manifest, Target, Window
 from culpa.capture.schema import Table
+from culpa.sim import truth
 from culpa.sim.kernel import FILE_DEV
 from culpa.sim.log import Log, Message, Off, Socket, State, Syscall
 from culpa.sim.program import Process, Program
@@ -24,13 +26,14 @@ _OK = {"http": 200, "resp": 0}
 Row = Mapping[str, object]
 
 
-def capture(program: Program, log: Log, *, old_waits_known: bool = True) -> Capture:
+def capture(program: Program, log: Log, *, old_waits_known: bool = True, probed: bool = False) -> Capture:
     """What a tracer would have written of this run.
 
     Args:
         program: what was run; its window and what is watched decide what can be seen.
         log: the run.
         old_waits_known: of a wait that began before its thread was watched, state and stack are known all the same.
+        probed: the target is a URL, and the client on another host is culpa's own probe.
     """
     view = _View(program, log, old_waits_known=old_waits_known)
     rows: dict[Table, Iterable[Row]] = {
@@ -39,6 +42,7 @@ def capture(program: Program, log: Log, *, old_waits_known: bool = True) -> Capt
         schema.MESSAGES: view.messages(),
         schema.SOCKETS: (_socket(socket) for socket in log.sockets),
         schema.BLOCKS: view.blocks(),
+        schema.DIRTIED: view.dirtied(),
         schema.TASKS: view.tasks(),
         schema.PROCESSES: view.processes(),
         schema.FILES: (
@@ -51,7 +55,12 @@ def capture(program: Program, log: Log, *, old_waits_known: bool = True) -> Capt
     }
     tables = {table.name: _frame(table, list(found)) for table, found in rows.items()}
     tables[schema.STACKS.name] = _frame(schema.STACKS, view.stacks())
-    return Capture(manifest=_manifest(program), tables=tables)
+    manifest = _manifest(program)
+    if probed:
+        tables[schema.REQUESTS.name] = _frame(schema.REQUESTS, list(view.probe_requests()))
+        target = msgspec.structs.replace(manifest.target, kind="url", name="http://192.0.2.10/")
+        manifest = msgspec.structs.replace(manifest, target=target)
+    return Capture(manifest=manifest, tables=tables)
 
 
 def _frame(table: Table, rows: Sequence[Row]) -> pl.DataFrame:
@@ -202,6 +211,18 @@ class _View:
             "bytes": message.bytes,
         }
 
+    def probe_requests(self) -> Iterable[Row]:
+        """Rows of `schema.REQUESTS`: what the client on another host asked of the target within the window."""
+        ports = {socket.ino: socket.peer_port for socket in self._log.sockets}
+        for request in truth.probed(self._program, self._log):
+            done = request.delivered_ns is not None and request.delivered_ns < self._end_ns
+            yield {
+                "start_ns": request.arrive_ns,
+                "end_ns": request.delivered_ns if done else None,
+                "local_port": ports[request.server_ino or 0],
+                "status": 200 if done else None,
+            }
+
     def blocks(self) -> Iterable[Row]:
         """Rows of `schema.BLOCKS`; a request that no one issued in time leaves none."""
         for block in self._log.blocks:
@@ -223,6 +244,22 @@ class _View:
                 "ino_dev": None if block.ino is None else FILE_DEV,
                 "ino": block.ino,
             }
+
+    def dirtied(self) -> Iterable[Row]:
+        """Rows of `schema.DIRTIED`: simulated threads write data out as soon as they have dirtied it."""
+        for block in self._log.blocks:
+            if block.op == "write" and block.ino is not None and self._start_ns <= block.queued_ns < self._end_ns:
+                yield {
+                    "from_ns": block.queued_ns,
+                    "to_ns": block.queued_ns,
+                    "tid": block.tid,
+                    "pid": self._pids[block.tid],
+                    "dev": FILE_DEV,
+                    "ino": block.ino,
+                    "generation": 0,
+                    "disk": FILE_DEV,
+                    "bytes": 4096,
+                }
 
     def tasks(self) -> Iterable[Row]:
         """Rows of `schema.TASKS`."""

@@ -24,6 +24,8 @@ Does = Generator[Run | Pause, None, T]
 READ, WRITE, CLOSE, POLL, PREAD64, PAUSE, SENDTO, RECVFROM, CONNECT = 0, 1, 3, 7, 17, 34, 44, 45, 42
 FSYNC, FDATASYNC, FUTEX, CLOCK_NANOSLEEP, EPOLL_WAIT, ACCEPT4 = 74, 75, 202, 230, 232, 288
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
+CONTENDED = 2
+"""What a mutex's word holds while somebody waits for it."""
 
 FILE_DEV = dev_t(7, 5)
 SOCKET_DEV, PIPE_DEV, ANON_DEV = dev_t(0, 8), dev_t(0, 14), dev_t(0, 15)

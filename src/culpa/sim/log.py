@@ -136,7 +136,8 @@ class Socket:
 @dataclass(slots=True, kw_only=True)
 class Log:
     """A whole run. `states[tid]` and `holders[lock]` say since when a thread has been in a state, or held a lock;
-    times within one list rise. `owners` says which thread serves a connection, by the inode of the server's end."""
+    `handed[lock]` when which thread handed it over to one that waited; times within one list rise. `owners` says which
+    thread serves a connection, by the inode of the server's end."""
 
     end_ns: int = 0
     states: dict[int, list[tuple[int, State]]] = field(default_factory=lambda: defaultdict(list))
@@ -150,3 +151,4 @@ class Log:
     files: dict[str, int] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     holders: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    handed: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))

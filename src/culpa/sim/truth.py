@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-from culpa.sim.log import Block, Cause, Log, Off, State
+from culpa.sim.log import Block, Cause, Log, Off, Request, State
 from culpa.sim.program import Program
 
 LeafKind = Literal["running", "runnable", "device", "sleep", "remote", "idle", "queued"]
@@ -24,8 +24,8 @@ class Leaf:
     """[start_ns, end_ns) of a thread's time and its explanation.
 
     `chain` leads from that thread to the one that did or waited for `kind`; `edges` says why each one waited for the
-    next. `stage` tells queueing in front of the device from its service. A leaf `queued` waits for a connection to be
-    taken that nobody had taken by the end of the simulation.
+    next. `stage` tells queueing in front of the device from its service, `behind` whose request was served meanwhile. A
+    leaf `queued` waits for a connection to be taken that nobody had taken by the end of the simulation.
     """
 
     start_ns: int
@@ -34,6 +34,7 @@ class Leaf:
     chain: tuple[int, ...]
     edges: tuple[Edge, ...] = ()
     stage: Literal["queue", "service"] | None = None
+    behind: int | None = None
 
     @property
     def tid(self) -> int:
@@ -102,6 +103,31 @@ def roots(program: Program, log: Log) -> list[Span]:
     return united
 
 
+def probed(program: Program, log: Log) -> list[Request]:
+    """What a client on another host asked of the target and what arrived there within the window."""
+    start_ns, end_ns = program.window
+    return [
+        request
+        for request in log.requests
+        if request.client_tid is None
+        and request.server_pid == program.target_pid
+        and request.arrive_ns is not None
+        and start_ns <= request.arrive_ns < end_ns
+    ]
+
+
+def probed_roots(program: Program, log: Log) -> list[Span]:
+    """These requests from their arrival on, each at the thread that reads it; without those that nobody took."""
+    end_ns = program.window[1]
+    found: list[Span] = []
+    for request in probed(program, log):
+        tid = request.server_tid or log.owners.get(request.server_ino or 0)
+        ends = [moment for moment in (request.reply_ns, request.delivered_ns) if moment is not None]
+        if tid is not None and request.arrive_ns is not None:
+            found.append(Span(tid=tid, start_ns=request.arrive_ns, end_ns=min([*ends, end_ns])))
+    return found
+
+
 def shares(program: Program, log: Log) -> Counter[tuple[int, LeafKind]]:
     """Nanoseconds of all roots by (tid, kind) of their leaves."""
     sums: Counter[tuple[int, LeafKind]] = Counter()
@@ -132,7 +158,7 @@ def _wait(program: Program, log: Log, off: Off, cause: Cause, start: int, end: i
         case "sleep" | "idle":
             yield Leaf(start_ns=start, end_ns=end, kind=cause.kind, chain=(off.tid,))
         case "block":
-            yield from _device(log.blocks[cause.ids[0]], start, end)
+            yield from _device(log, log.blocks[cause.ids[0]], start, end)
         case "commit":
             yield from _follow(program, log, off.tid, "journal", program.journal_tid, start, end)
         case "reply":
@@ -151,12 +177,16 @@ def _follow(program: Program, log: Log, tid: int, edge: Edge, other: int, start:
         yield leaf.under(tid, edge)
 
 
-def _device(block: Block, start: int, end: int) -> Iterator[Leaf]:
-    """Until it was issued it queued behind others, then it was served."""
+def _device(log: Log, block: Block, start: int, end: int) -> Iterator[Leaf]:
+    """Until it was issued it queued behind those that were asked for earlier, then it was served."""
     issue = end if block.issue_ns is None else min(max(block.issue_ns, start), end)
-    for begin, stop, stage in ((start, issue, "queue"), (issue, end, "service")):
+    for other in log.blocks[: block.number]:
+        begin, stop = max(start, other.issue_ns or issue), min(issue, other.complete_ns or issue)
         if stop > begin:
-            yield Leaf(start_ns=begin, end_ns=stop, kind="device", chain=(block.tid,), stage=stage)  # type: ignore[arg-type]  # of the literals
+            chain = (block.tid,)
+            yield Leaf(start_ns=begin, end_ns=stop, kind="device", chain=chain, stage="queue", behind=other.tid)
+    if end > issue:
+        yield Leaf(start_ns=issue, end_ns=end, kind="device", chain=(block.tid,), stage="service")
 
 
 def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: int) -> Iterator[Leaf]:
@@ -175,12 +205,15 @@ def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: 
 
 
 def _held(program: Program, log: Log, tid: int, lock: int, start: int, end: int) -> Iterator[Leaf]:
-    """Whoever took the lock last holds it, or is about to say that it is free."""
-    taken = log.holders[lock]
-    first = bisect_right(taken, start, key=lambda entry: entry[0]) - 1
-    for i in range(first, len(taken)):
-        since, holder = taken[i]
-        until = taken[i + 1][0] if i + 1 < len(taken) else end
+    """Whoever hands the lock over next has it; where nobody did any more, whoever took it last."""
+    since = start
+    handed = log.handed[lock]
+    for moment, holder in handed[bisect_right(handed, start, key=lambda entry: entry[0]) :]:
         if since >= end:
-            break
-        yield from _follow(program, log, tid, "lock", holder, max(since, start), min(until, end))
+            return
+        yield from _follow(program, log, tid, "lock", holder, since, min(moment, end))
+        since = moment
+    taken = log.holders[lock]
+    first = bisect_right(taken, since, key=lambda entry: entry[0]) - 1
+    if since < end:
+        yield from _follow(program, log, tid, "lock", taken[first][1], since, end)

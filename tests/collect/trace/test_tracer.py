@@ -126,7 +126,10 @@ def test_block_requests_name_their_writer(fsynced: tuple[TraceResult, int, Path]
 def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]) -> None:
     """Every table is as capture/schema.py declares it, and every thread of the events is in tasks."""
     tables = fsynced[0].tables
-    assert {"offcpu", "syscalls", "messages", "sockets", "blocks", "tasks", "files", "stacks"} == set(tables)
+    assert set(tables) == {
+        "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "throttles", "tasks", "files",
+        "stacks",
+    }  # fmt: skip
     for name, frame in tables.items():
         assert schema.BY_NAME[name].schema == dict(frame.schema)
     tids = set(tables["tasks"]["tid"])

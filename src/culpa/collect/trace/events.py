@@ -52,6 +52,27 @@ BLOCK_EVENT: Final = np.dtype(
     [
         ("queued_ns", "<u8"), ("issue_ns", "<u8"), ("complete_ns", "<u8"), ("sector", "<u8"), ("ino", "<u8"),
         ("dev", "<u4"), ("bytes", "<u4"), ("flags", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("ino_dev", "<u4"),
+        ("generation", "<u4"), ("pad", "<u4"),
+    ]
+)  # fmt: skip
+PART_EVENT: Final = np.dtype(
+    [
+        ("issue_ns", "<u8"), ("sector", "<u8"), ("ino", "<u8"), ("dev", "<u4"), ("ino_dev", "<u4"),
+        ("generation", "<u4"), ("bytes", "<u4"),
+    ]
+)  # fmt: skip
+DIRTIED_EVENT: Final = np.dtype(
+    [
+        ("from_ns", "<u8"), ("to_ns", "<u8"), ("ino", "<u8"), ("bytes", "<u8"), ("generation", "<u4"), ("dev", "<u4"),
+        ("disk", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("kernel", "<u4"), ("comm", "u1", (16,)),
+    ]
+)  # fmt: skip
+DIRT: Final = np.dtype([("inode", "<u8"), ("sum", DIRTIED_EVENT)])
+"""What a thread has dirtied of an inode since the last DIRTIED_EVENT of the two."""
+THROTTLE_EVENT: Final = np.dtype(
+    [
+        ("ts_ns", "<u8"), ("pause_ticks", "<u8"), ("dirty", "<u8"), ("limit", "<u8"), ("background_limit", "<u8"),
+        ("disk_dirty", "<u8"), ("disk_limit", "<u8"), ("disk", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("pad", "<u4"),
     ]
 )  # fmt: skip
 SOCKET_EVENT: Final = np.dtype(
@@ -67,7 +88,7 @@ TASK_EVENT: Final = np.dtype(
 FILE_EVENT: Final = np.dtype(
     [
         ("ino", "<u8"), ("dev", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("fd", "<u4"), ("mnt_ns", "<u4"),
-        ("path_bytes", "<u4"), ("whole", "<u4"), ("pad", "<u4"), ("fs_type", "u1", (16,)),
+        ("path_bytes", "<u4"), ("whole", "<u4"), ("within", "<u4"), ("fs_type", "u1", (16,)),
         ("path", "u1", (PATH_BYTES,)),
     ]
 )  # fmt: skip
@@ -85,18 +106,20 @@ THREAD_STATE: Final = np.dtype(
         ("tid", "<u4"), ("slot", "<u4"), ("waited_ns", "<u8"), ("wait_middle_ns", "<u8"), ("tick_ns", "<u8"),
     ]
 )  # fmt: skip
-WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u4")])
+WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u2"), ("grown", "<u2")])
 NR_MAX: Final = 512
 THREADS_MAX: Final = 16384
+DIRT_SLOTS: Final = 512
 SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
         ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("offcpu_slots", "<u4"), ("syscall_slots", "<u4"),
-        ("stack_period_ns", "<u8"), ("call_kind", "<u2", (NR_MAX,)),
+        ("page_bytes", "<u4"), ("throttle_has_control", "<u4"), ("stack_period_ns", "<u8"),
+        ("call_kind", "<u2", (NR_MAX,)),
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
-    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (8,)), ("grown", "<u8"), ("refused", "<u8")]
+    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (11,)), ("grown", "<u8"), ("refused", "<u8")]
 )
 
 TASK_EXEC: Final = 2
@@ -114,7 +137,7 @@ class RingSpec:
     """Its records count as events (paths and names are by-products)."""
 
 
-OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, USER_STACKS = range(8)
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES, USER_STACKS = range(11)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -123,6 +146,9 @@ RINGS: Final = {
     SOCKETS: RingSpec(map_name="sockets_ring", event=SOCKET_EVENT, size=1 << 20, counted=False),
     TASKS: RingSpec(map_name="tasks_ring", event=TASK_EVENT, size=1 << 20, counted=False),
     FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 21, counted=False),
+    PARTS: RingSpec(map_name="parts_ring", event=PART_EVENT, size=1 << 20),
+    DIRTIED: RingSpec(map_name="dirtied_ring", event=DIRTIED_EVENT, size=1 << 20),
+    THROTTLES: RingSpec(map_name="throttles_ring", event=THROTTLE_EVENT, size=1 << 18),
     USER_STACKS: RingSpec(map_name="user_stacks_ring", event=USER_STACK_EVENT, size=1 << 20, counted=False),
 }
 

@@ -14,16 +14,17 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from culpa.capture import schema
+from culpa.collect.procfs import LINE_BYTES, numbers_in, parse_stat, parse_status, read_bounded
 from culpa.collect.trace import events
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.ring import Records
 from culpa.units import DevT, dev_t
 
 PROC: Final = Path("/proc")
-PF_KTHREAD: Final = 0x00200000
 MAX_OBJECTS: Final = 200_000
 """Files and sockets, and threads, kept by name; a hostile program could make millions."""
 _AF_UNIX, _AF_INET, _AF_INET6, _SOCK_STREAM, _SOCK_DGRAM, _TCP_LISTEN = 1, 2, 10, 1, 2, 10
@@ -56,6 +57,8 @@ class File:
     pid: int
     fd: int
     mnt_ns: int
+    within: bool
+    """`path` is one within the file system, and neither `fd` nor `mnt_ns` is known."""
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Identities:
     tasks: dict[int, Task] = field(default_factory=dict)
     files: dict[tuple[int, int], File] = field(default_factory=dict)
     sockets: dict[int, dict[str, object]] = field(default_factory=dict)
+    reused: set[int] = field(default_factory=set)
+    """Numbers that two processes had one after the other."""
 
     def take_tasks(self, records: Records) -> None:
         """TASK_EVENT records: threads that began to be watched, executed a program, or ended."""
@@ -73,18 +78,32 @@ class Identities:
             if task is None or task.pid != pid or (task.exit_ns is not None and kind != events.TASK_EXIT):
                 if task is None and len(self.tasks) >= MAX_OBJECTS:
                     continue
+                if task is not None and task.watched_ns is not None and tid == pid == task.pid:
+                    self.reused.add(pid)
                 task = self.tasks[tid] = Task(tid=tid, pid=pid, comm=None, kernel=bool(kernel), watched_ns=ts_ns)
             task.comm, task.kernel = _text(bytes(comm)), bool(kernel)
             task.watched_ns = ts_ns if task.watched_ns is None else task.watched_ns
             if kind == events.TASK_EXIT:
                 task.exit_ns = ts_ns
 
+    def take_writers(self, records: Records) -> None:
+        """DIRTIED_EVENT records: whoever dirtied pages, with the name it had then."""
+        for tid in np.setdiff1d(records["tid"], np.fromiter(self.tasks, np.int64, len(self.tasks))).tolist():
+            if len(self.tasks) < MAX_OBJECTS:
+                last = records[records["tid"] == tid][-1]
+                self.tasks[tid] = Task(
+                    tid=tid, pid=int(last["pid"]), comm=_text(last["comm"].tobytes()), kernel=bool(last["kernel"])
+                )
+
     def take_files(self, records: Records) -> None:
         """FILE_EVENT records; the last path of a reused inode number wins."""
         for record in records:
             key = int(record["dev"]), int(record["ino"])
             if key in self.files or len(self.files) < MAX_OBJECTS:
-                self.files[key] = _file(record)
+                found, known = _file(record), self.files.get(key)
+                # The path within the file system says less than the whole path of the same file.
+                if not (found.within and known and _ends_with(known.path, found.path)):
+                    self.files[key] = found
 
     def take_sockets(self, records: Records) -> None:
         """SOCKET_EVENT records; a later one of the same socket knows more."""
@@ -95,11 +114,13 @@ class Identities:
 
     def watch(self, pid: int, now_ns: int) -> None:
         """Name the threads a process has now: one that stays asleep sends no record."""
-        with suppress(OSError):
-            for entry in (PROC / str(pid) / "task").iterdir():
-                task = self.tasks.get(int(entry.name)) or _from_proc(int(entry.name))
-                task.watched_ns = now_ns if task.watched_ns is None else task.watched_ns
-                self.tasks[task.tid] = task
+        leader = _from_proc(pid)
+        for tid in numbers_in(f"{PROC}/{pid}/task")[: MAX_OBJECTS - len(self.tasks)]:
+            known = self.tasks.get(tid)
+            if known is None or known.pid != pid:
+                known = Task(tid=tid, pid=pid, comm=_comm(f"{PROC}/{pid}/task/{tid}"), kernel=leader.kernel)
+            known.watched_ns = now_ns if known.watched_ns is None else known.watched_ns
+            self.tasks[tid] = known
 
     def watched_pids(self) -> frozenset[int]:
         """The processes whose threads were watched at some time."""
@@ -121,11 +142,10 @@ class Identities:
         """`schema.FILES`; `paths` turns a path inside another mount namespace into the host's."""
         rows = list(self.files.values())
         own = [paths.is_own(row.mnt_ns) for row in rows]
-        outer = [
-            row.path if mine else paths.outside(row.pid, row.dev, row.path) for row, mine in zip(rows, own, strict=True)
-        ]
+        outer = [_outer(paths, row, own=mine) for row, mine in zip(rows, own, strict=True)]
         inner = [
-            None if mine or row.path == path else row.path for row, mine, path in zip(rows, own, outer, strict=True)
+            None if mine or row.within or row.path == path else row.path
+            for row, mine, path in zip(rows, own, outer, strict=True)
         ]
         return schema.FILES.frame(
             {
@@ -146,7 +166,7 @@ class Identities:
                     path = os.fsencode(link.readlink()).removesuffix(b" (deleted)")
                     self.files[key] = File(
                         dev=known.dev, ino=known.ino, path=_text(path), fs_type=known.fs_type, pid=known.pid,
-                        fd=known.fd, mnt_ns=known.mnt_ns,
+                        fd=known.fd, mnt_ns=known.mnt_ns, within=False,
                     )  # fmt: skip
 
     def socket_table(self) -> pl.DataFrame:
@@ -173,17 +193,22 @@ def _text(raw: bytes) -> str:
 
 
 def _from_proc(tid: int) -> Task:
-    """What /proc says of a thread; nothing but its number if it is gone."""
+    """What /proc says of a thread; nothing but its number if it is gone.
+
+    The stat file beside status would add up the times of all threads of the process, each time that it is read.
+    """
     if tid == 0:
         return Task(tid=0, pid=0, comm="swapper", kernel=True)
-    try:
-        status = (PROC / str(tid) / "status").read_bytes()
-        stat = (PROC / str(tid) / "stat").read_bytes()
-    except OSError:
+    status = parse_status(read_bounded(f"{PROC}/{tid}/status") or b"")
+    stat = parse_stat(read_bounded(f"{PROC}/{tid}/task/{tid}/stat", LINE_BYTES) or b"")
+    if status is None or stat is None:
         return Task(tid=tid, pid=None, comm=None, kernel=None)
-    pid = next((int(line[5:]) for line in status.splitlines() if line.startswith(b"Tgid:")), None)
-    name, rest = stat[stat.index(b"(") + 1 : stat.rindex(b")")], stat[stat.rindex(b")") + 2 :]
-    return Task(tid=tid, pid=pid, comm=_text(name[:15]), kernel=bool(int(rest.split()[6]) & PF_KTHREAD))
+    return Task(tid=tid, pid=status.tgid, comm=_comm(f"{PROC}/{tid}"), kernel=stat.kernel)
+
+
+def _comm(directory: str) -> str | None:
+    raw = read_bounded(f"{directory}/comm", LINE_BYTES)
+    return None if raw is None else _text(raw.removesuffix(b"\n"))
 
 
 def _file(record: Records) -> File:
@@ -198,7 +223,20 @@ def _file(record: Records) -> File:
         pid=int(record["pid"]),
         fd=int(record["fd"]),
         mnt_ns=int(record["mnt_ns"]),
+        within=bool(record["within"]),
     )
+
+
+def _outer(paths: HostPaths, row: File, *, own: bool) -> str | None:
+    """The file's path as culpa sees it."""
+    if row.within:
+        return paths.of(row.dev, row.path)
+    return row.path if own else paths.outside(row.pid, row.dev, row.path)
+
+
+def _ends_with(path: str | None, within: str | None) -> bool:
+    """Whether a path can lead to what lies at `within` in its file system: mounts may hide the first parts of it."""
+    return path is not None and within is not None and path.rpartition("/")[2] == within.rpartition("/")[2]
 
 
 def _socket(record: Records) -> dict[str, object]:

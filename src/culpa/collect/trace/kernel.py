@@ -6,9 +6,11 @@ Read at start from /proc, /sys and BTF; the only user-side place that knows diff
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from ctypes import c_void_p
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,9 @@ BTF_PATH: Final = Path("/sys/kernel/btf/vmlinux")
 HOST_PIDNS_INODE: Final = 0xEFFFFFFC
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 OBJECT_NAME: Final = "culpa.bpf.o"
+THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
+"""How many arguments a tracepoint may have where the probe tells its shape by that."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
@@ -69,33 +74,69 @@ def _may_load() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelTypes:
-    """What the probes must know of this kernel's BTF."""
+    """What the probes must know of a kernel's BTF."""
 
-    arguments: Mapping[str, int]
-    """How many arguments each tracepoint has; those that the kernel does not have are left out."""
+    parameters: Mapping[str, tuple[str, ...]]
+    """The parameters of each tracepoint: names of the structs they point to, empty for anything else. Tracepoints that
+    the kernel does not have are left out."""
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
 
+    def readable(self) -> KernelTypes:
+        """Without the tracepoints whose arguments are none of the shapes that the probes know."""
+        known = {n: types for n, types in self.parameters.items() if len(types) in SHAPES.get(n, (len(types),))}
+        return replace(self, parameters=known)
 
-def kernel_types(library: ctypes.CDLL, names: frozenset[str]) -> KernelTypes:
+    @property
+    def switch_has_state(self) -> bool:
+        """`sched_switch` says the state of who leaves, since 5.18 (fa2c3254d7cf)."""
+        return len(self.parameters.get("sched_switch", ())) >= 4
+
+    @property
+    def throttle_has_control(self) -> bool:
+        """`balance_dirty_pages` hands over a dirty_throttle_control in place of five figures."""
+        return len(self.parameters.get("balance_dirty_pages", ())) == THROTTLE_WITH_CONTROL
+
+    @property
+    def issue_has_queue(self) -> bool:
+        """The queue comes before the request, until 5.11 and 5.10.137 (a54895fa057c)."""
+        return self.parameters.get("block_rq_issue", ())[:1] == ("request_queue",)
+
+
+def kernel_types(library: ctypes.CDLL, names: frozenset[str], btf_path: Path = BTF_PATH) -> KernelTypes:
     """Look up tracepoints by name, and the kernel function that types a pointer.
 
     BTF describes a tracepoint as a typedef `btf_trace_NAME` of a pointer to a function with one private parameter more.
+
+    Raises:
+        TraceError: there is no BTF at `btf_path`.
     """
-    btf = libbpf.checked(library.btf__load_vmlinux_btf(), "reading the kernel's BTF")
+    btf = libbpf.checked(library.btf__parse(os.fsencode(btf_path), None), "reading the kernel's BTF")
     try:
-        found = {name: _arguments(library, btf, name) for name in names}
+        found = {name: _parameters(library, btf, name) for name in names}
         cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
     finally:
         library.btf__free(btf)
-    return KernelTypes(arguments={name: count for name, count in found.items() if count is not None}, direct=cast > 0)
+    return KernelTypes(parameters={name: one for name, one in found.items() if one is not None}, direct=cast > 0)
 
 
-def _arguments(library: ctypes.CDLL, btf: int, name: str) -> int | None:
+def _parameters(library: ctypes.CDLL, btf: int, name: str) -> tuple[str, ...] | None:
     typedef = library.btf__find_by_name_kind(btf, f"btf_trace_{name}".encode(), libbpf.BTF_KIND_TYPEDEF)
     if typedef < 0:
         return None
     pointer = library.btf__type_by_id(btf, typedef).contents.type
-    function = library.btf__type_by_id(btf, pointer).contents.type
-    members = library.btf__type_by_id(btf, function).contents.info & 0xFFFF
-    return int(members) - 1
+    address = ctypes.cast(library.btf__type_by_id(btf, library.btf__type_by_id(btf, pointer).contents.type), c_void_p)
+    function = libbpf.BtfType.from_address(address.value or 0)
+    types = (libbpf.BtfParameter * function.members).from_address((address.value or 0) + ctypes.sizeof(function))
+    return tuple(_pointed_to(library, btf, parameter.type) for parameter in types[1:])
+
+
+def _pointed_to(library: ctypes.CDLL, btf: int, number: int) -> str:
+    """The name of the struct behind a pointer; empty where it is none."""
+    one = library.btf__type_by_id(btf, number).contents
+    if one.kind != libbpf.BTF_KIND_PTR:
+        return ""
+    while one.kind in libbpf.BTF_REFERENCES:
+        one = library.btf__type_by_id(btf, one.type).contents
+    named = one.kind in libbpf.BTF_STRUCTS
+    return str(library.btf__name_by_offset(btf, one.name_off).decode()) if named else ""

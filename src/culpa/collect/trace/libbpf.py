@@ -16,8 +16,13 @@ from culpa.errors import TraceError
 from culpa.units import printable
 
 SONAME = "libbpf.so.1"
+BTF_KIND_PTR = 2
 BTF_KIND_TYPEDEF = 8
 BTF_KIND_FUNC = 12
+BTF_STRUCTS = frozenset({4, 5, 7})
+"""Struct, union, and the forward declaration of either."""
+BTF_REFERENCES = frozenset({BTF_KIND_PTR, BTF_KIND_TYPEDEF, 9, 10, 11, 18})
+"""Pointer, typedef, volatile, const, restrict, type tag: what is made of one other type."""
 STATS_RUN_TIME = 0
 WARNING = 0
 KEPT_LOG_LINES = 20
@@ -27,9 +32,42 @@ LogFunction = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
 
 class BtfType(Structure):
-    """struct btf_type; `info` holds the number of members in its low 16 bits."""
+    """struct btf_type; `info` holds the kind and the number of members."""
 
     _fields_ = (("name_off", c_uint32), ("info", c_uint32), ("type", c_uint32))
+
+    @property
+    def kind(self) -> int:
+        """BTF_KIND_*."""
+        return int(self.info) >> 24 & 0x1F
+
+    @property
+    def members(self) -> int:
+        """How many parameters, fields or enumerators follow."""
+        return int(self.info) & 0xFFFF
+
+
+class BtfParameter(Structure):
+    """struct btf_param."""
+
+    _fields_ = (("name_off", c_uint32), ("type", c_uint32))
+
+
+class OpenOptions(Structure):
+    """struct bpf_object_open_opts; `btf_path` replaces the running kernel's BTF for relocation."""
+
+    _fields_ = (
+        ("bytes", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", c_bool),
+        ("pin_root", c_char_p),
+        ("removed", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_path", c_char_p),
+        ("log", c_void_p),
+        ("log_bytes", c_size_t),
+        ("log_level", c_uint32),
+    )
 
 
 class ProgramInfo(Structure):
@@ -70,7 +108,6 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_enable_stats": (c_int, (c_int,)),
     "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
-    "btf__load_vmlinux_btf": (c_void_p, ()),
     "btf__parse": (c_void_p, (c_char_p, c_void_p)),
     "btf__free": (None, (c_void_p,)),
     "btf__find_by_name_kind": (c_int32, (c_void_p, c_char_p, c_uint32)),

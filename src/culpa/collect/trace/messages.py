@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from culpa.capture import schema
 from culpa.collect.trace import resp
 from culpa.collect.trace.redis_commands import KEY_FIRST, KEY_FIRST_PREFIXES, KNOWN
 
@@ -24,12 +25,13 @@ LONGEST_DETAIL: Final = 160
 CERTAIN_VOTES: Final = 3
 """From so many messages of one role on, a message of the other role in that direction is taken for a later part."""
 
-PARSED: Final = {
-    "protocol": pl.String, "kind": pl.String, "verb": pl.String, "detail": pl.String, "status": pl.Int32,
-    "commands": pl.Int32,
-}  # fmt: skip
 EITHER: Final = "either"
 """`kind` between the two steps: a command, or a reply that looks like one."""
+UNSETTLED: Final = schema.MESSAGES.schema | {"kind": pl.Enum([*schema.MESSAGE_KIND.categories, EITHER])}
+"""`schema.MESSAGES` between the two steps."""
+PARSED: Final = {
+    name: UNSETTLED[name] for name in ("protocol", "kind", "verb", "detail", "status", "commands")
+}  # fmt: skip
 
 _METHODS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC", b"CONN", b"PROP", b"REPO")
 _REQUEST_LINE: Final = (
@@ -195,29 +197,22 @@ def settle(messages: pl.DataFrame) -> pl.DataFrame:
         messages: `PARSED` columns plus `ino` and `direction`, in any order.
 
     Returns:
-        The same rows and columns; `kind` is request, response or data.
+        The same rows and columns; `kind` is as in `schema.MESSAGES`.
     """
-    redis = pl.col("protocol") == "resp"
-    votes = (
-        pl.when(redis & (pl.col("kind") == EITHER) & pl.col("verb").is_in(KNOWN)).then(1)
-        .when(redis & (pl.col("kind") == "response")).then(-1)
-        .otherwise(0)
-    )  # fmt: skip
-    sign = pl.when(pl.col("direction") == "in").then(1).otherwise(-1)
-    known = pl.col("protocol").filter(pl.col("protocol") != "unknown")
-    judged = messages.with_columns(
-        role=(votes * sign).sum().over("ino") * sign, spoken=known.mode().sort().first().over("ino")
-    )
-    request = (pl.col("kind") == EITHER) & (
-        (pl.col("role") > 0) | ((pl.col("role") == 0) & pl.col("verb").is_in(KNOWN))
-    )
+    redis, asks_now = pl.col("protocol") == "resp", pl.col("kind") == EITHER
+    sign = pl.when(pl.col("direction") == "in").then(pl.lit(1, pl.Int64)).otherwise(-1)
+    votes, spoken = _votes(messages), _spoken(messages)
+    role = pl.col("ino").replace_strict(*votes, default=0, return_dtype=pl.Int64) * sign
+    language = pl.col("ino").replace_strict(*spoken, default=None, return_dtype=schema.PROTOCOL)
+    judged = messages.with_columns(role=role, spoken=language)
+    request = asks_now & ((pl.col("role") > 0) | ((pl.col("role") == 0) & pl.col("verb").is_in(KNOWN)))
     later = redis & (pl.col("kind") == "response") & (pl.col("role") >= CERTAIN_VOTES)
     foreign = (pl.col("protocol") != pl.col("spoken")) & (pl.col("protocol") != "unknown")
     kind = (
-        pl.when(later | foreign).then(pl.lit("data"))
-        .when(request).then(pl.lit("request"))
-        .when(pl.col("kind") == EITHER).then(pl.lit("response"))
-        .otherwise("kind")
+        pl.when(later | foreign).then(_kind("data"))
+        .when(request).then(_kind("request"))
+        .when(asks_now).then(_kind("response"))
+        .otherwise(pl.col("kind").cast(schema.MESSAGE_KIND, strict=False))
     )  # fmt: skip
     judged = judged.with_columns(kind=kind, protocol=pl.coalesce("spoken", "protocol"))
     asks, says = pl.col("kind") == "request", pl.col("kind") != "data"
@@ -227,3 +222,23 @@ def settle(messages: pl.DataFrame) -> pl.DataFrame:
         status=pl.when(says & ~asks).then("status"),
         commands=pl.when(says).then("commands"),
     ).drop("role", "spoken")
+
+
+def _votes(messages: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Each socket and how many of its messages say that commands are read there, less those that say the opposite."""
+    asks = (pl.col("kind") == EITHER) & pl.col("verb").is_in(KNOWN)
+    vote = asks.cast(pl.Int64) - (pl.col("kind") == "response").cast(pl.Int64)
+    inwards = pl.when(pl.col("direction") == "in").then(vote).otherwise(-vote)
+    found = messages.filter(protocol="resp").group_by("ino").agg(inwards.sum().alias("votes"))
+    return found["ino"], found["votes"]
+
+
+def _spoken(messages: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Each socket and the protocol that most of its messages are of, where any was recognised."""
+    counted = messages.group_by("ino", "protocol").len().filter(pl.col("protocol") != "unknown")
+    found = counted.sort("ino", -pl.col("len").cast(pl.Int64), "protocol").unique("ino", keep="first")
+    return found["ino"], found["protocol"]
+
+
+def _kind(word: str) -> pl.Expr:
+    return pl.lit(word, schema.MESSAGE_KIND)

@@ -52,10 +52,13 @@ class HostPaths:
         )
         if inside is None:
             return None
-        place = _join(inside.root, _below(path, inside.point) or "")
+        return self.of(dev, _join(inside.root, _below(path, inside.point) or ""))
+
+    def of(self, dev: int, place: str | None) -> str | None:
+        """What lies at `place` within the file system on `dev`, as culpa sees it; None where that is not mounted."""
         for mount in self._mounts("self"):
-            rest = _below(place, mount.root)
-            if mount.dev == dev and rest is not None:
+            rest = _below(place or "", mount.root)
+            if place is not None and mount.dev == dev and rest is not None:
                 return _join(mount.point, rest)
         return None
 

@@ -10,8 +10,9 @@ import ctypes
 import mmap
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 
@@ -44,15 +45,26 @@ _UNSEEN: Final = {
     "sys_exit": "system calls",
     "block_rq_issue": "requests to block devices",
     "block_rq_complete": "the end of requests to block devices",
+    "writeback_dirty_folio": "who dirtied the pages that are written back",
+    "balance_dirty_pages": "why writers were made to pause",
 }
 """What is not seen without a tracepoint; the others are refinements."""
+_FORMER_NAMES: Final = {"writeback_dirty_folio": "writeback_dirty_page"}
 
 
 class Probes:
     """The BPF object, its links and its rings; close it, or use it as a context."""
 
-    def __init__(self, *, follow: bool, verbose: bool, stack_period_ns: int = 0) -> None:
-        """Load the object; nothing runs before `attach`. One user stack for `stack_period_ns` of waiting; 0: none.
+    def __init__(
+        self, *, follow: bool, verbose: bool, stack_period_ns: int = 0, btf_path: Path = kernel.BTF_PATH
+    ) -> None:
+        """Load the object; nothing runs before `attach`.
+
+        Args:
+            follow: see `Tracer`.
+            verbose: see `Tracer`.
+            stack_period_ns: one user stack for so much waiting of a thread; 0: none.
+            btf_path: the description of the kernel's types.
 
         Raises:
             TraceError: libbpf is missing, or the kernel refuses the load.
@@ -64,8 +76,10 @@ class Probes:
         self._links: list[int] = []
         self._stats_fd = -1
         self._lost = 0
+        self._cpus = 1
         self._stack_period_ns = stack_period_ns
         self._log: list[str] = []
+        self._btf_path = btf_path
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
         self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
@@ -78,7 +92,8 @@ class Probes:
     def _load_best(self, follow: bool) -> None:
         """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
         self._open()
-        types = kernel.kernel_types(self._library, frozenset(name for _, name in self._programs()))
+        names = frozenset(name for _, name in self._programs())
+        types = kernel.kernel_types(self._library, names, self._btf_path).readable()
         if types.direct:
             try:
                 self._load(types, follow, direct=True)
@@ -91,12 +106,17 @@ class Probes:
 
     def _open(self) -> None:
         path = os.fsencode(kernel.object_path())
-        self._object = libbpf.checked(self._library.bpf_object__open_file(path, None), "opening the probes", self._log)
+        options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
+        if self._btf_path != kernel.BTF_PATH:
+            options.btf_path = os.fsencode(self._btf_path)
+        opened = self._library.bpf_object__open_file(path, ctypes.byref(options))
+        self._object = libbpf.checked(opened, "opening the probes", self._log)
 
     def _load(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> None:
-        self._choose(types.arguments, direct=direct)
+        self._choose(types, direct=direct)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
-        self._set_constants(types.arguments, follow, cpus)
+        self._cpus = cpus
+        self._set_constants(types, follow, cpus)
         self._size_maps(cpus)
         libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
         self._map_memory(cpus)
@@ -108,7 +128,9 @@ class Probes:
         for lanes in events.LANES.values():
             self._resize(f"{lanes.name}_lanes", cpus)
             self._resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
-        self._resize("seats", cpus)
+        for name in ("seats", "strolls"):
+            self._resize(name, cpus)
+        self._resize("dirt", cpus * events.DIRT_SLOTS)
 
     def _resize(self, name: str, entries: int) -> None:
         libbpf.checked(self._library.bpf_map__set_max_entries(self._map(name), entries), f"sizing {name}")
@@ -136,16 +158,17 @@ class Probes:
             yield program, self._library.bpf_program__section_name(program).decode()
             program = self._library.bpf_object__next_program(self._object, program)
 
-    def _choose(self, arguments: Mapping[str, int], *, direct: bool) -> None:
+    def _choose(self, types: kernel.KernelTypes, *, direct: bool) -> None:
         """Of the two versions of a probe load one, and none for a tracepoint that does not exist."""
         twofold = {name for program, name in self._programs() if self._is_direct(program)}
         for program, name in self._programs():
             fits = name not in twofold or self._is_direct(program) == direct
-            self._library.bpf_program__set_autoload(program, fits and name in arguments)
+            self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
         tick = self._library.bpf_object__find_program_by_name(self._object, _TICK)
         self._library.bpf_program__set_autoload(tick, bool(self._stack_period_ns))
-        for name in {name for _, name in self._programs()} - arguments.keys():
-            self._unseen(name, "this kernel has no such tracepoint")
+        for name in {name for _, name in self._programs()} - types.parameters.keys():
+            if _FORMER_NAMES.get(name) not in types.parameters:
+                self._unseen(name, "this kernel has no such tracepoint that can be read")
 
     def _is_direct(self, program: int) -> bool:
         return bool(self._library.bpf_program__name(program).endswith(_DIRECT))
@@ -154,16 +177,18 @@ class Probes:
         if name in _UNSEEN:
             self.blind_spots.append(BlindSpot(what=_UNSEEN[name], why=f"{name}: {why}", way_out="a newer kernel"))
 
-    def _set_constants(self, arguments: Mapping[str, int], follow: bool, cpus: int) -> None:
+    def _set_constants(self, types: kernel.KernelTypes, follow: bool, cpus: int) -> None:
         settings = self._globals(".rodata.settings", events.SETTINGS)
         settings["follow_wakers"] = follow
         settings["max_depth"] = MAX_DEPTH
         settings["max_grown"] = MAX_GROWN
-        settings["switch_has_state"] = arguments.get("sched_switch", 0) >= 4
-        settings["issue_has_queue"] = arguments.get("block_rq_issue", 0) >= 2
-        settings["block_start_seen"] = "block_io_start" in arguments
+        settings["switch_has_state"] = types.switch_has_state
+        settings["issue_has_queue"] = types.issue_has_queue
+        settings["block_start_seen"] = "block_io_start" in types.parameters
         settings["offcpu_slots"] = events.lane_slots(events.LANES[events.OFFCPU], cpus)
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
+        settings["page_bytes"] = mmap.PAGESIZE
+        settings["throttle_has_control"] = types.throttle_has_control
         settings["stack_period_ns"] = self._stack_period_ns
         settings["call_kind"] = calls.kinds(platform.machine())
 
@@ -305,12 +330,22 @@ class Probes:
 
     def threads(self) -> npt.NDArray[np.void]:
         """`events.THREAD_STATE` of every watched thread, as of now."""
-        size = events.THREADS_MAX * events.THREAD_STATE.itemsize
-        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        with mmap.mmap(self._fd("threads"), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            states: npt.NDArray[np.void] = np.frombuffer(memory[:size], dtype=events.THREAD_STATE)
+        states = self._array("threads", events.THREAD_STATE, events.THREADS_MAX)
         watched: npt.NDArray[np.void] = states[states["tid"] != 0]
         return watched
+
+    def dirt(self) -> npt.NDArray[np.void]:
+        """`events.DIRTIED_EVENT`: the sums that were not handed over yet."""
+        places = self._array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
+        sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
+        return sums
+
+    def _array(self, name: str, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
+        """A copy of an array that is shared with the probes."""
+        size = count * dtype.itemsize
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        with mmap.mmap(self._fd(name), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return np.frombuffer(memory[:size], dtype=dtype)
 
     def stack(self, stack_id: int) -> list[int]:
         """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""

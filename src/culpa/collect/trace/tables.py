@@ -13,7 +13,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.collect.trace.events import CALL, CALL_BYTES, SYSCALL_EVENT
-from culpa.collect.trace.messages import parse
+from culpa.collect.trace.messages import UNSETTLED, parse
 from culpa.collect.trace.ring import Records
 
 _FILE_TYPES: Final = {0o10: "reg", 0o04: "dir", 0o02: "chr", 0o06: "blk", 0o01: "fifo", 0o14: "sock"}
@@ -32,6 +32,10 @@ def _declared(frame: pl.LazyFrame, table: schema.Table) -> pl.DataFrame:
 
 def _known(name: str) -> pl.Expr:
     return pl.when(pl.col(name) != 0).then(pl.col(name)).alias(name)
+
+
+def _word(word: str, words: pl.Enum) -> pl.Expr:
+    return pl.lit(word, words)
 
 
 def offcpu(records: Records, *, wakes_seen: bool) -> pl.DataFrame:
@@ -71,20 +75,26 @@ def syscalls(records: Records, anonymous_dev: int) -> pl.DataFrame:
     columns = _columns(records, "enter_ns", "exit_ns", "ret", "ino", "tid", "pid", "nr", "dev", "mode", "killed")
     columns |= {f"arg{i}": np.ascontiguousarray(records["arg"][:, i]) for i in range(3)}
     has_fd = (pl.col("dev") != 0) | (pl.col("mode") != 0)
-    kind = (pl.col("mode").cast(pl.UInt32) // 4096).cast(pl.UInt8).replace_strict(_FILE_TYPES, default="anon")
+    kind = (
+        (pl.col("mode").cast(pl.UInt32) // 4096)
+        .cast(pl.UInt8)
+        .replace_strict(_FILE_TYPES, default="anon", return_dtype=schema.FILE_TYPE)
+    )
     frame = pl.LazyFrame(columns).with_columns(
         enter_ns=_known("enter_ns"),
         ret=pl.when((pl.col("exit_ns") != 0) & (pl.col("killed") == 0)).then("ret"),
         exit_ns=_known("exit_ns"),
         dev=pl.when(has_fd).then("dev"),
         ino=pl.when(has_fd).then("ino"),
-        file_type=pl.when(has_fd).then(pl.when(pl.col("dev") == anonymous_dev).then(pl.lit("anon")).otherwise(kind)),
+        file_type=pl.when(has_fd).then(
+            pl.when(pl.col("dev") == anonymous_dev).then(_word("anon", schema.FILE_TYPE)).otherwise(kind)
+        ),
     )
     return _declared(frame, schema.SYSCALLS)
 
 
 def messages(records: Records) -> pl.DataFrame:
-    """Parsed MESSAGE_EVENT records: the columns of `schema.MESSAGES`, to be settled; no byte of a message is kept."""
+    """Parsed MESSAGE_EVENT records: `UNSETTLED` columns; no byte of a message is kept."""
     columns = _columns(records, "enter_ns", "exit_ns", "tid", "pid", "ino", "bytes", "outgoing")
     return _messages({**columns, "outgoing": records["outgoing"] != 0}, parse(records["payload"], records["captured"]))
 
@@ -92,9 +102,9 @@ def messages(records: Records) -> pl.DataFrame:
 def _messages(columns: dict[str, object], parsed: pl.DataFrame) -> pl.DataFrame:
     frame = pl.DataFrame(columns).hstack(parsed).lazy().with_columns(
         enter_ns=_known("enter_ns"),
-        direction=pl.when("outgoing").then(pl.lit("out")).otherwise(pl.lit("in")),
+        direction=pl.when("outgoing").then(_word("out", schema.DIRECTION)).otherwise(_word("in", schema.DIRECTION)),
     )  # fmt: skip
-    return _declared(frame, schema.MESSAGES)
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in UNSETTLED.items()).collect()
 
 
 def short_messages(records: Records, senders: npt.NDArray[np.intp]) -> pl.DataFrame:
@@ -114,11 +124,11 @@ def without_payload(records: Records) -> Records:
 def blocks(records: Records) -> pl.DataFrame:
     """`schema.BLOCKS` from BLOCK_EVENT records."""
     operation = pl.col("flags") % 256
-    carries = pl.col("ino") != 0
+    carries = pl.col("ino_dev") != 0
     frame = pl.LazyFrame(
         _columns(
             records, "queued_ns", "issue_ns", "complete_ns", "sector", "ino", "dev", "bytes", "flags", "tid", "pid",
-            "ino_dev",
+            "ino_dev", "generation",
         )
     ).with_columns(
         queued_ns=_known("queued_ns"),
@@ -126,15 +136,46 @@ def blocks(records: Records) -> pl.DataFrame:
         complete_ns=_known("complete_ns"),
         sector=pl.when((operation != 2) & (pl.col("bytes") != 0)).then("sector"),
         op=pl.when((operation == 1) & (pl.col("bytes") == 0))
-        .then(pl.lit("flush"))
-        .otherwise(operation.replace_strict(_OPERATIONS, default="other")),
+        .then(_word("flush", schema.OPERATION))
+        .otherwise(operation.replace_strict(_OPERATIONS, default="other", return_dtype=schema.OPERATION)),
         sync=(pl.col("flags") // _REQ_SYNC % 2 == 1) | operation.is_in([0, 2]),
         tid=pl.when(pl.col("pid") != 0).then("tid"),
         pid=_known("pid"),
         ino_dev=pl.when(carries).then("ino_dev"),
         ino=pl.when(carries).then("ino"),
+        generation=pl.when(carries).then("generation"),
     )  # fmt: skip
     return _declared(frame, schema.BLOCKS)
+
+
+def block_parts(records: Records) -> pl.DataFrame:
+    """`schema.BLOCK_PARTS` from PART_EVENT records."""
+    carries = pl.col("ino_dev") != 0
+    frame = pl.LazyFrame(_columns(records, *(column.name for column in schema.BLOCK_PARTS.columns))).with_columns(
+        ino_dev=pl.when(carries).then("ino_dev"),
+        ino=pl.when(carries).then("ino"),
+        generation=pl.when(carries).then("generation"),
+    )
+    return _declared(frame, schema.BLOCK_PARTS)
+
+
+def dirtied(records: Records) -> pl.DataFrame:
+    """`schema.DIRTIED` from DIRTIED_EVENT records."""
+    frame = pl.LazyFrame(_columns(records, *(column.name for column in schema.DIRTIED.columns)))
+    return _declared(frame.with_columns(disk=_known("disk")), schema.DIRTIED)
+
+
+def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFrame:
+    """`schema.THROTTLES` from THROTTLE_EVENT records; the kernel counts in pages and in ticks of its clock."""
+    pages = {"dirty": "dirty", "threshold": "limit", "background": "background_limit",
+             "disk_dirty": "disk_dirty", "disk_threshold": "disk_limit"}  # fmt: skip
+    columns = _columns(records, "ts_ns", "tid", "pid", "disk", "pause_ticks", *pages.values())
+    frame = pl.LazyFrame(columns).with_columns(
+        pause_ns=pl.col("pause_ticks") * tick_ns,
+        disk=_known("disk"),
+        **{name: pl.col(field) * page_bytes for name, field in pages.items()},
+    )
+    return _declared(frame, schema.THROTTLES)
 
 
 def open_stretches(threads: Records, event: np.dtype[np.void]) -> Records:

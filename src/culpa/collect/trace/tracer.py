@@ -6,6 +6,7 @@ together. The probes wake nobody: the rings hold about a second of the densest t
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf, tables
 from culpa.collect.trace.identity import PROC, Identities, identity
-from culpa.collect.trace.messages import settle
+from culpa.collect.trace.messages import UNSETTLED, settle
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
@@ -39,16 +40,21 @@ CONVERT_ROWS: Final = 50_000
 MEASURED_EVENTS: Final = 20_000
 """Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
 MEASURED_SECONDS: Final = 1.0
+_CLOCK_MONOTONIC_COARSE: Final = 6
 STACK_PERIOD_NS: Final = 50_000_000
 """So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
+MAX_LISTED: Final = 5
 _TABLES: Final = {
     events.OFFCPU: "offcpu",
     events.SYSCALLS: "syscalls",
     events.MESSAGES: "messages",
     events.BLOCKS: "blocks",
+    events.PARTS: "block_parts",
+    events.DIRTIED: "dirtied",
+    events.THROTTLES: "throttles",
 }
 
 
@@ -128,6 +134,7 @@ class Tracer:
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
+            events.DIRTIED: self._keep_dirtied,
             events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
@@ -174,6 +181,12 @@ class Tracer:
     def events(self) -> int:
         """Events drained so far."""
         return self._events
+
+    def cost_of(self, tracepoint: str) -> float:
+        """Kernel time of one run of a probe so far, in ns; 0 if it never ran while it was measured."""
+        with self._lock:
+            info = self._loaded().program_infos().get(tracepoint)
+        return info.run_time_ns / info.run_count if info and info.run_count else 0.0
 
     def snapshot(self) -> TraceResult:
         """The rows so far, waits and calls that are still open included; tracing goes on."""
@@ -253,6 +266,11 @@ class Tracer:
             self._stack_taken = bool((found["stack_id"] >= 0).any())
         self._raw[ring].append(found.copy())
 
+    def _keep_dirtied(self, found: Records) -> None:
+        """Who dirtied pages may be no watched process, and gone when its name is looked for."""
+        self._identities.take_writers(found)
+        self._keep(events.DIRTIED, found)
+
     def _part_messages(self) -> None:
         """Parse what was just drained at once: the bytes may be secrets."""
         self._convert(events.MESSAGES)
@@ -277,6 +295,12 @@ class Tracer:
             return tables.messages(records)
         if ring == events.BLOCKS:
             return tables.blocks(records)
+        if ring == events.PARTS:
+            return tables.block_parts(records)
+        if ring == events.DIRTIED:
+            return tables.dirtied(records)
+        if ring == events.THROTTLES:
+            return tables.throttles(records, page_bytes=mmap.PAGESIZE, tick_ns=_tick_ns())
         self._name_stacks(records["stack_id"])
         return tables.offcpu(records, wakes_seen=True)
 
@@ -307,7 +331,7 @@ class Tracer:
         found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
         if last:
             self._frames = {ring: [] for ring in _TABLES}
-        found["messages"] = settle(found["messages"]) if len(found["messages"]) else found["messages"]
+        found["messages"] = settle(found["messages"])
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
         found["files"] = self._identities.file_table(self._paths)
@@ -351,7 +375,12 @@ class Tracer:
         elif ring == events.BLOCKS:
             _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
             frames.append(self._frame(ring, requests[requests["issue_ns"] != 0]))
-        return pl.concat([schema.BY_NAME[name].empty(), *frames])
+        elif ring == events.DIRTIED:
+            sums = self._loaded().dirt()
+            self._identities.take_writers(sums)
+            frames.append(self._frame(ring, sums))
+        nothing = pl.DataFrame(schema=UNSETTLED) if ring == events.MESSAGES else schema.BY_NAME[name].empty()
+        return pl.concat([nothing, *frames])
 
     def _open_calls(self, threads: Records) -> Records:
         """Calls still open, each fd resolved through /proc while it is open."""
@@ -384,6 +413,15 @@ class Tracer:
                     way_out="watch for a shorter time with --for",
                 )
             )
+        if self._identities.reused:
+            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
+            spots.append(
+                BlindSpot(
+                    what=f"which process is meant by number {numbers}",
+                    why="one ended and another got its number while culpa watched; they are shown as one",
+                    way_out="watch for a shorter time with --for",
+                )
+            )
         if counters["refused"]:
             spots.append(
                 BlindSpot(
@@ -398,7 +436,7 @@ class Tracer:
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
     """Every thread id that appears in the events."""
     columns = [found["offcpu"][name] for name in ("tid", "waker_tid", "prev_tid")]
-    columns += [found["syscalls"]["tid"], found["blocks"]["tid"]]
+    columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles")]
     return pl.concat([column.rename("tid").unique().drop_nulls() for column in columns]).unique().to_list()
 
 
@@ -409,3 +447,8 @@ def _anonymous_dev() -> int:
         return identity(PROC / "self/fd" / str(fd))[0]
     finally:
         os.close(fd)
+
+
+def _tick_ns() -> int:
+    """Length of the kernel's jiffy: the coarse clock moves by one at a time."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
+from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
+from culpa.diagnose.rules.files import log_flood, temp_churn
+from culpa.diagnose.rules.locks import contention
+from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
     write_in_read_path,
     round_trips,
+    temp_churn,
+    log_flood,
     fsync_heavy,
     saturated,
     slow_device,
+    neighbour,
+    dirty_throttle,
     remote_slow,
+    contention,
+    blocked,
+    runqueue,
+    cgroup_quota,
     busy,
     sleeping,
 )

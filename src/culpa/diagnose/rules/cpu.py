@@ -10,12 +10,12 @@ from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.evidence import code_evidence, seconds, threads_of, waits_source
+from culpa.diagnose.rules.evidence import code_evidence, own_work, seconds, threads_of, waits_source
 from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
 MIN_BUSY_SHARE = 0.5
-MIN_SLEEP_SHARE = 0.1
+MIN_SHARE = 0.1
 
 
 def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
@@ -37,26 +37,35 @@ def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
     silent=(Lab("cpu-busy-healthy"), Lab("sleep-by-choice")),
 )
 def busy(picture: Picture) -> Iterator[Finding]:
-    """What it detects: at least half of the time a process on the request's chain was on a CPU.
+    """What it detects: a process on the request's chain was on a CPU for at least half of the time for which it had one
+    (time in which it queued for a CPU says nothing of what it does).
 
     Why it slows you: nothing is waited for; the work itself takes this long.
 
     How sure: time on the CPU is measured at every context switch. It is a note unless a command, or a URL slower than
     `--slower-than`, is what was asked about: computing is what programs are for. What it computes to send one command
-    after another is not counted: that belongs to the round trips.
+    after another is not counted: that belongs to the round trips. Nor is what others compute while they hold a lock or
+    serve other requests.
 
     What to do: profile the named function or line.
     """
     talking = chatter.spent(chatter.repeated(picture))
+    queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
+    limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
     for pid, nodes in _by_process(picture, Kind.RUNNING).items():
+        nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes).minus(talking)
-        if picture.share(moments.ns) < MIN_BUSY_SHARE:
+        if moments.ns < limit_ns:
             continue
         line = line_of(picture, threads_of(picture, nodes))
         fact = f"{picture.objects.thread_name(pid)} on a CPU"
         evidence = [
             Evidence(
-                fact=fact, value=seconds(moments.ns), unit="s", threshold=MIN_BUSY_SHARE, source=waits_source(picture)
+                fact=fact,
+                value=seconds(moments.ns),
+                unit="s",
+                threshold=seconds(limit_ns),
+                source=waits_source(picture),
             )
         ]
         if line is not None:
@@ -92,8 +101,9 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
     What to do: look at the named line; wait for the event instead of the clock.
     """
     for pid, nodes in _by_process(picture, Kind.SLEEP).items():
+        nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes)
-        if picture.share(moments.ns) < MIN_SLEEP_SHARE:
+        if picture.share(moments.ns) < MIN_SHARE:
             continue
         line = line_of(picture, threads_of(picture, nodes))
         on = picture.blame.nodes[nodes[0]].on
@@ -103,7 +113,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
                 fact=f"{picture.objects.thread_name(pid)} asleep in {call or 'a timer'}",
                 value=seconds(moments.ns),
                 unit="s",
-                threshold=MIN_SLEEP_SHARE,
+                threshold=seconds(MIN_SHARE * picture.root.ns),
                 source=waits_source(picture),
             )
         ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-
-import polars as pl
+from dataclasses import dataclass
 
 from culpa.capture.schema import BLOCKS
+from culpa.diagnose import predict
 from culpa.diagnose.code import line_of
+from culpa.diagnose.devicequeue import DeviceQueue, Waited, joined
 from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import (
@@ -21,14 +23,16 @@ from culpa.diagnose.rules.evidence import (
     threads_of,
     waits_source,
 )
-from culpa.diagnose.verdict import Evidence, Fix, On
-from culpa.model.kernelwaits import QUEUE
+from culpa.diagnose.rules.neighbour import neighbours
+from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
+from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
-from culpa.units import format_count
+from culpa.units import NS_PER_SECOND, format_count
 
 MIN_DEVICE_SHARE = 0.1
 MIN_SYNCS = 10
 """Syncs in one request, or in one window of a process, from which they are a habit and not a commit or a checkpoint."""
+MAX_FILLERS = 3
 SLOW_NS = 500_000
 """Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
 
@@ -136,48 +140,87 @@ def _files(picture: Picture, nodes: list[int]) -> list[str]:
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:
+    """The time at each device, without what went to a neighbour's data: that has a cause of its own."""
     found: dict[str, list[int]] = defaultdict(list)
+    theirs = {node for owner in neighbours(picture) for node in owner.nodes}
     for node in picture.nodes(Kind.DEVICE):
         on = picture.blame.nodes[node].on
-        if on is not None and on.device:
+        if on is not None and on.device and node not in theirs:
             found[on.device].append(node)
     return found
 
 
-def _device_finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
-    """The device's part of the root's time, split into queueing and service, with what one request took."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _DeviceWait:
+    """The root's waits for one device, and what the device did meanwhile."""
+
+    device: str
+    nodes: list[int]
+    moments: Moments
+    waited: Waited
+    queue: DeviceQueue
+
+    @property
+    def queues(self) -> bool:
+        """Whether more than half of it went to other requests than the waiter's."""
+        return self.waited.queued_ns > self.waited.ns / 2
+
+
+def _device_waits(picture: Picture) -> Iterator[_DeviceWait]:
+    """Waits for devices that matter to the root and are longer than sound devices make anybody wait."""
+    for device, nodes in _device_nodes(picture).items():
+        moments = picture.moments(*nodes)
+        if _is_slow(picture, nodes, moments.ns):
+            queue = DeviceQueue(picture, device)
+            waits = [queue.waited(*_when(picture, own_nodes), tids) for tids, own_nodes in _by_waiter(picture, nodes)]
+            waited = joined(waits, total_ns=moments.ns)
+            yield _DeviceWait(device=device, nodes=nodes, moments=moments, waited=waited, queue=queue)
+
+
+def _by_waiter(picture: Picture, nodes: list[int]) -> Iterator[tuple[frozenset[int], list[int]]]:
+    """The nodes by who waits in them: the threads above the node, each for the next, and the one that it names.
+
+    A node about somebody else's data on the device names the one whose data it is.
+    """
+    found: dict[frozenset[int], list[int]] = defaultdict(list)
+    for node in nodes:
+        *above, last = picture.blame.path(node)
+        theirs = getattr(picture.blame.nodes[last].on, "other", None) is not None
+        tids = {picture.blame.nodes[n].who for n in (above if theirs else [*above, last])}
+        found[frozenset(tid for tid in tids if tid >= 0)].append(node)
+    yield from found.items()
+
+
+def _when(picture: Picture, nodes: list[int]) -> tuple[Int64s, Int64s]:
     moments = picture.moments(*nodes)
-    queue = picture.moments(*[n for n in nodes if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]).ns
-    evidence = [
-        Evidence(fact=f"waited for {device}: queued", value=seconds(queue), unit="s", threshold=None, source="blocks"),
-        Evidence(
-            fact=f"waited for {device}: being served", value=seconds(moments.ns - queue), unit="s", threshold=None,
-            source="blocks",
-        ),
-    ]  # fmt: skip
-    evidence.extend(_service(picture, device))
-    return Finding(
-        moments=moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=device), evidence=tuple(evidence),
-        confidence=0.85,
-    )  # fmt: skip
+    return moments.start_ns, moments.end_ns
 
 
-def _service(picture: Picture, device: str) -> Iterator[Evidence]:
-    """Requests that the device finished in the window, and the mean time each spent queued and in service."""
-    rows = picture.capture.frame(BLOCKS).drop_nulls(["dev", "issue_ns", "complete_ns"])
-    rows = rows.filter(pl.col("dev").map_elements(picture.objects.device, return_dtype=pl.String) == device)
-    if rows.is_empty():
-        return
-    service = (rows["complete_ns"] - rows["issue_ns"]).mean()
+def _device_evidence(wait: _DeviceWait) -> Iterator[Evidence]:
+    """The device's part of the root's time, split into others' requests and the waiter's own."""
+    waited, device = wait.waited, wait.device
     yield Evidence(
-        fact=f"{device}: {format_count(len(rows))} requests finished, mean service time",
-        value=round(float(str(service)) / 1e6, 4), unit="ms", threshold=None, source="blocks",
+        fact=f"waited for {device}: behind others' requests", value=seconds(waited.queued_ns), unit="s",
+        threshold=None, source="blocks",
     )  # fmt: skip
+    yield Evidence(
+        fact=f"waited for {device}: for its own requests", value=seconds(waited.served_ns), unit="s",
+        threshold=None, source="blocks",
+    )  # fmt: skip
+    yield Evidence(
+        fact="requests in flight meanwhile, in the mean", value=round(waited.in_flight, 1), unit="requests",
+        threshold=None, source="blocks",
+    )  # fmt: skip
+    finished = wait.queue.finished()
+    if finished.count:
+        fact = f"{device}: {format_count(finished.count)} requests finished, mean time from made to finished"
+        yield Evidence(fact=fact, value=round(finished.mean_ns / 1e6, 4), unit="ms", threshold=None, source="blocks")
+        fact = "of that, the device's own time for it"
+        yield Evidence(fact=fact, value=round(finished.own_ns / 1e6, 4), unit="ms", threshold=None, source="blocks")
 
 
-def _is_slow(picture: Picture, nodes: list[int]) -> bool:
+def _is_slow(picture: Picture, nodes: list[int], ns: int) -> bool:
     """The waits for the device matter to the root, and each is longer than a sound device takes."""
-    ns = picture.moments(*nodes).ns
     stages: dict[str | None, int] = defaultdict(int)
     for node in nodes:
         stages[getattr(picture.blame.nodes[node].on, "stage", None)] += picture.blame.nodes[node].count
@@ -185,33 +228,60 @@ def _is_slow(picture: Picture, nodes: list[int]) -> bool:
     return picture.share(ns) >= MIN_DEVICE_SHARE and ns / max(1, waits) >= SLOW_NS
 
 
-def _queues(picture: Picture, nodes: list[int]) -> bool:
-    queued = [n for n in nodes if getattr(picture.blame.nodes[n].on, "stage", None) == QUEUE]
-    return bool(queued) and picture.moments(*queued).ns > picture.moments(*nodes).ns / 2
-
-
 @rule(
     id="disk.saturated",
     title="Requests queue for the device",
     needs=(BLOCKS,),
     fixes=(),
-    fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"),),
+    fires=(Lab("disk-saturated"),),
+    silent=(Lab("disk-saturated-healthy"), Lab("disk-slow"), Lab("redis-slow-healthy"), Lab("word-pop-cached")),
 )
 def saturated(picture: Picture) -> Iterator[Finding]:
-    """What it detects: the request waits for a block device, more than half of it before the device was given the
-    request.
+    """What it detects: the request waits for a block device, more than half of it while the device works on other
+    requests than its own.
 
-    Why it slows you: more is asked of the device than it takes at once, by whomever.
+    Why it slows you: more is asked of the device than it takes at once; each request waits until its turn.
 
-    How sure: each wait is matched with the block request whose completion ended it; time before that request was
-    handed to the device is queueing. Utilisation alone proves nothing and is not used.
+    How sure: at each moment a device with k requests in flight counts as giving a k-th of itself to each, wherever they
+    queue. A thread's own requests, and those a kernel thread sends with data that it wrote, are its own; the rest have
+    owners. Utilisation alone proves nothing and is not used.
 
     What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
     """
-    for device, nodes in _device_nodes(picture).items():
-        if _queues(picture, nodes) and _is_slow(picture, nodes):
-            yield _device_finding(picture, device, nodes)
+    for wait in _device_waits(picture):
+        if not wait.queues:
+            continue
+        fillers = wait.waited.fillers
+        first = fillers[0] if fillers else None
+        named = first.pid if first and first.pid is not None and first.ns >= wait.waited.queued_ns / 2 else None
+        foreign = named is not None and named not in picture.capture.manifest.target.pids
+        yield Finding(
+            moments=wait.moments, nearness=Nearness.NEIGHBOUR if foreign else Nearness.DEVICE, pid=named, tid=None,
+            on=On(device=wait.device, path=first.path if first and named is not None else None),
+            evidence=(*_device_evidence(wait), *_filler_evidence(picture, wait.waited)), confidence=0.85,
+            predicted=_without_the_queue(picture, wait),
+        )  # fmt: skip
+
+
+def _without_the_queue(picture: Picture, wait: _DeviceWait) -> Predicted | None:
+    """What a request would take alone at the device: without the others it still waits for its own requests."""
+    without = predict.without(picture, wait.moments) if picture.has_price else None
+    if without is None:
+        return None
+    own = wait.waited.served_ns / picture.request_count / NS_PER_SECOND
+    return Predicted(p50=without.p50 + own, low=without.low, high=without.high + own)
+
+
+def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:
+    """Who fills the queue, and on which file."""
+    for filler in waited.fillers[:MAX_FILLERS]:
+        who = picture.objects.thread_name(filler.pid) if filler.pid is not None else "kernel threads"
+        files = f" on {filler.path}" if filler.path else f" on {filler.files} files" if filler.files else ""
+        more = f" and {filler.files - 1} more files" if filler.path and filler.files > 1 else ""
+        yield Evidence(
+            fact=f"in the queue: {who}{files}{more}, {format_count(filler.requests)} requests, of the waits",
+            value=round(filler.ns / max(1.0, waited.queued_ns), 4), unit="share", threshold=None, source="blocks",
+        )  # fmt: skip
 
 
 @rule(
@@ -219,19 +289,22 @@ def saturated(picture: Picture) -> Iterator[Finding]:
     title="The device itself takes long",
     needs=(BLOCKS,),
     fixes=(),
-    fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"),),
+    fires=(Lab("disk-slow"),),
+    silent=(Lab("disk-slow-healthy"), Lab("disk-saturated"), Lab("redis-slow-healthy"), Lab("word-pop-cached")),
 )
 def slow_device(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, at least half of it while the device works on its request.
 
     Why it slows you: each request takes the device this long, even with nothing before it.
 
-    How sure: each wait is matched with the block request whose completion ended it. Whether the device is slow or is
-    held back (a limit of a control group, a stacked device) is not told apart here.
+    How sure: as for `disk.saturated`. Whether the device is slow or is held back (a limit of a control group, a stacked
+    device) is not told apart here.
 
     What to do: a faster device, or fewer requests that somebody waits for.
     """
-    for device, nodes in _device_nodes(picture).items():
-        if not _queues(picture, nodes) and _is_slow(picture, nodes):
-            yield _device_finding(picture, device, nodes)
+    for wait in _device_waits(picture):
+        if not wait.queues:
+            yield Finding(
+                moments=wait.moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=wait.device),
+                evidence=tuple(_device_evidence(wait)), confidence=0.85,
+            )  # fmt: skip

@@ -115,3 +115,59 @@ def of_finished(picture: Picture, rows: pl.DataFrame) -> pl.DataFrame:
     done = picture.root.requests.filter(pl.col("done"))["item"].unique().implode()
     finished = rows.filter(pl.col("item").is_in(done))
     return rows if finished.is_empty() else finished
+
+
+_DOING: dict[Kind, str] = {
+    Kind.RUNNING: "running", Kind.RUNNABLE: "waiting for a CPU", Kind.IO: "in file I/O", Kind.FSYNC: "syncing a file",
+    Kind.SLEEP: "asleep by choice", Kind.PEER: "waiting for another thread or process",
+    Kind.REMOTE: "waiting for another host", Kind.QUEUED: "waiting for an answer", Kind.DEVICE: "waiting for a device",
+    Kind.FAULT: "in a page fault", Kind.STOPPED: "stopped", Kind.UNEXPLAINED: "in a wait that is not explained",
+}  # fmt: skip
+MAX_ACTIVITIES = 3
+MIN_ACTIVITY = 0.05
+"""Of the time in question; less is not worth a line."""
+
+
+def activities(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
+    """What the threads that these nodes are about did meanwhile, largest first: words and the nodes of each."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for child in (child for node in nodes for child in picture.blame.nodes[node].children):
+        words = _DOING.get(picture.blame.nodes[child].kind)
+        if words is not None:
+            found[words].append(child)
+    whole = picture.moments(*nodes).ns
+    ordered = sorted(found.items(), key=lambda entry: (-picture.moments(*entry[1]).ns, entry[0]))
+    return [entry for entry in ordered if picture.moments(*entry[1]).ns >= MIN_ACTIVITY * whole][:MAX_ACTIVITIES]
+
+
+def without_run_queue(picture: Picture, nodes: list[int]) -> int:
+    """Time of the nodes in which the thread they lead to did not merely queue for a CPU."""
+    return picture.moments(*nodes).ns - part(picture, nodes, Kind.RUNNABLE)
+
+
+def lone_servers(picture: Picture) -> frozenset[int]:
+    """Threads that read all requests of their process, in a protocol that is not Redis': its one thread is its design,
+    and the slow command is the cause.
+    """
+    readers = (
+        picture.requests.exchanges.filter(pl.col("role") == "server")
+        .group_by("pid")
+        .agg(pl.col("tid").n_unique().alias("threads"), pl.col("tid").first(), (pl.col("protocol") == "resp").any())
+        .filter((pl.col("threads") == 1) & ~pl.col("protocol").fill_null(value=False))
+    )
+    return frozenset(readers["tid"].to_list())
+
+
+def own_work(picture: Picture, nodes: list[int]) -> list[int]:
+    """Those of the nodes that do not lie below a wait for a lock, or for a lone server that serves another request:
+    what is done there is not done for this request, and the wait is the cause.
+    """
+    alone, blamed = lone_servers(picture), picture.blame.nodes
+
+    def is_wait_for_others(node: int) -> bool:
+        on = blamed[node].on
+        return blamed[node].kind is Kind.LOCK or (
+            on is not None and on.behind is not None and blamed[node].who in alone
+        )
+
+    return [n for n in nodes if not any(is_wait_for_others(above) for above in picture.blame.path(n)[:-1])]

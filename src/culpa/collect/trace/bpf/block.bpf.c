@@ -12,35 +12,160 @@ struct submitter {
 /* Who last asked for a flush of a device: the flush itself is sent by a kernel worker, for all who wait for one. */
 struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(1024); MAP_KEY(u32); MAP_VALUE(struct submitter); } flushers SEC(".maps");
 
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } parts_ring SEC(".maps");
+
+#define VECTORS_MAX 128
+
+/* The mapping a page belongs to; 0: none, or memory of a process (direct I/O). */
+INLINE u64 mapping_of(struct page *page)
+{
+	u64 mapping;
+
+	page = head_of(page);
+	/* The low bits mark anonymous memory and movable pages. */
+	mapping = (u64)LOAD(page, mapping);
+	return mapping & 3 ? 0 : mapping;
+}
+
+/* Whose pages these are: a block device's own are told by its number, and by inode 0. */
+INLINE void name_inode(u64 mapping, volatile struct part_event *part)
+{
+	struct inode *inode = mapping ? LOAD((struct address_space *)mapping, host) : 0;
+
+	part->ino = 0;
+	part->ino_dev = 0;
+	part->generation = 0;
+	if (!inode)
+		return;
+	if ((LOAD(inode, i_mode) & S_IFMT) == S_IFBLK) {
+		part->ino_dev = LOAD(inode, i_rdev);
+		return;
+	}
+	part->ino = LOAD(inode, i_ino);
+	part->ino_dev = LOAD(LOAD(inode, i_sb), s_dev);
+	part->generation = LOAD(inode, i_generation);
+}
+
+INLINE void report_part(volatile struct part_event *part)
+{
+	struct part_event *event = RESERVE(parts_ring, RING_PARTS, struct part_event);
+
+	if (!event)
+		return;
+	*event = *part;
+	SUBMIT(event);
+}
+
+/*
+ * How far the walk along a request has come. It lies in memory of the CPU, and not in variables: what is read back from
+ * there is unknown to the verifier, which so sees every step alike.
+ */
+struct stroll {
+	struct part_event part;
+	u64 bio;
+	u64 mapping;
+	u32 index;
+	u32 skip; /* bytes of the next vector that are done already */
+	u32 left; /* bytes of this bio */
+	u32 rest; /* bytes of the request */
+	u64 several;
+};
+PER_CPU_ARRAY(strolls, struct stroll);
+
+INLINE int enter_bio(volatile struct stroll *at, struct bio *bio)
+{
+	if (!bio)
+		return 0;
+	at->bio = (u64)bio;
+	at->left = LOAD(bio, bi_iter.bi_size);
+	at->index = LOAD(bio, bi_iter.bi_idx);
+	at->skip = LOAD(bio, bi_iter.bi_bvec_done);
+	return 1;
+}
+
+/* One vector further on the walk of that CPU; 0 at the end. A global function is verified once, not at each step. */
+GLOBAL int step_on(u32 cpu)
+{
+	volatile struct stroll *at = map_lookup(&strolls, &cpu);
+	struct bio_vec *vector;
+	struct page *page;
+	u32 bytes, limit;
+	u64 mapping;
+
+	if (!at)
+		return 0;
+	if (!at->left && !enter_bio(at, LOAD((struct bio *)at->bio, bi_next)))
+		return 0;
+	vector = LOAD((struct bio *)at->bio, bi_io_vec) + at->index;
+	page = LOAD(vector, bv_page);
+	if (!page)
+		return 0;
+	mapping = mapping_of(page);
+	if (mapping != at->mapping) {
+		if (at->part.bytes) {
+			at->several = 1;
+			report_part(&at->part);
+		}
+		at->part.bytes = 0;
+		at->mapping = mapping;
+		name_inode(mapping, &at->part);
+	}
+	bytes = LOAD(vector, bv_len) - at->skip;
+	limit = at->left < at->rest ? at->left : at->rest;
+	bytes = bytes < limit ? bytes : limit;
+	at->part.bytes += bytes;
+	at->left -= bytes;
+	at->rest -= bytes;
+	at->index++;
+	at->skip = 0;
+	return at->rest != 0;
+}
+
+/*
+ * A write can carry pages of several inodes, since requests for neighbouring sectors are merged: then each stretch is
+ * told on its own. Called from one probe alone, which does not interrupt itself.
+ */
+NOINLINE int report_parts(struct request *rq, struct block_event *start)
+{
+	u32 cpu = cpu_id();
+	volatile struct stroll *at = map_lookup(&strolls, &cpu);
+
+	if (!start || !at || !enter_bio(at, LOAD(rq, bio)))
+		return 0;
+	at->several = 0;
+	at->mapping = 1;
+	at->rest = start->bytes;
+	at->part.bytes = 0;
+	at->part.issue_ns = start->issue_ns;
+	at->part.sector = start->sector;
+	at->part.dev = start->dev;
+	for (int step = 0; step < VECTORS_MAX; step++) {
+		if (!step_on(cpu))
+			break;
+	}
+	/* What lies beyond the last step goes to the inode that was met last. */
+	at->part.bytes += at->rest;
+	if (at->several)
+		report_part(&at->part);
+	return 0;
+}
+
 /* The inode whose page the request carries first: the true writer's file, also when a kworker submits it. */
 INLINE void carried_inode(struct request *rq, struct block_event *start)
 {
+	struct part_event part;
 	struct bio *bio = LOAD(rq, bio);
 	struct page *page;
-	u64 mapping;
-	struct inode *inode;
 
 	if (!bio)
 		return;
 	page = LOAD(LOAD(bio, bi_io_vec) + LOAD(bio, bi_iter.bi_idx), bv_page);
 	if (!page)
 		return;
-	/* Tail pages have no mapping of their own; bit 0 marks the pointer to the head. */
-	if (FIELD_EXISTS(struct page, compound_head)) {
-		u64 head = LOAD(page, compound_head);
-
-		if (head & 1)
-			page = (void *)(head - 1);
-	}
-	/* The low bits mark anonymous memory (direct I/O) and movable pages. */
-	mapping = (u64)LOAD(page, mapping);
-	if (!mapping || (mapping & 3))
-		return;
-	inode = LOAD((struct address_space *)mapping, host);
-	if (!inode)
-		return;
-	start->ino = LOAD(inode, i_ino);
-	start->ino_dev = LOAD(LOAD(inode, i_sb), s_dev);
+	name_inode(mapping_of(page), &part);
+	start->ino = part.ino;
+	start->ino_dev = part.ino_dev;
+	start->generation = part.generation;
 }
 
 INLINE void describe_request(struct request *rq, struct block_event *start)
@@ -76,7 +201,10 @@ NOINLINE int issued(struct request *rq)
 	struct block_event start = { .tid = pid_tgid, .pid = pid_tgid >> 32 };
 	struct submitter *who;
 
+	start.issue_ns = ktime_ns();
 	describe_request(rq, &start);
+	if ((start.flags & REQ_OP_MASK) == REQ_OP_WRITE && start.bytes)
+		report_parts(rq, &start);
 	/* An entry that was issued before belongs to an earlier use of this request. */
 	if ((start.flags & REQ_OP_MASK) == REQ_OP_FLUSH) {
 		who = map_lookup(&flushers, &start.dev);
@@ -88,7 +216,6 @@ NOINLINE int issued(struct request *rq)
 		start.tid = known->tid;
 		start.pid = known->pid;
 	}
-	start.issue_ns = ktime_ns();
 	map_update(&requests, &key, &start, ANY);
 	return 0;
 }

@@ -10,6 +10,7 @@
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
+#define GLOBAL __attribute__((noinline))
 
 #define MAP_KIND(value) int (*type)[value]
 #define MAP_SIZE(value) int (*max_entries)[value]
@@ -61,6 +62,9 @@ extern void *bpf_rdonly_cast(const void *object, u32 type) __attribute__((sectio
 struct raw_args {
 	u64 arg[4];
 };
+struct many_raw_args {
+	u64 arg[12];
+};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -71,10 +75,26 @@ struct mnt_namespace { struct ns_common ns; };
 struct nsproxy { struct mnt_namespace *mnt_ns; };
 struct signal_struct { struct atomic live; };
 struct file_system_type { const char *name; };
-struct super_block { u32 s_dev; struct file_system_type *s_type; };
-struct inode { u16 i_mode; struct super_block *i_sb; u64 i_ino; };
+struct device { u32 devt; };
+struct backing_dev_info { struct device *owner; };
+struct bdi_writeback { struct backing_dev_info *bdi; };
+struct super_block { u32 s_dev; struct file_system_type *s_type; struct backing_dev_info *s_bdi; };
+struct hlist_node { struct hlist_node *next; };
+struct hlist_head { struct hlist_node *first; };
+struct inode {
+	u16 i_mode;
+	struct super_block *i_sb;
+	u64 i_ino;
+	u32 i_rdev;
+	u32 i_generation;
+	struct hlist_head i_dentry;
+};
 struct qstr { const u8 *name; };
-struct dentry { struct dentry *d_parent; struct qstr d_name; };
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+	union { struct hlist_node d_alias; } d_u;
+};
 struct vfsmount { struct dentry *mnt_root; };
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
@@ -115,9 +135,11 @@ struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer;
 
 struct address_space { struct inode *host; };
 struct page { u64 compound_head; struct address_space *mapping; };
-struct bio_vec { struct page *bv_page; };
-struct bvec_iter { u32 bi_idx; };
-struct bio { struct bio_vec *bi_io_vec; struct bvec_iter bi_iter; };
+/* Renamed and given a second meaning in 7.1 ("mm: rework compound_head() for power-of-2 sizeof(struct page)"). */
+struct page___masked { u64 compound_info; };
+struct bio_vec { struct page *bv_page; u32 bv_len; };
+struct bvec_iter { u32 bi_size; u32 bi_idx; u32 bi_bvec_done; };
+struct bio { struct bio *bi_next; struct bio_vec *bi_io_vec; struct bvec_iter bi_iter; };
 struct gendisk { int major; int first_minor; };
 struct request_queue { struct gendisk *disk; };
 struct request {
@@ -128,6 +150,10 @@ struct request {
 	struct bio *bio;
 	u64 start_time_ns;
 };
+/* How many pages a large folio has; the count lost part of its name in 6.15. */
+struct folio { u32 _nr_pages; };
+struct folio___before { u32 _folio_nr_pages; };
+struct dirty_throttle_control { u64 dirty, thresh, bg_thresh, wb_dirty, wb_thresh; };
 /* The disk moved from the request to its queue in 5.16 (f3fa33acca9f, "block: remove the ->rq_disk field"). */
 struct request___before { struct gendisk *rq_disk; };
 
@@ -139,7 +165,7 @@ struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
 enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x0f, TASK_DEAD = 0x80, TASK_NOLOAD = 0x400 };
 enum { PF_KTHREAD = 0x00200000 };
 /* include/linux/blk_types.h, unchanged in all kernels that have BTF. */
-enum { REQ_OP_MASK = 0xff, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
+enum { REQ_OP_MASK = 0xff, REQ_OP_WRITE = 1, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000, S_IFREG = 0100000, S_IFDIR = 0040000, S_IFBLK = 0060000 };
 
 INLINE s32 state_of(struct task_struct *task)
@@ -156,6 +182,33 @@ INLINE s32 call_number(void *regs)
 	if (FIELD_EXISTS(struct pt_regs___arm64, syscallno))
 		return LOAD((struct pt_regs___arm64 *)regs, syscallno);
 	return -1;
+}
+
+enum pageflags { PG_head = 6 };
+
+/* The page cache hands out large folios from 5.18 on; before, and where the size cannot be read, it is one page. */
+INLINE u32 pages_of(void *folio)
+{
+	u64 flags = 0;
+
+	if (!__builtin_preserve_enum_value(*(enum pageflags *)PG_head, 0))
+		return 1;
+	/* The flags are the first word; a struct of their own since 6.18. */
+	read_kernel(&flags, sizeof(flags), folio);
+	if (!(flags >> __builtin_preserve_enum_value(*(enum pageflags *)PG_head, 1) & 1))
+		return 1;
+	if (FIELD_EXISTS(struct folio, _nr_pages))
+		return LOAD((struct folio *)folio, _nr_pages);
+	if (FIELD_EXISTS(struct folio___before, _folio_nr_pages))
+		return LOAD((struct folio___before *)folio, _folio_nr_pages);
+	return 1;
+}
+
+INLINE u32 disk_of_bdi(struct backing_dev_info *bdi)
+{
+	struct device *disk = LOAD(bdi, owner);
+
+	return disk ? LOAD(disk, devt) : 0;
 }
 
 enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
@@ -223,6 +276,23 @@ INLINE u64 call_argument_3(void *regs)
 	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0))
 		return LOAD((struct pt_regs___arm64 *)regs, regs[3]);
 	return 0;
+}
+
+/* Tail pages have no mapping of their own; bit 0 marks what leads to the head: its address, or a mask to get it. */
+INLINE struct page *head_of(struct page *page)
+{
+	u64 info = 0;
+
+	if (FIELD_EXISTS(struct page, compound_head))
+		info = LOAD(page, compound_head);
+	else if (FIELD_EXISTS(struct page___masked, compound_info))
+		info = LOAD((struct page___masked *)page, compound_info);
+	if (!(info & 1))
+		return page;
+	/* A mask is ones down to some bit and zeros from there on, which no address of a struct page is. */
+	if ((((~info | 1) + 1) & (~info | 1)) == 0)
+		return (void *)((u64)page & info);
+	return (void *)(info - 1);
 }
 
 INLINE u32 disk_of(struct request *rq)

@@ -9,6 +9,7 @@
 #include "sched.bpf.c"
 #include "syscall.bpf.c"
 #include "block.bpf.c"
+#include "memory.bpf.c"
 
 /* Never used: it makes the compiler describe the records in the object, where the layout test looks them up. */
 const union {
@@ -16,6 +17,9 @@ const union {
 	struct syscall_event syscall;
 	struct message_event message;
 	struct block_event block;
+	struct part_event part;
+	struct dirt dirt;
+	struct throttle_event throttle;
 	struct socket_event socket;
 	struct task_event task;
 	struct file_event file;

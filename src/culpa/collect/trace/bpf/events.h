@@ -25,8 +25,12 @@ typedef signed long long s64;
 #define UNIX_PATH_BYTES 112
 #define NR_MAX 512
 #define THREADS_MAX 16384
+#define DIRT_SLOTS 512
 
-enum ring_id { RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_USER_STACKS, RINGS };
+enum ring_id {
+	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
+	RING_THROTTLES, RING_USER_STACKS, RINGS
+};
 
 /* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
 enum call_bits {
@@ -109,7 +113,56 @@ struct block_event {
 	u32 flags; /* struct request.cmd_flags: operation in the low byte */
 	u32 tid;
 	u32 pid;
+	u32 ino_dev; /* with ino 0: pages of the block device itself; both 0: no page, or memory of a process */
+	u32 generation;
+	u32 pad;
+};
+
+/* A stretch of a request that carries pages of several inodes; `issue_ns` and `dev` and `sector` say of which. */
+struct part_event {
+	u64 issue_ns;
+	u64 sector;
+	u64 ino;
+	u32 dev;
 	u32 ino_dev;
+	u32 generation;
+	u32 bytes;
+};
+
+/* What one thread dirtied of one inode within a tenth of a second or less. */
+struct dirtied_event {
+	u64 from_ns;
+	u64 to_ns;
+	u64 ino; /* 0: pages of the block device itself */
+	u64 bytes;
+	u32 generation;
+	u32 dev;
+	u32 disk; /* the device whose share of the dirty pages is limited */
+	u32 tid;
+	u32 pid;
+	u32 kernel;
+	u8 comm[COMM_BYTES];
+};
+
+/* A sum that still grows. */
+struct dirt {
+	u64 inode; /* address; 0: this place is free */
+	struct dirtied_event sum;
+};
+
+/* One pause of a writer; sizes are in pages. */
+struct throttle_event {
+	u64 ts_ns;
+	u64 pause_ticks;
+	u64 dirty; /* of the host, or of the control group that is held to its share */
+	u64 limit;
+	u64 background_limit;
+	u64 disk_dirty;
+	u64 disk_limit;
+	u32 disk;
+	u32 tid;
+	u32 pid;
+	u32 pad;
 };
 
 struct socket_event {
@@ -146,7 +199,7 @@ struct file_event {
 	u32 mnt_ns;
 	u32 path_bytes; /* names leaf first, each ended by a zero byte */
 	u32 whole;      /* the walk reached the root */
-	u32 pad;
+	u32 within;     /* the path is one within its file system, found by the inode alone; mnt_ns and fd are not known */
 	u8 fs_type[16];
 	u8 path[PATH_BYTES];
 };
@@ -193,7 +246,8 @@ enum exclusion { EXCLUDED_BY_USER = 1, EXCLUDED_AS_MESSENGER = 2 };
 /* One process: watched, or never to be watched. */
 struct watch_state {
 	u32 depth; /* steps of "woken by" from a process the user named */
-	u32 excluded; /* enum exclusion, or 0 */
+	u16 excluded; /* enum exclusion, or 0 */
+	u16 grown; /* the probes added it */
 };
 
 /* Written by user space before the load. */
@@ -206,6 +260,8 @@ struct trace_settings {
 	u32 block_start_seen; /* block_io_start exists */
 	u32 offcpu_slots; /* records in a lane, a power of two */
 	u32 syscall_slots;
+	u32 page_bytes;
+	u32 throttle_has_control; /* balance_dirty_pages has a dirty_throttle_control in place of five figures */
 	u64 stack_period_ns; /* so much waiting for one user stack; 0: none are taken */
 	u16 call_kind[NR_MAX];
 };
@@ -215,7 +271,7 @@ struct trace_counters {
 	u32 paused;
 	u32 slots; /* places of `threads` that were ever used */
 	u64 lost[RINGS];
-	u64 grown;   /* processes added because they woke a watched one, or were forked by it */
+	u64 grown;   /* processes there are now that woke a watched one, or were forked by it */
 	u64 refused; /* processes or threads that should have been added and found no room */
 };
 
@@ -223,13 +279,17 @@ _Static_assert(sizeof(struct lane) == 64, "lane");
 _Static_assert(sizeof(struct offcpu_event) == 64, "offcpu_event");
 _Static_assert(sizeof(struct syscall_event) == 128, "syscall_event");
 _Static_assert(sizeof(struct message_event) == 304, "message_event");
-_Static_assert(sizeof(struct block_event) == 64, "block_event");
+_Static_assert(sizeof(struct block_event) == 72, "block_event");
+_Static_assert(sizeof(struct part_event) == 40, "part_event");
+_Static_assert(sizeof(struct dirtied_event) == 72, "dirtied_event");
+_Static_assert(sizeof(struct dirt) == 80, "dirt");
+_Static_assert(sizeof(struct throttle_event) == 72, "throttle_event");
 _Static_assert(sizeof(struct socket_event) == 184, "socket_event");
 _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
 _Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
-_Static_assert(sizeof(struct trace_settings) == 1064, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 88, "trace_counters");
+_Static_assert(sizeof(struct trace_settings) == 1072, "trace_settings");
+_Static_assert(sizeof(struct trace_counters) == 112, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 136, "thread_state");
 
 #endif

@@ -120,6 +120,7 @@ NOINLINE int report_file(struct thread_state *thread, struct file *file, u64 pid
 	event->tid = pid_tgid;
 	event->pid = pid_tgid >> 32;
 	event->fd = fd;
+	event->within = 0;
 	event->mnt_ns = LOAD(LOAD(LOAD(task, nsproxy), mnt_ns), ns.inum);
 	read_kernel_str(event->fs_type, sizeof(event->fs_type), LOAD(LOAD(LOAD(LOAD(file, f_inode), i_sb), s_type), name));
 	walk(file, event);

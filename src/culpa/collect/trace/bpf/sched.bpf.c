@@ -29,7 +29,7 @@ INLINE void switched_out(struct raw_args *ctx, struct task_struct *prev, s32 sta
 	if (state & TASK_DEAD) {
 		thread_ends(tid);
 		if (LOAD(LOAD(prev, signal), live.counter) == 0)
-			map_delete(&watched, &pid);
+			process_ends(pid);
 		return;
 	}
 	thread = running_thread(tid, pid, prev);

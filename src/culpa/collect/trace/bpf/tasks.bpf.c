@@ -160,7 +160,7 @@ INLINE int is_messenger(struct task_struct *task)
 
 NOINLINE int watch_process(u32 pid, u32 depth)
 {
-	struct watch_state watch = { .depth = depth };
+	struct watch_state watch = { .depth = depth, .grown = 1 };
 
 	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
 		__sync_fetch_and_add(&counters.refused, 1);
@@ -168,6 +168,16 @@ NOINLINE int watch_process(u32 pid, u32 depth)
 	}
 	__sync_fetch_and_add(&counters.grown, 1);
 	return 0;
+}
+
+/* Its number may be another's soon, and its room is free for the next. */
+INLINE void process_ends(u32 pid)
+{
+	struct watch_state *watch = map_lookup(&watched, &pid);
+	u32 grown = watch && watch->grown;
+
+	if (!map_delete(&watched, &pid) && grown)
+		__sync_fetch_and_add(&counters.grown, -1);
 }
 
 INLINE u32 kind_of(s32 nr)

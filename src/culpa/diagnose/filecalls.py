@@ -1,0 +1,200 @@
+"""What the threads on the root's chain did to files: one row per system call on a regular file, and when it cost time.
+
+A blame tree has a node for what was waited for, not for each call: many short calls lie in one stretch of running. Here
+the calls themselves are laid against the moments in which their thread was on the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.diagnose.blame import ROOT
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.picture import Picture
+from culpa.model.axis import Axis, Bools, Int64s, expand
+from culpa.model.kinds import Kind
+from culpa.model.waitgraph import WaitGraph
+from culpa.syscalls import Numbers
+
+O_CREAT, O_APPEND = 0o100, 0o2000
+"""include/uapi/asm-generic/fcntl.h; the same on x86 and arm64."""
+_OPERATIONS: dict[str, frozenset[str]] = {
+    "open": frozenset({"open", "openat", "openat2", "creat"}),
+    "write": frozenset({"write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate"}),
+    "read": frozenset({"read", "readv", "pread64", "preadv", "preadv2"}),
+    "sync": frozenset({"fsync", "fdatasync", "sync_file_range"}),
+    "close": frozenset({"close"}),
+    "unlink": frozenset({"unlink", "unlinkat"}),
+    "rename": frozenset({"rename", "renameat", "renameat2"}),
+    "directory": frozenset({"mkdir", "rmdir"}),
+}
+_WITHOUT_FD = ("unlink", "rename", "directory")
+NOT_WAITING = (Kind.RUNNING, Kind.RUNNABLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clipped:
+    """Parts of calls that lie on the root's chain; `call` is the row of the call in `FileCalls.rows`."""
+
+    call: Int64s
+    item: Int64s
+    start_ns: Int64s
+    end_ns: Int64s
+    waiting: Bools
+
+    def moments(self, rows: Collection[int], *, waiting: bool) -> Moments:
+        """When the calls of these rows held the root up; only their waits if `waiting`."""
+        mine = np.isin(self.call, list(rows)) & (self.waiting if waiting else True)
+        return Moments.union(self.item[mine], self.start_ns[mine], self.end_ns[mine])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCalls:
+    """Calls on files by threads of the chain, at moments when they were on it.
+
+    `rows`: row, tid, pid, operation (a key of `_OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
+    name a file by a path: the capture does not have it), bytes (moved; null for other calls), creates, appends (the
+    call opens a file for appending, or is on one that somebody has open so).
+    """
+
+    rows: pl.DataFrame
+    _parts: _Clipped
+
+    def moments(self, rows: pl.DataFrame) -> Moments:
+        """When these calls held the root up, running or waiting."""
+        return self._parts.moments(rows["row"].to_list(), waiting=False)
+
+    def waits(self, rows: pl.DataFrame) -> Moments:
+        """When the root waited in these calls, neither running nor runnable."""
+        return self._parts.moments(rows["row"].to_list(), waiting=True)
+
+    def busiest(self, rows: pl.DataFrame) -> tuple[int, int]:
+        """pid and tid of the thread in whose calls, of these, most of the root's time was spent."""
+        mine = ~self._parts.waiting
+        lengths = pl.DataFrame(
+            {"row": self._parts.call[mine], "ns": (self._parts.end_ns - self._parts.start_ns)[mine]},
+            schema_overrides={"row": rows.schema["row"]},
+        )
+        spent = rows.drop_nulls(["pid", "tid"]).join(lengths, on="row").group_by("pid", "tid").agg(pl.col("ns").sum())
+        pid, tid = spent.sort(["ns", "tid"], descending=[True, False]).select("pid", "tid").row(0)
+        return int(pid), int(tid)
+
+
+def on_chain(picture: Picture) -> FileCalls | None:
+    """The file calls of a picture; None where waits were only sampled."""
+    if picture.graph is None:
+        return None
+    calls = _calls(picture, picture.graph)
+    every, waits = _thread_moments(picture)
+    whole, waited = _overlaps(picture.graph.axis, calls, every), _overlaps(picture.graph.axis, calls, waits)
+    parts = _Clipped(
+        call=np.append(whole.call, waited.call),
+        item=np.append(whole.item, waited.item),
+        start_ns=np.append(whole.start_ns, waited.start_ns),
+        end_ns=np.append(whole.end_ns, waited.end_ns),
+        waiting=np.append(np.zeros(len(whole.call), bool), np.ones(len(waited.call), bool)),
+    )
+    return FileCalls(rows=calls.filter(pl.col("row").is_in(np.unique(parts.call).tolist())), _parts=parts)
+
+
+def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
+    """All calls on files in the window, by thread and time."""
+    numbers = Numbers(picture.capture.manifest.host.machine)
+    window = picture.capture.manifest.window
+    operation = {nr: name for name, calls in _OPERATIONS.items() for nr in numbers.of(calls)}
+    frame = graph.calls.filter(pl.col("nr").is_in(list(operation)))
+    frame = frame.with_columns(
+        operation=pl.col("nr").replace_strict(operation, return_dtype=pl.String),
+        enter_ns=pl.col("enter_ns").fill_null(window.start_ns),
+        exit_ns=pl.col("exit_ns").fill_null(window.end_ns),
+    )
+    named_by_path = pl.col("operation").is_in(_WITHOUT_FD) & (pl.col("ret") == 0)
+    frame = frame.filter((pl.col("file_type") == "reg").fill_null(value=False) | named_by_path)
+    flags = (
+        pl.when(pl.col("nr").is_in(list(numbers.of({"open"}))))
+        .then("arg1")
+        .when(pl.col("nr").is_in(list(numbers.of({"openat"}))))
+        .then("arg2")
+        .when(pl.col("nr").is_in(list(numbers.of({"creat"}))))
+        .then(pl.lit(O_CREAT, pl.UInt64))
+        .otherwise(pl.lit(0, pl.UInt64))
+    )
+    moved = pl.col("operation").is_in(["write", "read"]) & (pl.col("ret") > 0)
+    opened = (pl.col("operation") == "open") & (pl.col("ret") >= 0)
+    frame = frame.with_columns(
+        bytes=pl.when(moved).then("ret"),
+        creates=(opened & (flags & O_CREAT > 0)).fill_null(value=False),
+        appends=(opened & (flags & O_APPEND > 0)).fill_null(value=False),
+    )
+    open_so = picture.capture.frame(schema.FILES).filter("append").select("dev", "ino", open_so=pl.lit(value=True))
+    frame = frame.join(open_so.unique(), on=["dev", "ino"], how="left").with_columns(
+        appends=pl.col("appends") | pl.col("open_so").fill_null(value=False)
+    )
+    frame = frame.sort("tid", "enter_ns").with_row_index("row")
+    return frame.select(
+        "row", "tid", "pid", "operation", "enter_ns", "exit_ns", "dev", "ino", _paths(frame, picture), "bytes",
+        "creates", "appends",
+    )  # fmt: skip
+
+
+def _paths(frame: pl.DataFrame, picture: Picture) -> pl.Series:
+    keys = frame.select("dev", "ino").unique().drop_nulls()
+    names = {(dev, ino): picture.objects.file(dev, ino) for dev, ino in keys.iter_rows()}
+    return pl.Series("path", [names.get(key) for key in frame.select("dev", "ino").iter_rows()], dtype=pl.String)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ThreadMoments:
+    """Moments of threads on the chain; an item of `moments` stands for a thread (`tid`) within a root item (`item`)."""
+
+    moments: Moments
+    tid: Int64s
+    item: Int64s
+
+
+def _thread_moments(picture: Picture) -> tuple[_ThreadMoments, _ThreadMoments]:
+    """When threads were on the chain, and when they waited there.
+
+    A wait that goes on to another thread holds that thread's running below it: what a thread ran is no wait of its own.
+    """
+    nodes, coverage = picture.blame.nodes, picture.blame.coverage
+    who = np.array([-1 if number == ROOT else node.who for number, node in enumerate(nodes)], dtype=np.int64)
+    active = np.array([node.kind in NOT_WAITING for node in nodes], dtype=bool)[coverage.node]
+    tid = who[coverage.node]
+    pairs, key = np.unique(np.stack([tid, coverage.item], axis=1), axis=0, return_inverse=True)
+    key = key.reshape(-1)
+
+    def union(rows: Bools) -> Moments:
+        return Moments.union(key[rows], coverage.start_ns[rows], coverage.end_ns[rows])
+
+    seen = tid >= 0
+    waits = union(seen & ~active).minus(union(seen & active))
+    whole, waited = (_ThreadMoments(moments=m, tid=pairs[:, 0], item=pairs[:, 1]) for m in (union(seen), waits))
+    return whole, waited
+
+
+def _overlaps(axis: Axis, calls: pl.DataFrame, of: _ThreadMoments) -> _Clipped:
+    """What calls share with moments of their thread; the calls of one thread follow one another."""
+    lanes = axis.lane(calls["tid"].cast(pl.Int64).fill_null(-1).to_numpy())
+    known = np.flatnonzero(lanes >= 0)
+    row = calls["row"].cast(pl.Int64).to_numpy()[known]
+    enter = axis.place(lanes[known], calls["enter_ns"].to_numpy()[known])
+    leave = axis.place(lanes[known], calls["exit_ns"].to_numpy()[known])
+    lane = axis.lane(of.tid[of.moments.item])
+    begin, stop = axis.place(lane, of.moments.start_ns), axis.place(lane, of.moments.end_ns)
+    first = np.searchsorted(leave, begin, side="right")
+    owner, call = expand(first, np.where(lane >= 0, np.searchsorted(enter, stop, side="left"), first))
+    start, end = np.maximum(begin[owner], enter[call]), np.minimum(stop[owner], leave[call])
+    keep = end > start
+    return _Clipped(
+        call=row[call[keep]],
+        item=of.item[of.moments.item[owner[keep]]],
+        start_ns=axis.time(start[keep]),
+        end_ns=axis.time(start[keep]) + (end - start)[keep],
+        waiting=np.zeros(int(keep.sum()), bool),
+    )

@@ -1,0 +1,154 @@
+"""Time in which the work could go on and had no CPU: taken by others, or withheld by a quota."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from culpa.capture.schema import COUNTERS, OFFCPU
+from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.picture import Picture
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules.evidence import seconds
+from culpa.diagnose.runqueue import IDLE_TASK, Occupant, Throttled, longest, moments_of, occupants, queued, throttled
+from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.units import format_count
+
+MIN_SHARE = 0.1
+MOST = 0.5
+"""Of the waiting: from here on one process, or nobody, had the CPUs."""
+SHOWN = 3
+
+
+@rule(
+    id="cpu.runqueue",
+    title="It waits for a CPU",
+    needs=(OFFCPU,),
+    fixes=("cpu-renice-neighbour",),
+    fires=(Lab("cpu-runqueue"),),
+    silent=(Lab("cpu-runqueue-healthy"), Lab("cpu-quota"), Lab("cpu-busy-healthy")),
+)
+def runqueue(picture: Picture) -> Iterator[Finding]:
+    """What it detects: for a tenth of the time or more, threads on the request's chain could run and had no CPU, while
+    other programs had the CPUs.
+
+    Why it slows you: more threads want to run than there are CPUs (or than the ones they may use), so each waits for
+    its turn.
+
+    How sure: the wait is measured from the wake-up, or from the moment another thread took the CPU, to the moment it
+    ran again. Who is named ran last on the CPU that it then got. Where the CPUs idled meanwhile, or a quota stopped
+    it, this rule is silent.
+
+    What to do: lower the priority of the named process or move it elsewhere; give this one CPUs of its own.
+    """
+    quota = throttled(picture)
+    _, rest = longest(queued(picture), quota.ns if quota else 0)
+    moments = moments_of(rest)
+    had = occupants(picture, rest)
+    others = [occupant for occupant in had if occupant.pid != IDLE_TASK]
+    busy_ns = sum(occupant.ns for occupant in others)
+    if picture.share(moments.ns) < MIN_SHARE or busy_ns < MOST * sum(occupant.ns for occupant in had) or not others:
+        return
+    first, whose = others[0], picture.objects.process(others[0].pid)
+    own = first.pid in picture.capture.manifest.target.pids
+    yield Finding(
+        moments=moments,
+        nearness=Nearness.CODE if own else Nearness.NEIGHBOUR,
+        pid=first.pid,
+        tid=None,
+        on=None,
+        evidence=tuple(_who_ran(picture, others, moments.ns)),
+        confidence=0.85 if first.ns >= MOST * busy_ns else 0.7,
+        fixes=() if own else (_renice(first.pid),),
+        title="Its own threads wait for each other's CPU" if own
+        else f"It waits for a CPU while {whose.comm or first.pid} runs",
+    )  # fmt: skip
+
+
+def _who_ran(picture: Picture, others: list[Occupant], ns: int) -> Iterator[Evidence]:
+    yield Evidence(
+        fact="runnable and without a CPU",
+        value=seconds(ns),
+        unit="s",
+        threshold=seconds(MIN_SHARE * picture.root.ns),
+        source="offcpu",
+    )
+    for occupant in others[:SHOWN]:
+        name = picture.objects.process(occupant.pid).comm or "process"
+        fact = f"the CPU was with {name}[{occupant.pid}]"
+        yield Evidence(fact=fact, value=seconds(occupant.ns), unit="s", threshold=None, source="offcpu: prev_tid")
+    cpus = picture.capture.manifest.host.cpus
+    yield Evidence(fact="CPUs of this host", value=cpus, unit="", threshold=None, source="/proc/stat")
+
+
+def _renice(pid: int) -> Fix:
+    return Fix(
+        id="cpu-renice-neighbour",
+        argv=("renice", "-n", "10", "-p", str(pid)),
+        reversible=True,
+        risk="the process gets less CPU and takes longer itself",
+    )
+
+
+@rule(
+    id="cpu.cgroup-quota",
+    title="A CPU quota stops it",
+    needs=(OFFCPU, COUNTERS),
+    fixes=("cpu-raise-quota",),
+    fires=(Lab("cpu-quota"),),
+    silent=(Lab("cpu-runqueue"), Lab("cpu-busy-healthy")),
+)
+def cgroup_quota(picture: Picture) -> Iterator[Finding]:
+    """What it detects: for a tenth of the time or more the target could run, and the CPU quota of its control group
+    (a container's CPU limit) did not let it.
+
+    Why it slows you: the group has used up its share of the period (100 ms as a rule) and stands still to its end, even
+    if the CPUs idle. Several threads use the quota up several times as fast.
+
+    How sure: the kernel counts the time for which the group was stopped (cpu.stat); the waits that make it up are the
+    longest ones in which the threads were runnable.
+
+    What to do: raise the quota, or take it away and give weights instead.
+    """
+    quota = throttled(picture)
+    if quota is None:
+        return
+    stopped, _ = longest(queued(picture), quota.ns)
+    moments = moments_of(stopped)
+    if picture.share(moments.ns) < MIN_SHARE:
+        return
+    yield Finding(
+        moments=moments,
+        nearness=Nearness.LIMIT,
+        pid=picture.capture.manifest.target.pids[0] if picture.capture.manifest.target.pids else None,
+        tid=None,
+        on=On(setting=_limit(quota)),
+        evidence=tuple(_stopped(picture, quota, moments.ns)),
+        confidence=0.9,
+        fixes=(_raised(quota),),
+    )
+
+
+def _stopped(picture: Picture, quota: Throttled, ns: int) -> Iterator[Evidence]:
+    source = f"{quota.group}/cpu.stat"
+    yield Evidence(
+        fact="runnable and stopped by the quota", value=seconds(ns), unit="s",
+        threshold=seconds(MIN_SHARE * picture.root.ns), source="offcpu",
+    )  # fmt: skip
+    fact = f"the group was stopped {format_count(quota.times)} times, in all"
+    yield Evidence(fact=fact, value=seconds(quota.ns), unit="s", threshold=None, source=source)
+    yield Evidence(fact="the quota", value=_limit(quota), unit="", threshold=None, source=quota.group)
+
+
+def _limit(quota: Throttled) -> str:
+    if quota.quota_us is None or quota.period_us is None:
+        return f"CPU quota of {quota.group}"
+    return f"{quota.quota_us / 1000:.3g} ms of CPU in every {quota.period_us / 1000:.3g} ms"
+
+
+def _raised(quota: Throttled) -> Fix:
+    return Fix(
+        id="cpu-raise-quota",
+        change=f"raise the CPU quota of {quota.group} (a container's CPU limit), or take it away",
+        reversible=True,
+        risk="the group may then take CPU from its neighbours",
+    )

@@ -1,0 +1,137 @@
+"""Time in which threads of the root's chain could have run and had no CPU: who had it, and what a quota took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from culpa.capture import schema
+from culpa.diagnose.blame import Coverage
+from culpa.diagnose.moments import Moments
+from culpa.diagnose.picture import Picture
+from culpa.model.axis import Int64s
+from culpa.model.calls import integers
+from culpa.model.kinds import Kind
+
+IDLE_TASK = 0
+NOT_SEEN = -1
+_NS_OF_UNIT = {"throttled_time": 1, "throttled_usec": 1_000}
+"""cpu.stat of control groups: nanoseconds in version 1, microseconds in version 2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """A process that ran last on the CPU that a waiting thread then got; `ns` of waiting so charged to it."""
+
+    pid: int
+    ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttled:
+    """What the CPU quota of one control group took in the window: times stopped, time (ns), quota and period (us)."""
+
+    group: str
+    times: int
+    ns: int
+    quota_us: float | None
+    period_us: float | None
+
+
+def queued(picture: Picture) -> Coverage:
+    """Where in the root's time threads were runnable and not running, kernel threads left out."""
+    nodes = [n for n in picture.nodes(Kind.RUNNABLE) if picture.blame.nodes[n].who not in picture.objects.kernel_tids]
+    return picture.blame.inside(*nodes)
+
+
+def longest(coverage: Coverage, at_most_ns: int) -> tuple[Coverage, Coverage]:
+    """Part the intervals: the longest ones that add up to at most so much, and the others.
+
+    A quota stops a thread until its period ends, other runnable threads cede a CPU within a few milliseconds: the long
+    waits are the quota's.
+    """
+    length = coverage.end_ns - coverage.start_ns
+    order = np.argsort(-length, kind="stable")
+    taken = np.zeros(len(length), bool)
+    taken[order] = np.cumsum(length[order]) <= at_most_ns
+    return _part(coverage, taken), _part(coverage, ~taken)
+
+
+def moments_of(coverage: Coverage) -> Moments:
+    """The root's moments that the intervals cover."""
+    return Moments.of(coverage)
+
+
+def occupants(picture: Picture, coverage: Coverage) -> list[Occupant]:
+    """Who had the CPUs, largest first; pid 0 is the idle task.
+
+    Each wait is charged to the thread that ran last on the CPU it then got: a sample of those that ran meanwhile. Left
+    out are waits that did not end, those behind a kernel thread (it cuts in for a moment and says nothing of who ran
+    before it), and those behind culpa itself.
+    """
+    before = _ran_before(picture, coverage)
+    pids = {tid: picture.objects.pid_of.get(tid, tid) for tid in np.unique(before).tolist()}
+    found = pl.DataFrame(
+        {"pid": [pids[tid] for tid in before.tolist()], "ns": coverage.end_ns - coverage.start_ns},
+        schema={"pid": pl.Int64, "ns": pl.Int64},
+    )
+    aside = picture.objects.own_pids | picture.objects.kernel_tids - {IDLE_TASK}
+    rows = (
+        found.filter((pl.col("pid") != NOT_SEEN) & ~pl.col("pid").is_in(list(aside)))
+        .group_by("pid")
+        .agg(pl.col("ns").sum())
+        .sort(["ns", "pid"], descending=[True, False])
+    )
+    return [Occupant(pid=pid, ns=ns) for pid, ns in rows.iter_rows()]
+
+
+def throttled(picture: Picture) -> Throttled | None:
+    """The quota that stopped a control group of the target most; None where none did."""
+    rows = picture.capture.frame(schema.COUNTERS).filter(pl.col("source").str.ends_with("/cpu.stat")).sort("ts_ns")
+    grown = rows.group_by("object", "field").agg(value=pl.col("value").last() - pl.col("value").first())
+    stopped = [
+        (value * _NS_OF_UNIT[field], group)
+        for group, field, value in grown.iter_rows()
+        if field in _NS_OF_UNIT and value > 0
+    ]
+    if not stopped:
+        return None
+    ns, group = max(stopped)
+    times = grown.filter(object=group, field="nr_throttled")["value"].sum()
+    quota, period = (_limit(picture, group, names) for names in (("cpu.cfs_quota_us", "cpu.max"), _PERIOD_FIELDS))
+    return Throttled(group=group, times=int(times), ns=int(ns), quota_us=quota, period_us=period)
+
+
+_PERIOD_FIELDS = ("cpu.cfs_period_us", "period")
+
+
+def _limit(picture: Picture, group: str, names: tuple[str, ...]) -> float | None:
+    rows = picture.capture.frame(schema.COUNTERS).filter(
+        (pl.col("object") == group)
+        & pl.col("field").is_in(names)
+        & pl.col("source").str.contains("/cpu.", literal=True)
+    )
+    return None if rows.is_empty() else float(rows["value"][-1])
+
+
+def _part(coverage: Coverage, taken: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Coverage:
+    return Coverage(**{name: getattr(coverage, name)[taken] for name in Coverage.__dataclass_fields__})
+
+
+def _ran_before(picture: Picture, coverage: Coverage) -> Int64s:
+    """For each interval the tid that ran last on the CPU its thread then got; `NOT_SEEN` where the wait did not end."""
+    if picture.graph is None or len(coverage.node) == 0:
+        return np.full(len(coverage.node), NOT_SEEN, np.int64)
+    axis = picture.graph.axis
+    rows = picture.capture.frame(schema.OFFCPU).select("tid", "on_ns", "prev_tid").drop_nulls()
+    got = axis.place(axis.lane(integers(rows, "tid")), rows["on_ns"].to_numpy())
+    order = np.argsort(got, kind="stable")
+    got, before = got[order], integers(rows, "prev_tid")[order]
+    who = np.array([node.who for node in picture.blame.nodes], np.int64)[coverage.node]
+    lanes = axis.lane(who)
+    found = np.searchsorted(got, axis.place(lanes, coverage.end_ns), side="left")
+    there = (lanes >= 0) & (found < len(got))
+    there[there] = got[found[there]] // axis.span == lanes[there]
+    return np.where(there, np.append(before, NOT_SEEN)[np.where(there, found, -1)], NOT_SEEN)

@@ -1,0 +1,231 @@
+"""The score over all labs: how often culpa is right, how fast, and how far its confidence can be trusted.
+
+The structs are `culpa.bench/1`. A case is one stage of a lab: one diagnosis held against one truth.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import msgspec
+
+from culpa.errors import LabError, UsageError
+from culpa.labs import catalogue, run
+from culpa.labs.lab import Family, Lab, LabResult, Measured, Parameters, Score, Stage, Truth
+from culpa.labs.product import NoVerdictError
+from culpa.labs.rates import Calibration, calibration, quantile, wilson
+from culpa.units import format_seconds
+
+SCHEMA = "culpa.bench/1"
+KEYS = (2_000, 6_000)
+WRITE_IOPS = (500, 1_200)
+"""Ranges that a case's parameters are drawn from."""
+
+Rate = tuple[float, float, float] | None
+"""Value and its Wilson 95 % interval; null where nothing was tried."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """A cause above a note that culpa named first or beside others; `right`: it is true, demanded or not."""
+
+    id: str
+    confidence: float
+    right: bool
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One diagnosis without its verdict. `seconds`: from culpa's start to its verdict; null where it gave none."""
+
+    lab: str
+    stage: str
+    family: Family
+    parameters: dict[str, int | str | bool]
+    truth: Truth
+    heads: tuple[Head, ...]
+    measured: Measured | None
+    score: Score
+    seconds: float | None
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A lab that was to run and did not."""
+
+    lab: str
+    why: str
+
+
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """All cases and what they add up to. `false_alarm_rate`: cases with a head that is not true."""
+
+    schema: str = SCHEMA
+    seed: int
+    trace: bool
+    cases: tuple[Case, ...]
+    skipped: tuple[Skipped, ...]
+    top1: Rate
+    all_named: Rate
+    who: Rate
+    on: Rate
+    path: Rate
+    false_alarm_rate: Rate
+    median_seconds: float | None
+    p95_seconds: float | None
+    median_prediction_error: float | None
+    calibration: tuple[Calibration, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which labs to run. `sample`: so many of them, drawn at random; None: all."""
+
+    seed: int
+    family: str | None = None
+    sample: int | None = None
+    trace: bool = True
+
+
+def run_bench(plan: Plan, *, progress: Callable[[str], None], labs: Sequence[Lab] = catalogue.LABS) -> Bench:
+    """Run the labs of a plan, one after the other; what cannot run here is counted as skipped, by name.
+
+    Raises:
+        UsageError: no lab is of that family.
+        KeyboardInterrupt: it was interrupted; everything is undone.
+    """
+    drawn = random.Random(plan.seed)  # noqa: S311 - parameters, not secrets
+    cases: list[Case] = []
+    skipped: list[Skipped] = []
+    for lab in _chosen(plan, labs, drawn):
+        parameters = _parameters(drawn)
+        progress(f"{lab.name}: {parameters.keys} keys, {parameters.write_iops} writes a second, seed {parameters.seed}")
+        try:
+            found = list(_cases(lab, run.run_lab(lab.name, parameters=parameters, trace=plan.trace, progress=_silent)))
+        except NoVerdictError as error:
+            progress(f"  {error}")
+            found = [_failed(lab, parameters)]
+        except LabError as error:
+            skipped.append(Skipped(lab=lab.name, why=str(error)))
+            progress(f"  skipped: {error}")
+            continue
+        cases += found
+        for case in found:
+            progress(f"  {case.stage}: {_said(case)}")
+    return summed(plan, cases, skipped)
+
+
+def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -> Bench:
+    """What the cases add up to."""
+    seconds = [case.seconds for case in cases if case.seconds is not None]
+    errors = [case.score.prediction_error for case in cases if case.score.prediction_error is not None]
+    return Bench(
+        seed=plan.seed,
+        trace=plan.trace,
+        cases=tuple(cases),
+        skipped=tuple(skipped),
+        top1=_rate(case.score.top1 for case in cases),
+        all_named=_rate(case.score.all_named for case in cases),
+        who=_rate(case.score.who for case in cases if case.truth.who),
+        on=_rate(case.score.on for case in cases if case.truth.on),
+        path=_rate(case.score.path for case in cases if case.truth.path),
+        false_alarm_rate=_rate(bool(case.score.false_alarms) for case in cases),
+        median_seconds=round(median(seconds), 3) if seconds else None,
+        p95_seconds=quantile(seconds, 0.95),
+        median_prediction_error=round(median(errors), 4) if errors else None,
+        calibration=calibration((head.confidence, head.right) for case in cases for head in case.heads),
+    )
+
+
+def table(bench: Bench) -> Iterator[str]:
+    """The score as lines of text."""
+    yield f"{len(bench.cases)} cases, seed {bench.seed}, {'with' if bench.trace else 'without'} tracing"
+    for name in ("top1", "all_named", "who", "on", "path", "false_alarm_rate"):
+        yield f"  {name.replace('_', ' '):18} {_spoken(getattr(bench, name))}"
+    if bench.median_seconds is not None and bench.p95_seconds is not None:
+        within = f"median {format_seconds(bench.median_seconds)}, p95 {format_seconds(bench.p95_seconds)}"
+        yield f"  {'time to verdict':18} {within}"
+    if bench.median_prediction_error is not None:
+        yield f"  {'prediction error':18} median {bench.median_prediction_error:.0%} of the saving"
+    for step in bench.calibration:
+        yield f"  {f'sure {step.low:.1f} to {step.high:.1f}':18} {step.right} of {step.named} right"
+    for case in bench.cases:
+        if not case.score.found or case.score.false_alarms:
+            yield f"  {case.lab}, {case.stage}: {_said(case)}"
+    for skipped in bench.skipped:
+        yield f"  {skipped.lab} skipped: {skipped.why}"
+
+
+def _chosen(plan: Plan, labs: Sequence[Lab], drawn: random.Random) -> list[Lab]:
+    found = [lab for lab in labs if plan.family in (None, lab.family)]
+    if not found:
+        families = ", ".join(sorted({lab.family for lab in labs}))
+        raise UsageError(f"no lab is of the family {plan.family!r}", way_out=f"choose one of {families}")
+    return found if plan.sample is None else drawn.sample(found, min(plan.sample, len(found)))
+
+
+def _parameters(drawn: random.Random) -> Parameters:
+    return Parameters(
+        keys=drawn.randint(*KEYS), write_iops=drawn.randint(*WRITE_IOPS), seed=drawn.randrange(1, 1 << 31)
+    )
+
+
+def _cases(lab: Lab, result: LabResult) -> Iterator[Case]:
+    for stage in result.stages:
+        yield Case(
+            lab=lab.name,
+            stage=stage.name,
+            family=lab.family,
+            parameters=result.parameters,
+            truth=stage.truth,
+            heads=tuple(_heads(stage)),
+            measured=stage.measured,
+            score=stage.score,
+            seconds=round(stage.seconds, 3),
+        )
+
+
+def _failed(lab: Lab, parameters: Parameters) -> Case:
+    """culpa gave no verdict: everything demanded was missed."""
+    nothing = Score(
+        top1=False, all_named=False, who=False, on=False, path=False, false_alarms=(), prediction_error=None
+    )
+    return Case(
+        lab=lab.name,
+        stage="no verdict",
+        family=lab.family,
+        parameters={"keys": parameters.keys, "write_iops": parameters.write_iops, "seed": parameters.seed},
+        truth=Truth(causes=lab.fires),
+        heads=(),
+        measured=None,
+        score=nothing,
+        seconds=None,
+    )
+
+
+def _heads(stage: Stage) -> Iterator[Head]:
+    true = {*stage.truth.causes, *stage.truth.may}
+    for cause in stage.verdict.causes:
+        if cause.level != "note":
+            yield Head(id=cause.id, confidence=cause.confidence, right=cause.id in true)
+
+
+def _rate(hits: Iterator[bool]) -> Rate:
+    found = list(hits)
+    return wilson(sum(found), len(found))
+
+
+def _said(case: Case) -> str:
+    named = ", ".join(head.id for head in case.heads) or "nothing named"
+    named += f" in {format_seconds(case.seconds)}" if case.seconds is not None else ""
+    missed = f"; missed: {', '.join(case.score.missed)}" if case.score.missed else ""
+    false = f"; false: {', '.join(case.score.false_alarms)}" if case.score.false_alarms else ""
+    return named + missed + false
+
+
+def _spoken(rate: Rate) -> str:
+    return "not tried" if rate is None else f"{rate[0]:.1%} ({rate[1]:.1%} to {rate[2]:.1%})"
+
+
+def _silent(_: str) -> None:
+    """A lab's own words are too many beside the score."""

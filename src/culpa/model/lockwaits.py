@@ -1,0 +1,206 @@
+"""Waits in futex(2): for a lock, for whoever held it; for a condition, for whoever signalled it.
+
+A waker is believed where it was in a futex call that wakes, on the word that the waiter waits on (private futexes: in
+the same process; shared ones have other addresses elsewhere, so their moment must do).
+
+A word is a *lock* where a thread that was handed it handed it on to one that had waited meanwhile, or that waits in a
+loop with a timer (Python's interpreter lock), or where the waiters left a mutex's "contended" in it. A wait for a lock
+is cut at every hand-over of that word: up to there whoever handed it over had held it. A wait on any other word is a
+hand-over between threads, spent on what the signalling thread did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from culpa import syscalls
+from culpa.model.axis import NO_THREAD, Bools, Int64s, expand
+from culpa.model.calls import Calls, pick
+from culpa.model.kinds import NONE, Kind
+from culpa.model.objects import Thing
+from culpa.model.pieces import Pieces
+from culpa.model.timeline import Timeline
+from culpa.model.wakes import Wakes
+
+RETRY_NS = 1_000_000
+"""A wait whose timer ran out goes on where the next one on the same word begins within this time."""
+SLOT_BITS = 3
+"""glibc's condition variable alternates between two words of 4 bytes in one place of 8 (pthread_cond_common.c)."""
+MAX_CUTS = 32
+"""Hand-overs by which one wait is cut; before these it follows the first of them, whose own waits lead further."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Futexes:
+    """Waits on futex words, in order of the axis: the word, and what their calls said."""
+
+    wakes: Wakes
+    pid: Int64s
+    word: Int64s
+    agreed: Bools
+    timed_out: Bools
+    contended: Bools
+
+
+class LockWaits:
+    """Explains waits in futex calls."""
+
+    def __init__(self, timeline: Timeline, calls: Calls) -> None:
+        self._axis = timeline.axis
+        self._waits = waits = _futexes(timeline, calls)
+        self._wakes = waits.wakes
+        pids, of_pid = np.unique(waits.pid, return_inverse=True)
+        _, of_word = np.unique(waits.word, return_inverse=True)
+        keys, self._key = np.unique(of_word * len(pids) + of_pid, return_inverse=True)
+        self._places = len(keys)
+        self._by = np.where(waits.agreed, waits.wakes.waker, NO_THREAD)
+        self._lay_hand_overs()
+        self._is_lock = self._locks()[self._key] if len(self._key) else np.zeros(0, bool)
+        self._let_go(timeline, calls)
+        self._go_on()
+
+    def _lay_hand_overs(self) -> None:
+        """Agreed wake-ups, sorted by word and moment."""
+        agreed = np.flatnonzero(self._waits.agreed)
+        order = agreed[np.argsort(self._point(agreed, self._wakes.end[agreed]), kind="stable")]
+        self._handed, self._at = order, self._point(order, self._wakes.end[order])
+
+    def _point(self, rows: Int64s, points: Int64s) -> Int64s:
+        """Moments on a line on which each word has its own stretch."""
+        key: Int64s = self._key[rows]
+        return key * self._axis.span + points % self._axis.span
+
+    def _locks(self) -> Bools:
+        """Which words are locks."""
+        lock = np.zeros(self._places, bool)
+        lock[self._key[self._waits.contended]] = True
+        timed = np.zeros(self._places, bool)
+        timed[self._key[self._waits.timed_out]] = True
+        rows, wakes = self._handed, self._wakes
+        if len(rows) > 1:
+            before, after = rows[:-1], rows[1:]
+            same = self._key[before] == self._key[after]
+            passed_on = same & (wakes.waker[after] == wakes.lane[before])
+            waited = self._point(after, wakes.start[after]) < self._at[:-1]
+            lock[self._key[after[passed_on & (waited | timed[self._key[after]])]]] = True
+        return lock
+
+    def _let_go(self, timeline: Timeline, calls: Calls) -> None:
+        """A timer ran out while the lock's holder was about to let go: its call found nobody left to wake.
+
+        Python asks for its interpreter lock in this way: after the timer it demands the lock and gets it at once.
+        """
+        waits, wakes, span = self._waits, self._wakes, self._axis.span
+        if len(wakes.segment) == 0:
+            return
+        pids, slots = np.unique(waits.pid), np.unique(waits.word >> SLOT_BITS)
+        place = _place(slots, pids, waits.word, waits.pid)
+        ran_out = ~waits.agreed & waits.timed_out & np.isin(place, place[self._is_lock])
+        self._is_lock |= ran_out
+        calling = np.flatnonzero(calls.among(calls.spans.row, syscalls.FUTEX))
+        command = calls.futex_command(calls.spans.row[calling])
+        calling = calling[np.isin(command, list(syscalls.FUTEX_WAKES))]
+        lane = calls.spans.start[calling] // span
+        letting = _place(slots, pids, calls.arg(calls.spans.row[calling], 0), timeline.pid[lane])
+        calling, letting = calling[letting >= 0], letting[letting >= 0]
+        at = letting * span + calls.spans.end[calling] % span
+        order = np.argsort(at, kind="stable")
+        calling, at = calling[order], at[order]
+        rows = np.flatnonzero(ran_out)
+        wanted = place[rows] * span + wakes.end[rows] % span
+        found = np.searchsorted(at, wanted)
+        for later in (1, 0):
+            there = np.where(found + later < len(at), found + later, NONE)
+            begun = pick(calls.spans.start, pick(calling, there, NONE), NONE)
+            by, soon = begun // span, begun % span <= wakes.end[rows] % span + RETRY_NS
+            same = pick(at, there, NONE) // span == place[rows]
+            held = (there >= 0) & soon & same & (by != wakes.lane[rows])
+            self._by[rows[held]] = by[held]
+
+    def _go_on(self) -> None:
+        """A wait whose timer ran out and that began anew was ended by whoever ended the last one of the row."""
+        waits, wakes = self._waits, self._wakes
+        if len(wakes.segment) < 2:
+            return
+        near = (wakes.lane[1:] == wakes.lane[:-1]) & (wakes.start[1:] - wakes.end[:-1] <= RETRY_NS)
+        same = waits.word[1:] >> SLOT_BITS == waits.word[:-1] >> SLOT_BITS
+        goes_on = np.append(near & same & (self._by[:-1] < 0) & waits.timed_out[:-1], False)
+        last = np.flatnonzero(~goes_on)
+        end = last[np.searchsorted(last, np.arange(len(goes_on)))]
+        self._by = self._by[end]
+        self._is_lock = self._is_lock[end]
+
+    def cuts(self) -> Int64s:
+        """Where locks were handed over, on the lanes of those who waited for them."""
+        rows = np.flatnonzero(self._is_lock)
+        stop = np.searchsorted(self._at, self._point(rows, self._wakes.end[rows]), side="left")
+        first = np.searchsorted(self._at, self._point(rows, self._wakes.start[rows]), side="right")
+        owner, event = expand(np.maximum(first, stop - MAX_CUTS), stop)
+        return self._axis.move(self._wakes.end[self._handed[event]], self._wakes.lane[rows[owner]])
+
+    def explain(self, pieces: Pieces, index: Int64s, serving: Bools) -> None:
+        """Follow each wait to whoever ended it.
+
+        Args:
+            index: pieces that are interruptible waits.
+            serving: which of them lie within a request that the thread serves. Outside one a thread that others of
+                its process wake waits for its next piece of work.
+        """
+        row = self._wakes.row_of(pieces.segment[index])
+        index, serving, row = index[row >= 0], serving[row >= 0], row[row >= 0]
+        lock = self._is_lock[row]
+        by = self._by[row]
+        by[lock] = self._holder(pieces, index[lock], row[lock])
+        self._name_locks(pieces, index[lock], row[lock], by[lock])
+        known = by >= 0
+        pieces.follow(index[known & lock], by[known & lock], Kind.LOCK)
+        pieces.follow(index[known & ~lock], by[known & ~lock], Kind.PEER)
+        pieces.idle[index[known & ~lock & ~serving]] = True
+        pieces.idle[index[lock]] = False
+        ran_out = ~known & ~lock & self._waits.timed_out[row] & (pieces.kind[index] == Kind.UNEXPLAINED)
+        pieces.kind[index[ran_out]] = Kind.SLEEP
+
+    def _holder(self, pieces: Pieces, index: Int64s, row: Int64s) -> Int64s:
+        """Whoever handed the lock over at the end of each piece or next after it, within the wait."""
+        event = np.searchsorted(self._at, self._point(row, pieces.end[index]), side="left")
+        inside = event < np.searchsorted(self._at, self._point(row, self._wakes.end[row]), side="right")
+        handed = pick(self._handed, np.where(inside, event, NONE), NONE)
+        return np.where(handed >= 0, pick(self._wakes.waker, handed, NO_THREAD), self._by[row])
+
+    def _name_locks(self, pieces: Pieces, index: Int64s, row: Int64s, by: Int64s) -> None:
+        for known, stage in ((by >= 0, None), (by < 0, "holder unknown")):
+            slots, inverse = np.unique(self._waits.word[row[known]] >> SLOT_BITS << SLOT_BITS, return_inverse=True)
+            things = [Thing(lock=f"{slot:#x}", stage=stage) for slot in slots.tolist()]
+            numbers = np.array([pieces.things.intern(thing) for thing in things], dtype=np.int64)
+            pieces.on[index[known]] = numbers[inverse] if len(numbers) else NONE
+            pieces.kind[index[known]] = Kind.LOCK
+
+
+def _futexes(timeline: Timeline, calls: Calls) -> _Futexes:
+    wakes = Wakes.of(timeline, calls, syscalls.FUTEX)
+    wakes = wakes.only(np.isin(calls.futex_command(wakes.call), list(syscalls.FUTEX_WAITS)))
+    pid, word = timeline.pid[wakes.lane], calls.arg(wakes.call, 0)
+    command = calls.futex_command(wakes.call)
+    waking = np.isin(calls.futex_command(wakes.act), list(syscalls.FUTEX_WAKES))
+    ours = pick(timeline.pid, wakes.waker, NONE) == pid
+    shared = [calls.arg(rows, 1) & syscalls.FUTEX_PRIVATE == 0 for rows in (wakes.call, wakes.act)]
+    same_word = ours & (calls.arg(wakes.act, 0) == word)
+    mutex = (command == syscalls.FUTEX_WAIT) & (calls.arg(wakes.call, 2) == syscalls.FUTEX_CONTENDED)
+    return _Futexes(
+        wakes=wakes,
+        pid=pid,
+        word=word,
+        agreed=waking & (same_word | (~ours & shared[0] & shared[1])),
+        timed_out=calls.ret(wakes.call) == -syscalls.ETIMEDOUT,
+        contended=mutex | np.isin(command, list(syscalls.FUTEX_LOCKS)),
+    )
+
+
+def _place(slots: Int64s, pids: Int64s, word: Int64s, pid: Int64s) -> Int64s:
+    """A number for each (process, slot of a word) among those given, `NONE` for others."""
+    slot = np.minimum(np.searchsorted(slots, word >> SLOT_BITS), len(slots) - 1)
+    process = np.minimum(np.searchsorted(pids, pid), len(pids) - 1)
+    known = (slots[slot] == word >> SLOT_BITS) & (pids[process] == pid)
+    return np.where(known, slot * len(pids) + process, NONE)

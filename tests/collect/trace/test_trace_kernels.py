@@ -1,0 +1,171 @@
+"""The probes on other kernels: every relocation against their recorded types, every argument at its place.
+
+libbpf relocates, and the running kernel's verifier proves what is guarded: libbpf replaces an instruction whose field a
+kernel does not have by one that no verifier accepts, unless it can never be reached. Nothing is attached.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from culpa.collect.trace import events, kernel, libbpf
+from culpa.collect.trace.probes import Probes
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "btf"
+sys.path.insert(0, str(FIXTURES))
+import btf  # noqa: E402 - the reader that also made the fixtures
+
+KERNELS = sorted(FIXTURES.glob("*.btf.gz"))
+TASK, REQUEST = "task_struct *", "request *"
+READ = {
+    "sched_switch": {1: TASK, 2: TASK},
+    "sched_waking": {0: TASK},
+    "sched_wakeup_new": {0: TASK},
+    "sched_process_fork": {0: TASK, 1: TASK},
+    "sched_process_exec": {0: TASK, 1: "int"},
+    "sched_process_exit": {0: TASK},
+    "sys_enter": {0: "pt_regs *", 1: "long int"},
+    "sys_exit": {0: "pt_regs *", 1: "long int"},
+    "block_io_start": {0: REQUEST},
+    "block_rq_complete": {0: REQUEST, 2: "unsigned int"},
+}
+"""What the probes take for granted: position and type of each argument they read. Positions that differ between
+kernels have tests of their own."""
+_RELOCATION = re.compile(r"prog '(\w+)': relo #(\d+): <(\w+)> \[\d+\] (.+?)(?: \(| = |$)")
+_UNRESOLVED = re.compile(r"prog '(\w+)': relo #(\d+): no matching targets found")
+
+
+@pytest.fixture(params=KERNELS, ids=lambda path: path.name.removesuffix(".btf.gz"))
+def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The types of one kernel as a file."""
+    path = tmp_path / "vmlinux.btf"
+    path.write_bytes(gzip.decompress(request.param.read_bytes()))
+    return path
+
+
+def types_at(path: Path) -> btf.Description:
+    """A description read by other code than the product's."""
+    return btf.Description(path.read_bytes())
+
+
+def relocations(log: str) -> tuple[dict[tuple[str, str], str], set[tuple[str, str]]]:
+    """What libbpf said: each relocation by program and number, and those that it found no field for."""
+    found = {(program, number): f"{kind} {what}" for program, number, kind, what in _RELOCATION.findall(log)}
+    return found, set(_UNRESOLVED.findall(log))
+
+
+def subject_of(relocation: str) -> str:
+    """The field; of a struct with a flavour the struct alone: it is reached only where the kernel has that flavour."""
+    what = relocation.partition(" ")[2]
+    return what.partition(".")[0] if "___" in what else what
+
+
+NAMES = frozenset(READ) | {"block_rq_issue", "block_rq_insert", "no_such_tracepoint"}
+
+
+def test_there_are_enough_kernels() -> None:
+    """At least four releases from 5.10 on, and both architectures."""
+    releases = {tuple(path.name.split(".")[:2]) for path in KERNELS}
+    assert 4 <= len(releases)
+    assert ("5", "10") in releases
+    assert {"amd64", "arm64"} == {path.name.removesuffix(".btf.gz").rpartition("-")[2] for path in KERNELS}
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_every_relocation_resolves_or_is_guarded(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All probes load, so nothing unresolved can be reached; the direct ones miss no more than the others do."""
+    types = types_at(recorded)
+    with Probes(follow=True, verbose=True, stack_period_ns=50_000_000, btf_path=recorded) as probes:
+        loaded = {name.decode() for name in probes.loaded()}
+        programs = {probes._library.bpf_program__name(program).decode(): name for program, name in probes._programs()}
+        there = {name for name in programs.values() if types.parameters(name) is not None}
+    found, unresolved = relocations(capsys.readouterr().err)
+    assert there == {programs[name] for name in loaded}
+    assert len(found) > 100  # the log was understood
+    direct = {key for key in found if key[0].endswith("_direct")}
+    assert bool(direct) == (types.find(btf.FUNC, "bpf_rdonly_cast") is not None)
+    guarded = {subject_of(found[key]) for key in unresolved - direct}
+    assert set() == {subject_of(found[key]) for key in unresolved & direct} - guarded
+    assert guarded
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_a_missing_field_is_refused(recorded: Path, tmp_path: Path) -> None:
+    """The proof holds: without a field that is read unguarded the probes do not load."""
+    types = types_at(recorded)
+    types.types = [
+        replace(one, members=tuple(m for m in one.members if m.name != "i_ino")) if one.name == "inode" else one
+        for one in types.types
+    ]
+    path = tmp_path / "without"
+    path.write_bytes(btf.Reduction(types, lambda one: bool(one.name)).encoded())
+    with pytest.raises(kernel.TraceError):
+        Probes(follow=True, verbose=False, btf_path=path)
+
+
+def test_arguments_lie_where_the_probes_read_them(recorded: Path) -> None:
+    """Position by position, as the kernel itself describes its tracepoints."""
+    types = types_at(recorded)
+    for name, wanted in READ.items():
+        parameters = types.parameters(name)
+        if parameters is None:
+            assert name == "block_io_start"  # added in 6.3
+            continue
+        assert wanted == {place: parameters[place] for place in wanted}
+
+
+def test_positions_that_differ_are_found(recorded: Path) -> None:
+    """The state of who leaves, and the request behind or in place of its queue."""
+    known = kernel.kernel_types(libbpf.open_library(), NAMES, recorded)
+    types = types_at(recorded)
+    assert "no_such_tracepoint" not in known.parameters
+    switch, issue = types.parameters("sched_switch") or [], types.parameters("block_rq_issue") or []
+    assert ("unsigned int" in switch[3:4]) == known.switch_has_state
+    assert REQUEST == issue[known.issue_has_queue]
+    assert REQUEST == (types.parameters("block_rq_insert") or [])[known.issue_has_queue]
+
+
+def is_queue(types: btf.Description, one: btf.Type) -> bool:
+    pointed_to = types.types[one.ref] if one.kind == btf.PTR else one
+    return pointed_to is not one and (btf.STRUCT, "request_queue") == (pointed_to.kind, pointed_to.name)
+
+
+def older(recorded: Path) -> Iterator[btf.Type]:
+    """The types as before 5.11, where the queue was the first argument of a request's tracepoints."""
+    types = types_at(recorded)
+    queue = next(number for number, one in enumerate(types.types) if is_queue(types, one))
+    moved = {"btf_trace_block_rq_issue", "btf_trace_block_rq_insert"}
+    changed = {types.types[one.ref].ref for one in types.types if one.name in moved}
+    for number, one in enumerate(types.types):
+        if number in changed:
+            one = replace(one, members=(one.members[0], btf.Member(name="", type=queue), *one.members[1:]))
+        yield one
+
+
+def test_the_queue_before_the_request(recorded: Path, tmp_path: Path) -> None:
+    """No Debian kernel to be had still has the queue: its description is made of one that has not."""
+    types = types_at(recorded)
+    types.types = list(older(recorded))
+    path = tmp_path / "older"
+    path.write_bytes(btf.Reduction(types, lambda one: bool(one.name)).encoded())
+    known = kernel.kernel_types(libbpf.open_library(), NAMES, path)
+    assert ("request_queue", "request") == known.parameters["block_rq_issue"]
+    assert known.issue_has_queue
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_the_running_kernel() -> None:
+    """The one kernel whose verifier can be asked: all its probes load, without a blind spot."""
+    with Probes(follow=True, verbose=False) as probes:
+        assert not probes.blind_spots
+        assert set(events.RINGS) == set(probes.rings)

@@ -1,0 +1,86 @@
+"""The score over several labs: real runs through the command, and what cases add up to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from culpa.errors import UsageError
+from culpa.labs import catalogue
+from culpa.labs.bench import Bench, Case, Head, Plan, run_bench, summed, table
+from culpa.labs.lab import Conditions, Measured, Played, Score, Truth, TruthWho
+from culpa.labs.product import NoVerdictError
+
+ALL_RIGHT = Score(top1=True, all_named=True, who=True, on=True, path=True, false_alarms=(), prediction_error=0.1)
+
+
+def case(*, score: Score = ALL_RIGHT, truth: Truth, heads: tuple[Head, ...] = (), seconds: float = 5.0) -> Case:
+    """One case with what matters here set."""
+    return Case(
+        lab="some", stage="as found", family="hosts", parameters={}, truth=truth, heads=heads,
+        measured=Measured(before=1.0), score=score, seconds=seconds,
+    )  # fmt: skip
+
+
+def test_what_cases_add_up_to() -> None:
+    """Shares count only the cases that demand the thing; the missed one is shown by name."""
+    sick = Truth(causes=("cpu.busy",), who=(TruthWho(cause="cpu.busy", pid=1, comm="x"),))
+    missed = msgspec.structs.replace(ALL_RIGHT, top1=False, who=False, false_alarms=("net.loss",))
+    cases = [
+        case(truth=sick, heads=(Head(id="cpu.busy", confidence=0.95, right=True),)),
+        case(truth=sick, score=missed, heads=(Head(id="net.loss", confidence=0.62, right=False),), seconds=9.0),
+        case(truth=Truth(causes=()), seconds=6.0),
+    ]
+    found = summed(Plan(seed=3), cases)
+    assert found.top1 is not None
+    assert found.top1[0] == 0.6667
+    assert found.who is not None
+    assert found.who[0] == 0.5
+    assert found.on is None
+    assert found.false_alarm_rate is not None
+    assert found.false_alarm_rate[0] == 0.3333
+    assert (found.median_seconds, found.p95_seconds) == (6.0, 9.0)
+    assert [(step.low, step.named, step.right) for step in found.calibration] == [(0.6, 1, 0), (0.9, 1, 1)]
+    lines = "\n".join(table(found))
+    assert "some, as found: net.loss in 9.00 s; missed: top1, who; false: net.loss" in lines
+    assert "cpu.busy" not in lines
+
+
+def test_a_family_that_there_is_not() -> None:
+    """Named families, before anything runs."""
+    with pytest.raises(UsageError, match="applications"):
+        run_bench(Plan(seed=1, family="gardens"), progress=print)
+
+
+def test_a_run_without_a_verdict_is_a_miss_and_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """culpa that fails has found nothing of what is wrong."""
+
+    def fails(_: Conditions) -> Played:
+        raise NoVerdictError("culpa why ended with status 1: some words")
+
+    broken = replace(catalogue.find("fsync-loop"), play=fails, needs=())
+    monkeypatch.setattr(catalogue, "LABS", (broken,))
+    found = run_bench(Plan(seed=1), progress=print, labs=(broken,))
+    assert found.skipped == ()
+    assert found.top1 is not None
+    assert found.top1[0] == 0.0
+    assert [(row.stage, row.seconds) for row in found.cases] == [("no verdict", None)]
+
+
+@pytest.mark.lab
+@pytest.mark.root
+@pytest.mark.trace
+def test_a_sample_of_the_labs_through_the_command() -> None:
+    """Two labs drawn by a seed; every figure follows from the cases."""
+    argv = [sys.executable, "-m", "culpa", "lab", "bench", "--family", "applications", "--sample", "2", "--seed", "11"]
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(done.stdout, type=Bench)
+    assert len(found.cases) == 2
+    assert found == summed(Plan(seed=11), found.cases, found.skipped)
+    assert all(row.score.found and not row.score.false_alarms for row in found.cases), done.stdout
+    assert all(row.seconds is not None and 3.0 < row.seconds < 60.0 for row in found.cases)
