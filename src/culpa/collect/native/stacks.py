@@ -35,6 +35,8 @@ MAX_PROCESSES: Final = 64
 MAX_THREADS: Final = 128
 SWEEP_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 2.0
+FREE_SECONDS: Final = 0.3
+"""CPU time for the symbols of large programs: spread over the window it would come after the stacks they are for."""
 LAST_SECONDS: Final = 1.0
 """So long the stacks still queued at the end may take."""
 _MACHINE: Final = {"x86_64": 62, "aarch64": 183}
@@ -150,7 +152,8 @@ class NativeStacks:
         return tuple(spots)
 
     def _run(self) -> None:
-        due = time.monotonic() + SWEEP_SECONDS
+        started = time.monotonic()
+        due = started + SWEEP_SECONDS
         while not self._stopping.is_set():
             self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
@@ -159,10 +162,14 @@ class NativeStacks:
             if time.monotonic() >= due:
                 self._sweep()
                 due = time.monotonic() + SWEEP_SECONDS
-            used_ns = time.thread_time_ns() - began
-            self.cpu_ns += used_ns
-            self._stopping.wait(min(used_ns / NS_PER_SECOND / self._budget_share, LONGEST_PAUSE_SECONDS))
+            self.cpu_ns += time.thread_time_ns() - began
+            self._stopping.wait(self._pause_seconds(time.monotonic() - started))
         self._unwind_queued(time.monotonic() + LAST_SECONDS)
+
+    def _pause_seconds(self, elapsed_seconds: float) -> float:
+        """How long to rest so that the whole stays within the budget, the reading of symbols at the begin apart."""
+        debt_seconds = self.cpu_ns / NS_PER_SECOND - FREE_SECONDS - self._budget_share * elapsed_seconds
+        return min(max(debt_seconds / self._budget_share, 0.0), LONGEST_PAUSE_SECONDS)
 
     def _sweep(self) -> None:
         """Look at the threads that wait and gave no stack lately: those in calls that have not ended."""
