@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -43,6 +43,11 @@ _MACHINE: Final = {"x86_64": 62, "aarch64": 183}
 _USER_CODE_64: Final = 0x33
 """The code segment of 64-bit programs on x86; 32-bit ones are left out."""
 _CS: Final = 17
+READERS: Final[Mapping[str, Callable[[], bool]]] = {
+    "pyelftools": lines.readable,
+    "itanium_demangler": names.readable,
+}
+"""What reads lines and C++ names, and whether it is installed."""
 _MAPS: Final = {
     "node": "start it with --perf-basic-prof (node) and look again",
     "dotnet": "start it with DOTNET_PerfMapEnabled=1 and look again",
@@ -136,11 +141,7 @@ class NativeStacks:
             )
             for pid, name in sorted(mute.items())
         ]
-        missing = [
-            name
-            for name, there in (("pyelftools", lines.readable()), ("itanium_demangler", names.readable()))
-            if not there
-        ]
+        missing = [name for name, there in READERS.items() if not there()]
         if missing and self._any_symbols:
             spots.append(
                 BlindSpot(
