@@ -16,7 +16,9 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 BPF = Path("src/culpa/collect/trace/bpf")
-SOURCE, TARGET = "culpa.bpf.c", "culpa.bpf.o"
+SOURCE = "culpa.bpf.c"
+TARGETS = {"culpa.bpf.o": (), "culpa-plain.bpf.o": ("-DWITHOUT_FETCH",)}
+"""Objects and what they are compiled with; the second one is for kernels before 5.12."""
 OLDEST_CLANG = 15  # 14 was seen to crash on CO-RE relocations
 ZIG = "ziglang>=0.13"
 FLAGS = ("-g", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-stack-protector", "-c")
@@ -40,19 +42,20 @@ def compiler() -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding", "-fno-sanitize=undefined"]
 
 
-def compile_probes(root: Path) -> Path:
-    """Compile the probes below `root`, a checkout or an unpacked sdist; returns the object.
+def compile_probes(root: Path) -> None:
+    """Compile the probes below `root`, a checkout or an unpacked sdist.
 
     Raises:
         SystemExit: the compiler failed; its words are on stderr.
     """
     folder = root / BPF
-    part = folder / (TARGET + ".part")
-    command = [*compiler(), *FLAGS, SOURCE, "-o", part.name]
-    if subprocess.run(command, cwd=folder, check=False).returncode != 0:
-        part.unlink(missing_ok=True)
-        raise SystemExit(f"cannot compile {folder / SOURCE}: {' '.join(command)}")
-    return part.rename(folder / TARGET)
+    for target, settings in TARGETS.items():
+        part = folder / (target + ".part")
+        command = [*compiler(), *FLAGS, *settings, SOURCE, "-o", part.name]
+        if subprocess.run(command, cwd=folder, check=False).returncode != 0:
+            part.unlink(missing_ok=True)
+            raise SystemExit(f"cannot compile {folder / SOURCE}: {' '.join(command)}")
+        part.rename(folder / target)
 
 
 def platform_tag() -> str:

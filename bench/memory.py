@@ -23,6 +23,9 @@ EVENTS: Final = 1_000_000
 MAX_MIB: Final = 300.0
 LOOK_SECONDS: Final = 0.005
 TRIAL_SECONDS: Final = 2.0
+MOST: Final = 1.2
+"""A run of more than so many times the events says nothing about the goal."""
+TRIES: Final = 6
 _HIGH_WATER: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -88,11 +91,14 @@ def measure(effort: Effort) -> Iterator[Row]:
         # How many events a second of load is worth is known best from the command itself.
         known = _run(server.pid, TRIAL_SECONDS, Path(directory))
         window = TRIAL_SECONDS * events / known.events * MARGIN
-        runs = []
-        for _ in range(effort.times(2, 1)):
+        tried = []
+        while len(runs := [one for one in tried if events <= one.events <= MOST * events]) < effort.times(2, 1):
             known = _run(server.pid, window, Path(directory))
-            runs.append(known)
+            tried.append(known)
             window *= events * MARGIN / known.events
+            if len(tried) == TRIES:
+                break
+    runs = runs or tried  # on a busy host no two seconds are alike
     yield Row(name=name, value=max(one.mib for one in runs), unit="MiB", goal=at_most(MAX_MIB),
               runs=tuple(one.mib for one in runs))  # fmt: skip
     yield Row(name=f"{name}: events, fewest", value=float(min(one.events for one in runs)), unit="events",

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import budget
 import decode
 import floor
 import large
@@ -42,6 +43,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "memory": memory.measure,
     "large": large.measure,
     "target_cost": target_cost.measure,
+    "budget": budget.measure,
     "floor": floor.measure,
     "peers": peers.measure,
     "writeback": writeback.measure,

@@ -93,6 +93,10 @@ SLEEPS_IN = frozenset(
 """Asleep in it, a thread waits for work, a timer, a child or another thread."""
 
 
+NARROW = 1 << 29
+"""Set in the number of a call of a 32-bit program: those have numbers of their own (include/asm/unistd_32.h)."""
+
+
 class Numbers:
     """The calls of one machine (uname -m); on a machine that is not listed nothing is known."""
 
@@ -106,7 +110,9 @@ class Numbers:
         self._names = {number: name for name, number in self._numbers.items()}
 
     def name(self, nr: int) -> str:
-        """The call's name, or `syscall N`."""
+        """The call's name, or `syscall N`; `32-bit syscall N` for those of 32-bit programs."""
+        if nr >= NARROW:
+            return f"32-bit syscall {nr & ~NARROW}"
         return self._names.get(nr, f"syscall {nr}")
 
     def of(self, names: Collection[str]) -> frozenset[int]:

@@ -131,3 +131,26 @@ def test_a_flood_of_events_is_enough() -> None:
     assert asked.ends(4 * SECOND, ENOUGH_EVENTS) == "limit"
     assert asked.wants_judgement(4 * SECOND, JUDGEABLE_EVENTS)
     assert not asked.wants_judgement(4 * SECOND, JUDGEABLE_EVENTS + 1)
+
+
+def test_once_records_have_ended_enough_ends_the_window() -> None:
+    """What there is to judge changes no more: it is judged once, and is enough with one request or 3 s of waiting."""
+    for judgement, ends in (
+        (share(0.8, completed=1), 3.0),
+        (share(0.8, completed=0, waited=3.0), 3.0),
+        (share(0.8, completed=0, waited=2.0), 15.0),
+    ):
+        watched = window("watch")
+        watched.detail_over()
+        assert end_of(watched, {t / 10: judgement for t in range(200)}) == (ends, "limit")
+        watched.detail_over()
+        assert not watched.wants_judgement(20 * SECOND)
+
+
+def test_a_url_is_asked_to_the_end_of_its_first_request_on_sums_alone() -> None:
+    """The request goes on after the records have ended, and so does the window."""
+    asked = window("url")
+    asked.detail_over()
+    assert asked.ends(20 * SECOND) is None
+    asked.request_ended(0, 21 * SECOND)
+    assert asked.ends(21 * SECOND) == "limit"

@@ -51,9 +51,15 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """How the waits were seen: eBPF events, /proc samples, or neither."""
+    """How the waits were seen: eBPF events, /proc samples, or neither.
+
+    `detail_end_ns`: from then on no single events were recorded, as they cost more than the budget; None: all were.
+    `sums_from_ns`: from then on the kernel summed them up (`sums`).
+    """
 
     waits: Literal["events", "samples", "none"]
+    detail_end_ns: int | None = None
+    sums_from_ns: int | None = None
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

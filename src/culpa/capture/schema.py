@@ -115,7 +115,12 @@ SYSCALLS = _table(
     ("exit_ns", I64, "ns", "null: still open at the end of the window"),
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
-    ("nr", I32, "", "system call number of the manifest's machine"),
+    (
+        "nr",
+        I32,
+        "",
+        "system call number of the manifest's machine; with bit 29 set the number of a 32-bit program's call",
+    ),
     ("ret", I64, "", "return value; null: still open"),
     ("arg0", U64, "", "first argument; the fd for fd calls"),
     ("arg1", U64, "", "second argument"),
@@ -220,7 +225,12 @@ THROTTLES = _table(
     ("tid", I32, "", "the writer"),
     ("pid", I32, "", "its process"),
     ("disk", U32, "dev_t", "the device whose file it wrote; null: no block device"),
-    ("dirty", I64, "B", "dirty in the domain that is held to its share: the host, or a control group"),
+    (
+        "dirty",
+        I64,
+        "B",
+        "dirty in the domain that is held to its share: the host, or a control group; null: this kernel does not say",
+    ),
     ("threshold", I64, "B", "limit of that domain (vm.dirty_ratio, vm.dirty_bytes)"),
     ("background", I64, "B", "from here on the kernel writes back by itself (vm.dirty_background_*)"),
     ("disk_dirty", I64, "B", "dirty on that device"),
@@ -270,7 +280,7 @@ FILES = _table(
 STACKS = _table(
     "stacks",
     "Kernel stacks of uninterruptible waits.",
-    ("stack_id", I32, "", "as in `offcpu`"),
+    ("stack_id", I32, "", "as in `offcpu` and `thread_states`"),
     ("frames", pl.List(STR), "", "symbols, innermost first"),
 )
 
@@ -290,7 +300,7 @@ CODE = _table(
 
 THREAD_STATES = _table(
     "thread_states",
-    "What /proc said of a thread at the start and at the end of the window.",
+    "What a thread did at the start and at the end of the window, by /proc and the kernel's list of tasks.",
     ("ts_ns", I64, "ns", "when it was read"),
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
@@ -300,6 +310,36 @@ THREAD_STATES = _table(
     ("wchan", STR, "", "kernel symbol it sleeps in; null: running or not readable"),
     ("cpu_ns", U64, "ns", "time on CPU so far (schedstat field 1)"),
     ("run_delay_ns", U64, "ns", "time runnable but not running so far (schedstat field 2)"),
+    (
+        "since_ns",
+        I64,
+        "ns",
+        "when it last came onto a CPU, to about a millisecond: one that sleeps has done so since soon after; null: not known",
+    ),
+    ("stack_id", I32, "", "its kernel stack, in `stacks`; only of an uninterruptible wait"),
+    ("dev", U32, "dev_t", "device of the fd's inode, as in `syscalls`; null: no fd, or not resolved"),
+    ("ino", U64, "", "inode of the fd"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
+)
+
+SUMS = _table(
+    "sums",
+    "What threads did after `evidence.sums_from_ns`, summed up in the kernel: records cost more than the budget by then.",
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    (
+        "what",
+        STR,
+        "",
+        "running, runnable, blocked (uninterruptible) or sleeping: all the thread's time; call: a system call on a file",
+    ),
+    ("nr", I32, "", "system call number of the manifest's machine; null: not a call"),
+    ("dev", U32, "dev_t", "device of the fd's inode, as in `syscalls`; null: no fd, or a socket (summed as one)"),
+    ("ino", U64, "", "inode of the fd; null as above"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
+    ("count", I64, "", "calls, or stretches off its CPU; one still open at the end counts; null: not counted"),
+    ("total_ns", I64, "ns", "how long together, within the time of the sums"),
+    ("longest_ns", I64, "ns", "the longest call, from its true beginning; null: not known"),
 )
 
 SAMPLES = _table(
@@ -375,6 +415,6 @@ COUNTERS = _table(
 
 TABLES: Final[tuple[Table, ...]] = (
     OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
-    SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
+    SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

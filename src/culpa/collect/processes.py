@@ -112,7 +112,7 @@ def _state_row(proc_root: Path, pid: int, tid: int, ts_ns: int) -> Row | None:
     # A task that is about to run is in no call any more, whatever the second file said a moment later.
     call = parse_syscall(b"" if stat.state == "R" else read_bounded(f"{task}/syscall", LINE_BYTES) or b"")
     times = parse_schedstat(read_bounded(f"{task}/schedstat", LINE_BYTES) or b"")
-    return {
+    return dict.fromkeys(THREAD_STATES.schema) | {
         "ts_ns": ts_ns,
         "tid": tid,
         "pid": pid,

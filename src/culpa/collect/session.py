@@ -226,6 +226,8 @@ class _Recording:
             now = time.monotonic_ns()
             self._hear_probe()
             events = self._watch.events()
+            if self._watch.detail_ended():
+                self._window.detail_over()
             ended_by = self._exited() or self._window.ends(now, events)
             if ended_by is not None:
                 return ended_by

@@ -14,6 +14,7 @@ import polars as pl
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.procfs import own_pid
 from culpa.collect.sampler import Sampler, SamplerResult
+from culpa.collect.trace import states
 from culpa.collect.trace.ring import Records
 from culpa.collect.trace.tracer import Tracer, TraceResult
 from culpa.collect.window import MOST_EVENTS
@@ -31,6 +32,8 @@ class Seen:
     lost_events: int = 0
     probe_cpu_ns: int = 0
     blind_spots: tuple[BlindSpot, ...] = ()
+    detail_end_ns: int | None = None
+    sums_from_ns: int | None = None
 
 
 class Source(Protocol):
@@ -54,6 +57,12 @@ class Source(Protocol):
     def events(self) -> int:
         """How many events it holds; cheap. Samples are no events."""
 
+    def detail_ended(self) -> bool:
+        """Whether events cost more than the budget, so that only sums are kept by now."""
+
+    def thread_states(self) -> pl.DataFrame:
+        """What it knows of threads beyond /proc, at this moment; `trace.states.SCHEMA`, may be empty."""
+
     def snapshot(self) -> Seen:
         """Rows so far; watching goes on."""
 
@@ -69,9 +78,13 @@ class TraceSource:
 
     waits: Literal["events", "samples"] = "events"
 
-    def __init__(self, pids: Collection[int], take_stacks: TakeStacks) -> None:
+    def __init__(self, pids: Collection[int], *, budget_percent: float, take_stacks: TakeStacks) -> None:
         self._tracer: Tracer | None = Tracer(
-            pids=pids, exclude_pids={own_pid()}, max_events=MOST_EVENTS, take_stacks=take_stacks
+            pids=pids,
+            exclude_pids={own_pid()},
+            max_events=MOST_EVENTS,
+            budget_percent=budget_percent,
+            take_stacks=take_stacks,
         )
 
     def start(self) -> None:
@@ -91,6 +104,14 @@ class TraceSource:
     def events(self) -> int:
         """Events drained so far."""
         return 0 if self._tracer is None else self._tracer.events()
+
+    def detail_ended(self) -> bool:
+        """Whether only sums are kept by now."""
+        return self._tracer is not None and self._tracer.detail_ended()
+
+    def thread_states(self) -> pl.DataFrame:
+        """From the kernel's list of tasks."""
+        return pl.DataFrame(schema=states.SCHEMA) if self._tracer is None else self._tracer.thread_states()
 
     def snapshot(self) -> Seen:
         """Rows so far."""
@@ -135,6 +156,14 @@ class SampleSource:
         """None: sweeps are bounded by the budget."""
         return 0
 
+    def detail_ended(self) -> bool:
+        """Never: there is none."""
+        return False
+
+    def thread_states(self) -> pl.DataFrame:
+        """Nothing beyond /proc."""
+        return pl.DataFrame(schema=states.SCHEMA)
+
     def snapshot(self) -> Seen:
         """Rows so far."""
         return Seen(tables={}) if self._sampler is None else _from_samples(self._sampler.snapshot())
@@ -160,7 +189,7 @@ def open_source(
     """Start the best source this host allows, and say what it cannot see. Traced, it hands user stacks over."""
     spot = _untraced("events were not traced, as asked with --no-trace", "leave --no-trace out")
     if trace:
-        tracing = TraceSource(set(pids) | set(peers), take_stacks)
+        tracing = TraceSource(set(pids) | set(peers), budget_percent=budget_percent, take_stacks=take_stacks)
         try:
             tracing.start()
         except TraceError as error:
@@ -187,6 +216,8 @@ def _from_trace(result: TraceResult) -> Seen:
         lost_events=result.lost_events,
         probe_cpu_ns=result.probe_cpu_ns,
         blind_spots=result.blind_spots,
+        detail_end_ns=result.detail_end_ns,
+        sums_from_ns=result.sums_from_ns,
     )
 
 

@@ -32,6 +32,7 @@ from culpa.collect.resolve import peers_of, process_stat
 from culpa.collect.sockets import SocketTable
 from culpa.collect.sources import Seen, Source, open_source
 from culpa.collect.stacks import StackSampler
+from culpa.syscalls import NARROW
 from culpa.units import NS_PER_SECOND
 
 LOOK_AROUND_NS: Final = NS_PER_SECOND
@@ -143,6 +144,25 @@ class Watch:
         """Events held so far; 0 where threads are sampled."""
         return self._source.events()
 
+    def detail_ended(self) -> bool:
+        """Whether events cost more than the budget, so that only sums are kept by now."""
+        return self._source.detail_ended()
+
+    def _thread_states(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What /proc said and the kernel's list of tasks together, where both saw a thread in the same call."""
+        seen = self._source.thread_states()
+        more = [column for column in seen.columns if column not in ("tid", "nr", "arg0")]
+        # /proc does not tell the calls of 32-bit programs from others of that number, nor are their arguments known.
+        narrow = seen.filter(pl.col("nr") >= NARROW).select("tid", narrow=pl.col("nr"), nr=pl.col("nr") - NARROW)
+        told = rows.join(narrow, on=["tid", "nr"], how="left", maintain_order="left").with_columns(
+            nr=pl.coalesce("narrow", "nr"), arg0=pl.when(pl.col("narrow").is_null()).then("arg0")
+        )
+        seen = seen.with_columns(arg0=pl.when(pl.col("nr").fill_null(0) < NARROW).then("arg0"))
+        joined = told.drop(more).join(
+            seen, on=["tid", "nr", "arg0"], how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined.select(list(schema.THREAD_STATES.schema))
+
     def snapshot(self, target: Target, requests: pl.DataFrame) -> Capture:
         """The capture as if the window ended now; watching goes on."""
         seen = self._source.snapshot()
@@ -178,7 +198,7 @@ class Watch:
     def _look_at_threads(self, pids: Collection[int]) -> None:
         """What they do now; a process of very many threads is looked at in part."""
         began_ns = time.monotonic_ns()
-        self._states.append(thread_state_rows(pids, most_ns=THREADS_NS))
+        self._states.append(self._thread_states(thread_state_rows(pids, most_ns=THREADS_NS)))
         self._threads_left_out |= time.monotonic_ns() - began_ns > THREADS_NS
 
     def _take_in(self) -> None:
@@ -261,7 +281,9 @@ class Watch:
             window=Window(
                 start_ns=self.start_ns, end_ns=end_ns, start_realtime_ns=self.start_realtime_ns, ended_by=ended_by
             ),
-            evidence=Evidence(waits=self._source.waits),
+            evidence=Evidence(
+                waits=self._source.waits, detail_end_ns=seen.detail_end_ns, sums_from_ns=seen.sums_from_ns
+            ),
             cost=self._cost(seen),
             blind_spots=tuple(
                 dict.fromkeys(

@@ -55,6 +55,8 @@ class Window:
         self._no_more_requests = False
         self._judged: list[tuple[int, Share]] = []
         self._next_judgement_ns = start_ns + JUDGE_EVERY_NS
+        self._detail_over: Literal["no", "unjudged", "judged"] = "no"
+        """Whether records have ended, and then whether they were judged."""
 
     @property
     def longest_ns(self) -> int:
@@ -69,18 +71,29 @@ class Window:
         """The probe will send no more."""
         self._no_more_requests = True
 
+    def detail_over(self) -> None:
+        """No more events are recorded: what there is to judge will not change."""
+        if self._detail_over == "no":
+            self._detail_over = "unjudged"
+
     def is_whole_picture(self, start_ns: int, end_ns: int) -> bool:
         """Whether one request of this length ends the window, so that another would only be load."""
         return self._for_ns is None and end_ns - start_ns >= MIN_NS
 
     def wants_judgement(self, now_ns: int, events: int = 0) -> bool:
         """Whether it is worth knowing the first cause's share now, with so many events to judge."""
-        if self._for_ns is not None or self._kind == "command" or events > JUDGEABLE_EVENTS:
+        if self._for_ns is not None or self._kind == "command":
+            return False
+        if self._detail_over != "no":
+            return self._detail_over == "unjudged" and self._kind == "watch" and now_ns >= self._start_ns + MIN_NS
+        if events > JUDGEABLE_EVENTS:
             return False
         return now_ns >= self._next_judgement_ns and (self._kind != "url" or self._first_request is not None)
 
     def judged(self, taken_ns: int, share: Share | None, done_ns: int) -> None:
         """The share in a snapshot taken at `taken_ns`, known at `done_ns`; None: nothing could be said yet."""
+        if self._detail_over == "unjudged":
+            self._detail_over = "judged"
         if share is None:
             self._judged.clear()
         else:
@@ -97,7 +110,7 @@ class Window:
             return None
         if self._kind == "url" and self._first_request is None:
             return "request" if self._no_more_requests else None
-        if events >= ENOUGH_EVENTS:
+        if events >= ENOUGH_EVENTS or (self._detail_over != "no" and (self._kind == "url" or self._seen_enough())):
             return "limit"
         if self._kind == "url" and self._first_request is not None:
             return self._url_ends(self._first_request, elapsed_ns)
@@ -110,13 +123,15 @@ class Window:
             return "steady"
         return "limit" if elapsed_ns >= MAX_NS else None
 
+    def _seen_enough(self) -> bool:
+        """One request or its worth of waiting was seen."""
+        return bool(self._judged) and (self._judged[-1][1].completed > 0 or self._judged[-1][1].waited_ns >= WAITED_NS)
+
     def _steady(self) -> bool:
-        """Same first cause and nearly the same share for two seconds, and one request or its worth of waiting seen."""
-        if not self._judged:
+        """Same first cause and nearly the same share for two seconds, and enough was seen."""
+        if not self._seen_enough():
             return False
         last_ns, last = self._judged[-1]
-        if last.completed == 0 and last.waited_ns < WAITED_NS:
-            return False
         for taken_ns, share in reversed(self._judged):
             if share.cause != last.cause or abs(share.share - last.share) > STEADY_SHARE:
                 return False

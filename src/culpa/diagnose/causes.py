@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from culpa.diagnose import predict
+from culpa.diagnose import detail, older, predict
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Rule
@@ -131,11 +131,11 @@ def who(picture: Picture, pid: int | None, tid: int | None) -> Who | None:
 def _cause(picture: Picture, found: Found, because: tuple[Cause, ...]) -> Cause:
     finding = found.finding
     lost = picture.capture.manifest.cost
-    doubt = 0.8 if lost.lost_events > 0.001 * max(1, lost.events) else 1.0
+    doubt = detail.doubt(picture) * (0.8 if lost.lost_events > 0.001 * max(1, lost.events) else 1.0)
     return Cause(
         id=found.rule.id, title=finding.title or found.rule.title, kind=finding.kind, level=found.level,
         share=round(found.share, 6), saves_seconds=round(found.saves_seconds, 9), predicted=found.predicted,
         confidence=round(finding.confidence * doubt, 3), who=who(picture, finding.pid, finding.tid), on=finding.on,
-        evidence=finding.evidence, because=because, fixes=finding.fixes,
-        docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
+        evidence=finding.evidence + older.age(picture, finding) + detail.went_on(picture, finding), because=because,
+        fixes=finding.fixes, docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
     )  # fmt: skip

@@ -1,7 +1,8 @@
-"""What the threads on the root's chain did to files: one row per system call on a regular file, and when it cost time.
+"""What the processes on the root's chain did to files: one row per call on a regular file, and when it cost time.
 
 A blame tree has a node for what was waited for, not for each call: many short calls lie in one stretch of running. Here
-the calls themselves are laid against the moments in which their thread was on the chain.
+the calls themselves are laid against the moments in which their thread was on the chain. Calls of the same processes
+beside the chain (a pool of threads that write side by side) are counted, and cost the root nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Clipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCalls:
-    """Calls on files by threads of the chain, at moments when they were on it.
+    """Calls on files by processes with threads on the chain, made during the root's time.
 
     `rows`: row, tid, pid, operation (a key of `_OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
     name a file by a path: the capture does not have it), bytes (moved; null for other calls), creates, appends (the
@@ -99,7 +100,21 @@ def on_chain(picture: Picture) -> FileCalls | None:
         end_ns=np.append(whole.end_ns, waited.end_ns),
         waiting=np.append(np.zeros(len(whole.call), bool), np.ones(len(waited.call), bool)),
     )
-    return FileCalls(rows=calls.filter(pl.col("row").is_in(np.unique(parts.call).tolist())), _parts=parts)
+    pids = calls.filter(pl.col("row").is_in(np.unique(parts.call).tolist()))["pid"].unique()
+    beside = calls.filter(
+        pl.col("pid").is_in(pids.implode()) & pl.Series(_during_root(picture, calls), dtype=pl.Boolean)
+    )
+    return FileCalls(rows=beside, _parts=parts)
+
+
+def _during_root(picture: Picture, calls: pl.DataFrame) -> Bools:
+    """Which calls share a moment with some request of the root, or with the root's threads."""
+    every = picture.moments(ROOT)
+    nobody = np.zeros(len(every.item), np.int64)
+    root = Moments.union(nobody, every.start_ns, every.end_ns)
+    enter, leave = calls["enter_ns"].to_numpy(), calls["exit_ns"].to_numpy()
+    shared: Bools = root.overlap(enter, leave, np.zeros(len(calls), np.int64)) > 0
+    return shared
 
 
 def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import tree
+from culpa.diagnose import detail, tree
 from culpa.diagnose.causes import Found
 from culpa.diagnose.picture import Picture, draw
 from culpa.diagnose.rule import Failed, Fired, Rule
@@ -46,6 +46,8 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
 
     A caller that keeps no reference to the capture saves the memory of its messages.
     """
+    window = _window(capture)
+    capture = detail.part(capture)
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
@@ -61,7 +63,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         headline=_headline(picture, blame, heads, state),
         state=state,
         target=TargetView(kind=manifest.target.kind, name=manifest.target.name, pids=manifest.target.pids),
-        window=_window(capture),
+        window=window,
         root=Root(
             basis=picture.root.basis, seconds=picture.root.ns / NS_PER_SECOND, threads=picture.root.threads,
             idle_seconds=picture.root.idle_ns / NS_PER_SECOND,

@@ -21,6 +21,7 @@ from culpa.model.kinds import Kind
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
 from culpa.model.waitgraph import WaitGraph
+from culpa.syscalls import Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,10 @@ class Picture:
             (pl.col("pid") == pid) & (pl.col("source") == "CONFIG GET") & (pl.col("field") == name)
         )
         return None if rows.is_empty() else str(rows.sort("ts_ns")["value"][-1])
+
+    def call_name(self, nr: int) -> str:
+        """A system call's name."""
+        return Numbers(self.capture.manifest.host.machine).name(nr)
 
     def redis_address(self, pid: int) -> str | None:
         """Where the server was asked, `host:port`."""

@@ -10,6 +10,7 @@ from culpa.labs import loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
+from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
 from culpa.labs.disk_queue import DISK_SATURATED, DISK_SATURATED_HEALTHY, DISK_SLOW, DISK_SLOW_HEALTHY
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
@@ -52,6 +53,8 @@ LABS: tuple[Lab, ...] = (
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
     CACHE_ASIDE,
+    DIRTY_THROTTLE_LAB,
+    DIRTY_THROTTLE_HEALTHY,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl"}

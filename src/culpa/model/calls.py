@@ -119,10 +119,13 @@ def _resting(seen: pl.DataFrame, states: pl.DataFrame) -> pl.DataFrame:
     Which futex operation such a wait is cannot be read there; a wait that outlasts the window is one for work.
     """
     both = states.filter(pl.col("nr").is_not_null()).group_by("tid", maintain_order=True).agg(
-        pl.col("pid", "nr", "arg0").first(), pl.len().alias("times"), pl.col("nr").n_unique().alias("calls")
+        pl.col("pid", "nr", "arg0").first(), pl.col("dev", "ino", "file_type").drop_nulls().first(),
+        pl.len().alias("times"), pl.col("nr").n_unique().alias("calls"),
     )  # fmt: skip
     quiet = both.filter((pl.col("times") > 1) & (pl.col("calls") == 1)).join(seen.select("tid"), on="tid", how="anti")
-    return quiet.select("tid", "pid", "nr", "arg0", arg1=pl.lit(syscalls.FUTEX_WAIT_BITSET, pl.UInt64)).sort("tid")
+    return quiet.select(
+        "tid", "pid", "nr", "arg0", "dev", "ino", "file_type", arg1=pl.lit(syscalls.FUTEX_WAIT_BITSET, pl.UInt64)
+    ).sort("tid")
 
 
 def integers(frame: pl.DataFrame, name: str) -> Int64s:

@@ -122,6 +122,7 @@ class LockWaits:
     def _go_on(self) -> None:
         """A wait whose timer ran out and that began anew was ended by whoever ended the last one of the row."""
         waits, wakes = self._waits, self._wakes
+        self._until = wakes.end
         if len(wakes.segment) < 2:
             return
         near = (wakes.lane[1:] == wakes.lane[:-1]) & (wakes.start[1:] - wakes.end[:-1] <= RETRY_NS)
@@ -129,6 +130,7 @@ class LockWaits:
         goes_on = np.append(near & same & (self._by[:-1] < 0) & waits.timed_out[:-1], False)
         last = np.flatnonzero(~goes_on)
         end = last[np.searchsorted(last, np.arange(len(goes_on)))]
+        self._until = wakes.end[end]
         self._by = self._by[end]
         self._is_lock = self._is_lock[end]
 
@@ -163,9 +165,9 @@ class LockWaits:
         pieces.kind[index[ran_out]] = Kind.SLEEP
 
     def _holder(self, pieces: Pieces, index: Int64s, row: Int64s) -> Int64s:
-        """Whoever handed the lock over at the end of each piece or next after it, within the wait."""
+        """Whoever handed the lock over at the end of each piece or next after it, before the thread had it."""
         event = np.searchsorted(self._at, self._point(row, pieces.end[index]), side="left")
-        inside = event < np.searchsorted(self._at, self._point(row, self._wakes.end[row]), side="right")
+        inside = event < np.searchsorted(self._at, self._point(row, self._until[row]), side="right")
         handed = pick(self._handed, np.where(inside, event, NONE), NONE)
         return np.where(handed >= 0, pick(self._wakes.waker, handed, NO_THREAD), self._by[row])
 

@@ -75,7 +75,7 @@ def build(capture: Capture) -> Timeline:
     """
     window = capture.manifest.window
     axis, pids, seen_from, seen_to = _threads(capture)
-    rows = _offcpu_rows(_with_states(capture), axis, seen_from, seen_to)
+    rows = _offcpu_rows(_remembered(capture), axis, seen_from, seen_to)
     quiet = _quiet_rows(capture, axis, rows["lane"].to_numpy(), seen_from, seen_to)
     rows = pl.concat([rows, quiet]).sort("lane", "off", "on", "wake", "waker", "stack")
     return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
@@ -107,20 +107,30 @@ LETTERS: Mapping[str, int] = {"S": 1, "D": 2, "I": 1026, "T": 4, "t": 8}
 """The prev_state that stands for a letter of /proc/PID/stat."""
 
 
-def _with_states(capture: Capture) -> pl.DataFrame:
-    """The records, with the state that /proc showed during waits whose beginning was not seen."""
+def _remembered(capture: Capture) -> pl.DataFrame:
+    """`offcpu`, with the state and the stack of waits that were already there when the window began."""
     offcpu = capture.frame(schema.OFFCPU)
-    unknown = offcpu["off_ns"].is_null() & offcpu["wake_ns"].is_not_null() & offcpu["state"].is_null()
-    rows = unknown.arg_true()
-    shown = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="first", maintain_order=True)
-    known = (
-        offcpu[rows]
-        .select("tid", "wake_ns", row=rows)
-        .join(shown.select("tid", "ts_ns", "state"), on="tid")
-        .filter(pl.col("ts_ns") <= pl.col("wake_ns"))
-        .with_columns(pl.col("state").replace_strict(LETTERS, default=None, return_dtype=pl.Int32))
+    old = (offcpu["off_ns"].is_null() & offcpu["state"].is_null()).arg_true()
+    if old.is_empty():
+        return offcpu
+    before = (
+        capture.frame(schema.THREAD_STATES)
+        .sort("ts_ns")
+        .unique("tid", keep="first", maintain_order=True)
+        .filter(pl.col("state").is_in(list(LETTERS)))
+        .select(
+            "tid",
+            was=pl.col("state").replace_strict(LETTERS, default=None, return_dtype=pl.Int32),
+            at_stack="stack_id",
+            at_ns="ts_ns",
+        )
     )
-    return offcpu.with_columns(offcpu["state"].scatter(known["row"], known["state"]))
+    rows = offcpu[old].join(before, on="tid", how="left", maintain_order="left")
+    ended = pl.coalesce("wake_ns", "on_ns")
+    # What it did at that moment is not what it was woken from before.
+    here = ended.is_null() | (ended > pl.col("at_ns"))
+    found = rows.select(state=pl.when(here).then("was"), stack_id=pl.when(here).then("at_stack"))
+    return offcpu.with_columns(offcpu[name].scatter(old, found[name]) for name in ("state", "stack_id"))
 
 
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
@@ -151,21 +161,21 @@ def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: I
 def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
     """Threads without a single record: off their CPU all the time if /proc said so, else unseen."""
     states = capture.frame(schema.THREAD_STATES).sort("ts_ns").unique("tid", keep="last", maintain_order=True)
-    state_of = dict(zip(states["tid"].to_list(), states["state"].to_list(), strict=True))
+    known = {tid: (letter, stack) for tid, letter, stack in states.select("tid", "state", "stack_id").iter_rows()}
     lanes = np.setdiff1d(np.arange(len(axis.tids)), seen)
-    letters = [state_of.get(int(axis.tids[lane])) for lane in lanes]
-    running = np.array([letter == "R" for letter in letters], dtype=bool)
-    lanes, letters = lanes[~running], [letter for letter in letters if letter != "R"]
+    found = [known.get(int(axis.tids[lane]), (None, None)) for lane in lanes]
+    asleep = np.array([letter != "R" for letter, _ in found], dtype=bool)
+    lanes, found = lanes[asleep], [one for one in found if one[0] != "R"]
     return pl.DataFrame(
         {
             "lane": lanes.astype(np.int32),
             "off": seen_from[lanes],
             "wake": seen_to[lanes],
             "on": seen_to[lanes],
-            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter in letters], dtype=pl.Int32),
+            "state": pl.Series([LETTERS.get(letter or "", UNKNOWN) for letter, _ in found], dtype=pl.Int32),
             "waker": np.full(len(lanes), UNKNOWN, np.int32),
-            "stack": np.full(len(lanes), UNKNOWN, np.int32),
-            "blind": pl.Series([letter is None for letter in letters], dtype=pl.Boolean),
+            "stack": pl.Series([UNKNOWN if stack is None else stack for _, stack in found], dtype=pl.Int32),
+            "blind": pl.Series([letter is None for letter, _ in found], dtype=pl.Boolean),
         }
     )
 

@@ -149,8 +149,10 @@ class _Waits:
 
 def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64s:
     """For each segment the block request that ended it, `NONE` where it is no uninterruptible wait or none did."""
-    state = np.maximum(timeline.state, 0)
-    blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0))
+    state, axis = np.maximum(timeline.state, 0), timeline.axis
+    # What goes on at the end of the window was not ended by anything yet.
+    over = axis.time(timeline.end) < axis.end_ns
+    blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0) & over)
     matched = np.full(len(timeline.start), NONE, np.int64)
     start, end = timeline.start[blocked], timeline.end[blocked]
     call = calls.covering(start)

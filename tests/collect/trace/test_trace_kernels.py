@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,8 @@ READ = {
     "sys_exit": {0: "pt_regs *", 1: "long int"},
     "block_io_start": {0: REQUEST},
     "block_rq_complete": {0: REQUEST, 2: "unsigned int"},
+    "writeback_dirty_folio": {0: "folio *", 1: "address_space *"},
+    "balance_dirty_pages": {0: "bdi_writeback *"},
 }
 """What the probes take for granted: position and type of each argument they read. Positions that differ between
 kernels have tests of their own."""
@@ -112,13 +115,23 @@ def test_a_missing_field_is_refused(recorded: Path, tmp_path: Path) -> None:
         Probes(follow=True, verbose=False, btf_path=path)
 
 
+def test_the_shape_of_a_pause_is_told_by_its_arguments(recorded: Path) -> None:
+    """Five figures and later the pause, or a struct and earlier the pause: the pause is the one signed number."""
+    found = types_at(recorded).parameters("balance_dirty_pages")
+    assert found is not None
+    with_control = len(found) == kernel.THROTTLE_WITH_CONTROL
+    assert with_control or len(found) == kernel.THROTTLE_WITH_FIGURES
+    assert [6 if with_control else 10] == [place for place, kind in enumerate(found) if kind == "long int"]
+    assert with_control == (found[1] == "dirty_throttle_control *")
+
+
 def test_arguments_lie_where_the_probes_read_them(recorded: Path) -> None:
     """Position by position, as the kernel itself describes its tracepoints."""
     types = types_at(recorded)
     for name, wanted in READ.items():
         parameters = types.parameters(name)
         if parameters is None:
-            assert name == "block_io_start"  # added in 6.3
+            assert name in ("block_io_start", "writeback_dirty_folio")  # added in 6.3; writeback_dirty_page before
             continue
         assert wanted == {place: parameters[place] for place in wanted}
 
@@ -160,6 +173,30 @@ def test_the_queue_before_the_request(recorded: Path, tmp_path: Path) -> None:
     known = kernel.kernel_types(libbpf.open_library(), NAMES, path)
     assert ("request_queue", "request") == known.parameters["block_rq_issue"]
     assert known.issue_has_queue
+
+
+FETCH, ATOMIC_32, ATOMIC_64 = 0x01, 0xC3, 0xDB
+"""BPF_FETCH in the immediate of BPF_ATOMIC stores, include/uapi/linux/bpf.h."""
+
+
+def fetching_atomics(path: Path) -> int:
+    """How many instructions of an object a kernel before 5.12 refuses, counted by the code sections of the file."""
+    raw = path.read_bytes()
+    (offset,) = struct.unpack_from("<Q", raw, 40)
+    size, count = struct.unpack_from("<HH", raw, 58)
+    found = 0
+    for section in range(count):
+        kind, flags, _, at, length = struct.unpack_from("<IQQQQ", raw, offset + section * size + 4)
+        if kind == 1 and flags & 4:  # SHT_PROGBITS with SHF_EXECINSTR
+            code = struct.iter_unpack("<BBhi", raw[at : at + length])
+            found += sum(op in (ATOMIC_32, ATOMIC_64) and bool(number & FETCH) for op, _, _, number in code)
+    return found
+
+
+def test_the_plain_object_has_nothing_newer_than_5_10() -> None:
+    """No atomic operation in it returns a value; those of the other object prove that such would be found."""
+    assert 0 == fetching_atomics(kernel.object_path(kernel.PLAIN_OBJECT_NAME))
+    assert fetching_atomics(kernel.object_path()) > 0
 
 
 @pytest.mark.root

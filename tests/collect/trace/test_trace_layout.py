@@ -28,6 +28,9 @@ STRUCTS = {
     "trace_settings": events.SETTINGS,
     "trace_counters": events.COUNTERS,
     "lane": events.LANE,
+    "thread_sum": events.THREAD_SUM,
+    "call_sum": events.CALL_SUM,
+    "state_event": events.STATE_EVENT,
 }
 BTF_KIND_STRUCT = 4
 

@@ -128,7 +128,7 @@ def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]
     tables = fsynced[0].tables
     assert set(tables) == {
         "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "throttles", "tasks", "files",
-        "stacks",
+        "stacks", "sums",
     }  # fmt: skip
     for name, frame in tables.items():
         assert schema.BY_NAME[name].schema == dict(frame.schema)
@@ -138,12 +138,23 @@ def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]
     assert tables["files"].select(pl.struct("dev", "ino").is_duplicated().any()).item() is False
 
 
+def with_a_wrong_license(path: Path) -> bytes:
+    """An object that opens and does not load: its license is none that the helper functions accept."""
+    return path.read_bytes().replace(b"Dual BSD/GPL", b"Proprietary\0")
+
+
+@pytest.mark.parametrize("first", [kernel.OBJECT_NAME, kernel.PLAIN_OBJECT_NAME], ids=["before 6.2", "before 5.12"])
 def test_the_probes_for_older_kernels_see_the_same(
-    spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """Without typed pointers the other version of the probes is loaded, and sees calls, files and switches as ever."""
-    types = kernel.kernel_types
+    """Without typed pointers, and without fetching atomics, other probes are loaded that see all the same things."""
+    types, path_of = kernel.kernel_types, kernel.object_path
     monkeypatch.setattr(kernel, "kernel_types", lambda *given: replace(types(*given), direct=False))
+    if first == kernel.PLAIN_OBJECT_NAME:
+        broken = tmp_path / "refused.bpf.o"
+        broken.write_bytes(with_a_wrong_license(path_of()))
+        objects = {kernel.OBJECT_NAME: broken, kernel.PLAIN_OBJECT_NAME: path_of(kernel.PLAIN_OBJECT_NAME)}
+        monkeypatch.setattr(kernel, "object_path", lambda name=kernel.OBJECT_NAME: objects[name])
     path = tmp_path / "log"
     child = spawn(FSYNC, str(path))
     with tracer(child.pid) as running:
@@ -476,7 +487,7 @@ def test_a_broken_object_is_an_error(spawn: Spawn, tmp_path: Path, monkeypatch: 
     """Probes that cannot be loaded give one sentence with a way out, and leave nothing."""
     broken = tmp_path / "broken.bpf.o"
     broken.write_bytes(kernel.object_path().read_bytes()[:5000])
-    monkeypatch.setattr(kernel, "object_path", lambda: broken)
+    monkeypatch.setattr(kernel, "object_path", lambda name=kernel.OBJECT_NAME: broken)
     before = open_fds()
     with pytest.raises(TraceError, match=r"cannot trace: .*--no-trace"):
         tracer(os.getpid()).start()

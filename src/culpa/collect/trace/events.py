@@ -106,10 +106,33 @@ THREAD_STATE: Final = np.dtype(
         ("tid", "<u4"), ("slot", "<u4"), ("waited_ns", "<u8"), ("wait_middle_ns", "<u8"), ("tick_ns", "<u8"),
     ]
 )  # fmt: skip
+THREAD_SUM: Final = np.dtype(
+    [
+        ("since_ns", "<u8"), ("off_ns", "<u8"), ("run_delay", "<u8"), ("ns", "<u8", (4,)), ("count", "<u4", (4,)),
+        ("tid", "<u4"), ("pid", "<u4"), ("activity", "<u4"), ("on_cpu", "<u4"),
+    ]
+)  # fmt: skip
+ACTIVITIES: Final = ("running", "runnable", "blocked", "sleeping")
+"""enum activity."""
+CALL_SUM: Final = np.dtype(
+    [
+        ("ino", "<u8"), ("count", "<u8"), ("total_ns", "<u8"), ("longest_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"),
+        ("nr", "<i4"), ("dev", "<u4"), ("mode", "<u4"), ("pad", "<u4"),
+    ]
+)  # fmt: skip
+STATE_FRAMES: Final = 24
+STATE_EVENT: Final = np.dtype(
+    [
+        ("now_ns", "<u8"), ("arrival_ns", "<u8"), ("ino", "<u8"), ("arg", "<u8", (3,)),
+        ("frame", "<u8", (STATE_FRAMES,)), ("tid", "<u4"), ("pid", "<u4"), ("state", "<i4"), ("nr", "<i4"),
+        ("dev", "<u4"), ("mode", "<u4"),
+    ]
+)  # fmt: skip
 WATCH_STATE: Final = np.dtype([("depth", "<u4"), ("excluded", "<u2"), ("grown", "<u2")])
 NR_MAX: Final = 512
 THREADS_MAX: Final = 16384
 DIRT_SLOTS: Final = 512
+CALL_SUMS: Final = 32768
 SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
@@ -119,9 +142,15 @@ SETTINGS: Final = np.dtype(
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
-    [("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (11,)), ("grown", "<u8"), ("refused", "<u8")]
-)
+    [
+        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (11,)), ("grown", "<u8"), ("refused", "<u8"),
+        ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"),
+    ]
+)  # fmt: skip
+PAUSED, SUMMING = 1, 2
+"""enum pause."""
 
+TASK_UNINTERRUPTIBLE, TASK_NOLOAD = 0x2, 0x400
 TASK_EXEC: Final = 2
 TASK_EXIT: Final = 3
 

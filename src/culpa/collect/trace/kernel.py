@@ -25,17 +25,21 @@ OBJECT_NAME: Final = "culpa.bpf.o"
 THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
 """How many arguments a tracepoint may have where the probe tells its shape by that."""
+PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
+"""The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
+ORDERED_STORES: Final = frozenset({"x86_64"})
+"""Machines on which these are safe."""
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _WITHOUT: Final = "or run with --no-trace"
 
 
-def object_path() -> Path:
+def object_path(name: str = OBJECT_NAME) -> Path:
     """The compiled probes inside the installed package.
 
     Raises:
         TraceError: the package was installed without them.
     """
-    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / OBJECT_NAME))
+    path = Path(str(resources.files("culpa.collect.trace") / "bpf" / name))
     if not path.is_file():
         raise TraceError(
             f"cannot trace: the compiled probes are missing at {path}", way_out=f"reinstall culpa, {_WITHOUT}"
@@ -81,6 +85,8 @@ class KernelTypes:
     the kernel does not have are left out."""
     direct: bool
     """The probes that read kernel objects through typed pointers can be loaded."""
+    iterates: bool
+    """Tasks can be gone through by a program (5.8, eaaacd23910f)."""
 
     def readable(self) -> KernelTypes:
         """Without the tracepoints whose arguments are none of the shapes that the probes know."""
@@ -115,9 +121,14 @@ def kernel_types(library: ctypes.CDLL, names: frozenset[str], btf_path: Path = B
     try:
         found = {name: _parameters(library, btf, name) for name in names}
         cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
+        iterator = library.btf__find_by_name_kind(btf, b"bpf_iter_task", libbpf.BTF_KIND_FUNC)
     finally:
         library.btf__free(btf)
-    return KernelTypes(parameters={name: one for name, one in found.items() if one is not None}, direct=cast > 0)
+    return KernelTypes(
+        parameters={name: one for name, one in found.items() if one is not None},
+        direct=cast > 0,
+        iterates=iterator > 0,
+    )
 
 
 def _parameters(library: ctypes.CDLL, btf: int, name: str) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
@@ -32,9 +33,20 @@ MAX_GROWN: Final = 1024
 """Processes the probes may add by themselves."""
 MAX_STACK_FRAMES: Final = 127
 _PREFIX: Final = "raw_tp/"
-_TICK: Final = b"on_tick"
+_TICK, _TICKS = b"on_tick", "perf_event"
+"""The probe that a timer runs, and what its links are kept under."""
 _DIRECT: Final = b"_direct"
 """How the names of those probes end that read kernel objects through typed pointers."""
+_SUM: Final = b"sum_"
+"""How the names of those probes begin that keep sums in place of records."""
+_RECORDS: Final = frozenset(
+    {
+        "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
+        "block_rq_insert", "block_rq_issue", "block_rq_complete", "perf_event",
+    }
+)  # fmt: skip
+"""Tracepoints whose probes write records; the others keep the watched set."""
+_ITERATOR: Final = b"on_state"
 _COUNTERS: Final = ".bss.counters"
 _UNSEEN: Final = {
     "sched_switch": "waits of threads",
@@ -73,7 +85,7 @@ class Probes:
         self.lanes: dict[int, Lanes] = {}
         self.blind_spots: list[BlindSpot] = []
         self._object: int | None = None
-        self._links: list[int] = []
+        self._links: list[tuple[str, int]] = []
         self._stats_fd = -1
         self._lost = 0
         self._cpus = 1
@@ -90,30 +102,59 @@ class Probes:
             raise
 
     def _load_best(self, follow: bool) -> None:
-        """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them."""
-        self._open()
-        names = frozenset(name for _, name in self._programs())
-        types = kernel.kernel_types(self._library, names, self._btf_path).readable()
-        if types.direct:
-            try:
-                self._load(types, follow, direct=True)
-            except TraceError:
-                self._free()
-                self._open()
-            else:
-                return
-        self._load(types, follow, direct=False)
+        """Prefer the probes that read kernel objects directly; a kernel may know how, and yet not let them.
 
-    def _open(self) -> None:
-        path = os.fsencode(kernel.object_path())
+        The same is true of the program that goes through the tasks: whoever has it loses it before anything else.
+        """
+        self._open(kernel.OBJECT_NAME)
+        names = frozenset(name for _, name in self._programs())
+        known = kernel.kernel_types(self._library, names, self._btf_path).readable()
+        ways = [
+            replace(known, direct=direct, iterates=iterates)
+            for iterates in sorted({known.iterates, False}, reverse=True)
+            for direct in sorted({known.direct, False}, reverse=True)
+        ]
+        if any(self._loads(types, follow) for types in ways[:-1]):
+            return
+        if platform.machine() not in kernel.ORDERED_STORES:
+            self._load(ways[-1], follow)
+        elif not self._loads(ways[-1], follow):
+            self._open(kernel.PLAIN_OBJECT_NAME)
+            self._load(ways[-1], follow)
+            self._hand_out_slots()
+
+    def _loads(self, types: kernel.KernelTypes, follow: bool) -> bool:
+        """Whether the object could be loaded; where it could not, it is opened anew."""
+        try:
+            self._load(types, follow)
+        except TraceError:
+            self._open(kernel.OBJECT_NAME)
+            return False
+        return True
+
+    def _hand_out_slots(self) -> None:
+        """Lay every place of a thread on the stack of free ones: these probes cannot count them out by themselves."""
+        stack = self._fd("free_slots")
+        for slot in reversed(range(events.THREADS_MAX)):
+            number = ctypes.c_uint32(slot)
+            pushed = self._library.bpf_map_update_elem(stack, None, ctypes.byref(number), 0)
+            libbpf.checked(pushed, "laying out the threads' places")
+        values = self.counters()
+        values["slots"] = events.THREADS_MAX
+        self.put(_COUNTERS, 0, values, replace=True)
+
+    def _open(self, name: str) -> None:
+        self._free()
+        path = os.fsencode(kernel.object_path(name))
         options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
         if self._btf_path != kernel.BTF_PATH:
             options.btf_path = os.fsencode(self._btf_path)
         opened = self._library.bpf_object__open_file(path, ctypes.byref(options))
         self._object = libbpf.checked(opened, "opening the probes", self._log)
 
-    def _load(self, types: kernel.KernelTypes, follow: bool, *, direct: bool) -> None:
-        self._choose(types, direct=direct)
+    def _load(self, types: kernel.KernelTypes, follow: bool) -> None:
+        self._choose(types, direct=types.direct)
+        self._choose_iterator(exists=types.iterates)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
         self._cpus = cpus
         self._set_constants(types, follow, cpus)
@@ -160,9 +201,10 @@ class Probes:
 
     def _choose(self, types: kernel.KernelTypes, *, direct: bool) -> None:
         """Of the two versions of a probe load one, and none for a tracepoint that does not exist."""
-        twofold = {name for program, name in self._programs() if self._is_direct(program)}
+        twofold = {self._name(program) for program, _ in self._programs() if self._is_direct(program)}
         for program, name in self._programs():
-            fits = name not in twofold or self._is_direct(program) == direct
+            alone = not {self._name(program), self._name(program) + _DIRECT} & twofold
+            fits = alone or self._is_direct(program) == direct
             self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
         tick = self._library.bpf_object__find_program_by_name(self._object, _TICK)
         self._library.bpf_program__set_autoload(tick, bool(self._stack_period_ns))
@@ -170,8 +212,26 @@ class Probes:
             if _FORMER_NAMES.get(name) not in types.parameters:
                 self._unseen(name, "this kernel has no such tracepoint that can be read")
 
+    def _choose_iterator(self, *, exists: bool) -> None:
+        iterator = self._library.bpf_object__find_program_by_name(self._object, _ITERATOR)
+        self._library.bpf_program__set_autoload(iterator, exists)
+        if not exists:
+            self.blind_spots.append(
+                BlindSpot(
+                    what="since when threads have been waiting that wait all the time",
+                    why="this kernel lets no program go through its tasks",
+                    way_out="a newer kernel",
+                )
+            )
+
+    def _name(self, program: int) -> bytes:
+        return bytes(self._library.bpf_program__name(program))
+
     def _is_direct(self, program: int) -> bool:
-        return bool(self._library.bpf_program__name(program).endswith(_DIRECT))
+        return self._name(program).endswith(_DIRECT)
+
+    def _is_sum(self, program: int) -> bool:
+        return self._name(program).startswith(_SUM)
 
     def _unseen(self, name: str, why: str) -> None:
         if name in _UNSEEN:
@@ -209,26 +269,26 @@ class Probes:
         return np.ndarray(shape=(1,), dtype=dtype, buffer=memoryview(memory).cast("B"))
 
     def attach(self) -> None:
-        """Let the probes run, and have the kernel measure their run time.
+        """Let the probes that write records run.
 
         Raises:
             TraceError: not one could be attached.
         """
-        with suppress(TraceError):
-            self._stats_fd = libbpf.checked(
-                self._library.bpf_enable_stats(libbpf.STATS_RUN_TIME), "measuring the probes"
-            )
         for program, name in self._programs():
-            if self._library.bpf_program__fd(program) < 0:
-                continue
-            link = self._library.bpf_program__attach(program)
-            if link:
-                self._links.append(link)
-            else:
-                self._unseen(name, f"attaching failed ({os.strerror(ctypes.get_errno())})")
+            if not self._is_sum(program):
+                self._attach(program, name)
         self._attach_ticks()
         if not self._links:
             raise TraceError("cannot trace: the kernel lets no probe be attached", way_out="run with --no-trace")
+
+    def _attach(self, program: int, name: str) -> None:
+        if self._library.bpf_program__fd(program) < 0:
+            return
+        link = self._library.bpf_program__attach(program)
+        if link:
+            self._links.append((name, link))
+        else:
+            self._unseen(name, f"attaching failed ({os.strerror(ctypes.get_errno())})")
 
     def _attach_ticks(self) -> None:
         """Let timers run the probe that takes the user stacks of computing threads."""
@@ -238,7 +298,7 @@ class Probes:
         for tick in open_ticks(libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")):
             link = self._library.bpf_program__attach_perf_event(program, tick)
             if link:
-                self._links.append(link)  # which closes the timer when it is destroyed
+                self._links.append((_TICKS, link))  # which closes the timer when it is destroyed
                 attached = True
             else:
                 os.close(tick)
@@ -251,6 +311,34 @@ class Probes:
                 )
             )
 
+    def end_records(self) -> None:
+        """No record from now on; who is watched goes on being known."""
+        self._pause(events.SUMMING)
+        kept = [(name, link) for name, link in self._links if name not in _RECORDS]
+        for name, link in self._links:
+            if name in _RECORDS:
+                self._library.bpf_link__destroy(link)
+        self._links = kept
+
+    def begin_sums(self, from_ns: int, seeds: npt.NDArray[np.void]) -> None:
+        """Keep sums from `from_ns` on, after `end_records`; `seeds` are `events.THREAD_SUM` by slot."""
+        with mmap.mmap(self._fd("thread_sums"), _pages(seeds.nbytes), mmap.MAP_SHARED) as memory:
+            memory[: seeds.nbytes] = seeds.tobytes()
+        values = self.counters()
+        values["sums_from_ns"] = from_ns
+        self.put(_COUNTERS, 0, values, replace=True)
+        for program, name in self._programs():
+            if self._is_sum(program):
+                self._attach(program, name)
+
+    def start_measuring(self) -> None:
+        """Have the kernel measure the probes' run time, if it will."""
+        if self._stats_fd < 0:
+            with suppress(TraceError):
+                self._stats_fd = libbpf.checked(
+                    self._library.bpf_enable_stats(libbpf.STATS_RUN_TIME), "measuring the probes"
+                )
+
     def stop_measuring(self) -> None:
         """Let the kernel's clock reads around each probe go: they cost a third of the whole."""
         if self._stats_fd >= 0:
@@ -260,7 +348,7 @@ class Probes:
     def detach(self) -> None:
         """Stop the probes; their maps stay readable."""
         while self._links:
-            self._library.bpf_link__destroy(self._links.pop())
+            self._library.bpf_link__destroy(self._links.pop()[1])
 
     def counters(self) -> npt.NDArray[np.void]:
         """`events.COUNTERS`, one record: a copy of what the probes have counted so far."""
@@ -280,8 +368,11 @@ class Probes:
 
     def pause(self) -> None:
         """Let the probes return at once from now on; the counters are as good as final then."""
+        self._pause(events.PAUSED)
+
+    def _pause(self, how: int) -> None:
         values = self.counters()
-        values["paused"] = 1
+        values["paused"] = how
         self.put(_COUNTERS, 0, values, replace=True)
 
     def probe_cpu_ns(self) -> int:
@@ -289,13 +380,13 @@ class Probes:
         return sum(info.run_time_ns for info in self.program_infos().values())
 
     def program_infos(self) -> dict[str, libbpf.ProgramInfo]:
-        """Run time and run count of each loaded probe, by tracepoint; `perf_event` is the timer's."""
+        """Run time and run count of each loaded probe, by its name."""
         infos = {}
-        for program, section in self._sections():
+        for program, _ in self._sections():
             info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
             fd = self._library.bpf_program__fd(program)
             if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                infos[section.removeprefix(_PREFIX)] = info
+                infos[self._name(program).decode()] = info
         return infos
 
     def loaded(self) -> list[bytes]:
@@ -340,12 +431,43 @@ class Probes:
         sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
         return sums
 
+    def thread_sums(self) -> npt.NDArray[np.void]:
+        """`events.THREAD_SUM` of every thread that has any, those that ended included."""
+        sums = self._array("thread_sums", events.THREAD_SUM, events.THREADS_MAX)
+        used: npt.NDArray[np.void] = sums[sums["tid"] != 0]
+        return used
+
+    def call_sums(self) -> npt.NDArray[np.void]:
+        """`events.CALL_SUM`, one for each thread, call and file."""
+        sums = self._array("call_sums", events.CALL_SUM, events.CALL_SUMS)
+        used: npt.NDArray[np.void] = sums[sums["tid"] != 0]
+        return used
+
     def _array(self, name: str, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
-        """A copy of an array that is shared with the probes."""
+        """A copy of a mapped array."""
         size = count * dtype.itemsize
-        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        with mmap.mmap(self._fd(name), length, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            return np.frombuffer(memory[:size], dtype=dtype)
+        with mmap.mmap(self._fd(name), _pages(size), mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            copy: npt.NDArray[np.void] = np.frombuffer(memory[:size], dtype=dtype)
+        return copy
+
+    def states(self) -> npt.NDArray[np.void]:
+        """`events.STATE_EVENT` of every thread of the watched processes and of the caller; empty on older kernels.
+
+        Raises:
+            TraceError: the kernel refuses to go through its tasks.
+        """
+        program = self._library.bpf_object__find_program_by_name(self._object, _ITERATOR)
+        if self._library.bpf_program__fd(program) < 0:
+            return np.zeros(0, dtype=events.STATE_EVENT)
+        link = libbpf.checked(self._library.bpf_program__attach_iter(program, None), "going through the tasks")
+        try:
+            fd = libbpf.checked(self._library.bpf_iter_create(self._library.bpf_link__fd(link)), "reading the tasks")
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                content = b"".join(iter(lambda: file.read(1 << 18), b""))
+        finally:
+            self._library.bpf_link__destroy(link)
+        whole = len(content) // events.STATE_EVENT.itemsize * events.STATE_EVENT.itemsize
+        return np.frombuffer(content[:whole], dtype=events.STATE_EVENT)
 
     def stack(self, stack_id: int) -> list[int]:
         """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""
@@ -383,3 +505,7 @@ class Probes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

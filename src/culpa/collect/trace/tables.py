@@ -121,6 +121,13 @@ def without_payload(records: Records) -> Records:
     return rows[:, :CALL_BYTES].copy().view(CALL).reshape(-1)
 
 
+def file_types(modes: npt.NDArray[np.integer], devs: npt.NDArray[np.integer], anonymous_dev: int) -> pl.Series:
+    """`file_type` of inodes by their modes and devices; `anonymous_dev` as in `syscalls`."""
+    kinds = np.where(devs == anonymous_dev, 0, modes // 4096)
+    kind = pl.Series("file_type", kinds, dtype=pl.UInt8)
+    return kind.replace_strict(_FILE_TYPES, default="anon", return_dtype=schema.FILE_TYPE)
+
+
 def blocks(records: Records) -> pl.DataFrame:
     """`schema.BLOCKS` from BLOCK_EVENT records."""
     operation = pl.col("flags") % 256
@@ -173,7 +180,7 @@ def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFram
     frame = pl.LazyFrame(columns).with_columns(
         pause_ns=pl.col("pause_ticks") * tick_ns,
         disk=_known("disk"),
-        **{name: pl.col(field) * page_bytes for name, field in pages.items()},
+        **{name: pl.when(pl.col("limit") != 0).then(pl.col(field) * page_bytes) for name, field in pages.items()},
     )
     return _declared(frame, schema.THROTTLES)
 

@@ -6,13 +6,10 @@ together. The probes wake nobody: the rings hold about a second of the densest t
 
 from __future__ import annotations
 
-import mmap
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -21,48 +18,42 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
-from culpa.collect.trace import calls, events, kernel, libbpf, tables
-from culpa.collect.trace.identity import PROC, Identities, identity
-from culpa.collect.trace.messages import UNSETTLED, settle
+from culpa.collect.trace import events, kernel, libbpf, states, sums
+from culpa.collect.trace.budget import Budget, ProbeCost
+from culpa.collect.trace.identity import Identities
+from culpa.collect.trace.messages import settle
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
+from culpa.collect.trace.rows import TABLES, Rows, open_calls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
-from culpa.units import format_count
+from culpa.units import format_count, format_ns
 
 DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
 BUSY_FILL: Final = 0.1
 """Above this part of a ring in use the next round comes sooner."""
-CONVERT_ROWS: Final = 50_000
-"""Records are turned into columns in such portions while the trace runs, so that little is left for its end."""
-MEASURED_EVENTS: Final = 20_000
-"""Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
-MEASURED_SECONDS: Final = 1.0
-_CLOCK_MONOTONIC_COARSE: Final = 6
+SUMS_DRAIN_SECONDS: Final = 0.1
+"""Without records only new threads, files and sockets are to be drained."""
+REST_SECONDS: Final = 0.0002
+"""Whoever has just slept has just come onto a CPU, see `states`."""
+STATE_STACKS: Final = 1 << 20
+"""Numbers of stacks from here on are of threads gone through, below of those that were switched out."""
 STACK_PERIOD_NS: Final = 50_000_000
 """So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
 MAX_LISTED: Final = 5
-_TABLES: Final = {
-    events.OFFCPU: "offcpu",
-    events.SYSCALLS: "syscalls",
-    events.MESSAGES: "messages",
-    events.BLOCKS: "blocks",
-    events.PARTS: "block_parts",
-    events.DIRTIED: "dirtied",
-    events.THROTTLES: "throttles",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceResult:
     """What was seen: capture tables by name, how many events, how many the probes could not hand over.
 
-    `probe_cpu_ns` is measured for the first events or the first second, whichever ends first, and extrapolated.
+    `probe_cpu_ns` is measured on a sample and extrapolated, see `budget`. `detail_end_ns` and `sums_from_ns` as in
+    `manifest.Evidence`.
     """
 
     tables: Mapping[str, pl.DataFrame]
@@ -70,6 +61,8 @@ class TraceResult:
     lost_events: int
     probe_cpu_ns: int
     blind_spots: tuple[BlindSpot, ...]
+    detail_end_ns: int | None = None
+    sums_from_ns: int | None = None
 
 
 def usable() -> TraceError | None:
@@ -94,6 +87,7 @@ class Tracer:
         follow: bool = True,
         take_stacks: Callable[[Records], None] | None = None,
         max_events: int = 3_000_000,
+        budget_percent: float | None = None,
         verbose: bool = False,
     ) -> None:
         """Prepare only.
@@ -104,6 +98,7 @@ class Tracer:
             follow: also watch whoever wakes a watched thread.
             take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
             max_events: recording stops there, with a blind spot.
+            budget_percent: of one core; above it records end and sums begin. None: no limit.
             verbose: libbpf's words go to stderr.
         """
         self._pids = frozenset(pids)
@@ -116,21 +111,20 @@ class Tracer:
         self._probes: Probes | None = None
         self._identities = Identities()
         self._paths = HostPaths()
-        self._raw: dict[int, list[Records]] = {ring: [] for ring in _TABLES}
-        self._frames: dict[int, list[pl.DataFrame]] = {ring: [] for ring in _TABLES}
+        self._rows = Rows()
         self._events = 0
         self._stacks: dict[int, list[str]] = {}
-        self._stack_taken = False
-        self._paused = False
-        self._sampled: int | None = None
-        self._sampled_seconds = 0.0
-        self._measure_until = 0.0
+        self._state_stacks: dict[tuple[int, ...], int] = {}
         self._symbols: KernelSymbols | None = None
-        self._anonymous_dev = _anonymous_dev()
-        self._senders = calls.sending_numbers(os.uname().machine)
-        self._drained_calls: list[Records] = []
+        self._paused = False
+        self._budget = None if budget_percent is None else Budget(budget_percent)
+        self._costs: list[ProbeCost] = []
+        self._spent_ns = 0.0
+        self._detail_end_ns: int | None = None
+        self._sums_from_ns: int | None = None
+        self._sums = schema.SUMS.empty()
         self._takers: Mapping[int, Callable[[Records], None]] = {
-            events.SYSCALLS: lambda found: self._drained_calls.append(found.copy()),
+            **{ring: self._rows.taker(ring) for ring in TABLES},
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
@@ -150,8 +144,8 @@ class Tracer:
             for pid in self._excluded:
                 self._put_watch(pid, excluded=True)
             self.watch(self._pids)
+            self._costs.append(ProbeCost(self._probes, now_ns=time.monotonic_ns(), events=0))
             self._probes.attach()
-            self._measure_until = time.monotonic() + MEASURED_SECONDS
             self._thread = threading.Thread(target=self._drain_until_end, name="culpa-drain", daemon=True)
             self._thread.start()
         except BaseException:
@@ -188,10 +182,33 @@ class Tracer:
             info = self._loaded().program_infos().get(tracepoint)
         return info.run_time_ns / info.run_count if info and info.run_count else 0.0
 
+    def probe_cpu_ns(self) -> int:
+        """Run time of the probes so far, extrapolated, see `budget`."""
+        return round(self._spent_ns + self._costs[-1].total_ns(time.monotonic_ns(), self._events))
+
+    def detail_ended(self) -> bool:
+        """Whether only sums are kept by now."""
+        return self._sums_from_ns is not None
+
+    def thread_states(self) -> pl.DataFrame:
+        """What the kernel's list of tasks says of the watched threads now, `states.SCHEMA`; empty where it cannot."""
+        with self._lock:
+            probes = self._loaded()
+            time.sleep(REST_SECONDS)
+            try:
+                found = probes.states()
+            except TraceError:
+                found = np.zeros(0, dtype=events.STATE_EVENT)
+            return states.table(found, threading.get_native_id(), self._number_stack, self._rows.anonymous_dev)
+
+    def _number_stack(self, addresses: tuple[int, ...]) -> int:
+        return self._state_stacks.setdefault(addresses, STATE_STACKS + len(self._state_stacks))
+
     def snapshot(self) -> TraceResult:
         """The rows so far, waits and calls that are still open included; tracing goes on."""
         with self._lock:
             self._drain()
+            self._sum_up()
             return self._result(last=False)
 
     def stop(self) -> TraceResult:
@@ -199,6 +216,7 @@ class Tracer:
         try:
             self._end_thread()
             with self._lock:
+                self._sum_up()
                 self._loaded().detach()
                 self._drain()
                 self._loaded().unmap()  # the rings are as large as the tables that are now put together
@@ -241,96 +259,105 @@ class Tracer:
                     return
                 fullest = self._probes.fill()
                 self._drain()
-                self._convert_one()
-                self._measure_enough(self._probes)
-            if self._stack_taken and self._symbols is None:
+                self._rows.convert_one()
+                self._watch_cost(self._probes)
+                if self._symbols is not None:
+                    self._name_stacks()
+            if self._rows.stack_ids and self._symbols is None:
                 self._symbols = KernelSymbols()  # a tenth of a second, and here nobody waits for it
+                if self._budget is not None:
+                    self._budget.forget()
             wait = BUSY_DRAIN_SECONDS if fullest > BUSY_FILL else DRAIN_SECONDS
+            if self.detail_ended():
+                wait = SUMS_DRAIN_SECONDS
 
-    def _drain(self) -> None:
-        """Empty every ring once; above the limit of events the probes are told to pause."""
+    def _drain(self) -> int:
+        """Empty every ring once; above the limit of events the probes are told to pause. Returns the events so far."""
         probes = self._loaded()
         for number, lanes in probes.lanes.items():
-            self._events += lanes.drain(self._takers.get(number) or partial(self._keep, number))
+            self._events += lanes.drain(self._takers[number])
         for number, ring in probes.rings.items():
-            drained = ring.drain(self._takers.get(number) or partial(self._keep, number))
+            drained = ring.drain(self._takers[number])
             self._events += drained if events.RINGS[number].counted else 0
-        self._part_messages()
-        if self._events >= self._max_events and not self._paused:
+        self._events += self._rows.part_messages()
+        if self._events >= self._max_events and not self._paused and not self.detail_ended():
             self._paused = True
             probes.pause()
+        return self._events
 
-    def _keep(self, ring: int, found: Records) -> None:
-        """Copy records out of a ring; the kernel wants its memory back before anything slow is done."""
-        if ring == events.OFFCPU and not self._stack_taken:
-            self._stack_taken = bool((found["stack_id"] >= 0).any())
-        self._raw[ring].append(found.copy())
+    def _watch_cost(self, probes: Probes) -> None:
+        """Measure the probes, and end the records if these cost more than the budget."""
+        now_ns, cost = time.monotonic_ns(), self._costs[-1]
+        cost.sample(now_ns, self._events, self._drain)
+        if self._budget is None or self._paused or self.detail_ended():
+            return
+        thread_ns = time.thread_time_ns()
+        if self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
+            self._end_detail(probes)
 
     def _keep_dirtied(self, found: Records) -> None:
         """Who dirtied pages may be no watched process, and gone when its name is looked for."""
         self._identities.take_writers(found)
-        self._keep(events.DIRTIED, found)
+        self._rows.taker(events.DIRTIED)(found)
 
-    def _part_messages(self) -> None:
-        """Parse what was just drained at once: the bytes may be secrets."""
-        self._convert(events.MESSAGES)
-        drained, self._drained_calls = self._drained_calls, []
-        for records in drained:
-            self._raw[events.SYSCALLS].append(tables.without_payload(records))
-            short = tables.short_messages(records, self._senders)
-            if len(short):
-                self._frames[events.MESSAGES].append(short)
-                self._events += len(short)
+    def _end_detail(self, probes: Probes) -> None:
+        """Go over to sums. What is open now is kept as at the end of a window, so the records are whole up to now."""
+        self._spent_ns = self._costs[-1].total_ns(time.monotonic_ns(), self._events)
+        self._detail_end_ns = time.monotonic_ns()
+        probes.end_records()
+        self._drain()
+        threads = probes.threads()
+        self._rows.add(self._still_open())
+        self._name_stacks()
+        from_ns = time.monotonic_ns()
+        probes.begin_sums(from_ns, sums.seeds(threads, from_ns))
+        self._costs.append(ProbeCost(probes, now_ns=from_ns, events=self._events))
+        self._sums_from_ns = from_ns
 
-    def _convert(self, ring: int, at_least: int = 1) -> None:
-        """Turn what was copied into columns, once there are `at_least` so many records."""
-        if sum(map(len, self._raw[ring])) >= at_least:
-            parts, self._raw[ring] = self._raw[ring], []
-            self._frames[ring].append(self._frame(ring, np.concatenate(parts) if len(parts) > 1 else parts[0]))
+    def _sum_up(self) -> None:
+        """The sums as of now, if there are any."""
+        if self._sums_from_ns is None:
+            return
+        probes = self._loaded()
+        threads, calls, running = probes.thread_sums(), probes.call_sums(), open_calls(probes.threads())
+        self._sums = sums.table(
+            threads,
+            calls,
+            running,
+            from_ns=self._sums_from_ns,
+            end_ns=time.monotonic_ns(),
+            anonymous_dev=self._rows.anonymous_dev,
+        )
 
-    def _frame(self, ring: int, records: Records) -> pl.DataFrame:
-        if ring == events.SYSCALLS:
-            return tables.syscalls(records, self._anonymous_dev)
-        if ring == events.MESSAGES:
-            return tables.messages(records)
-        if ring == events.BLOCKS:
-            return tables.blocks(records)
-        if ring == events.PARTS:
-            return tables.block_parts(records)
-        if ring == events.DIRTIED:
-            return tables.dirtied(records)
-        if ring == events.THROTTLES:
-            return tables.throttles(records, page_bytes=mmap.PAGESIZE, tick_ns=_tick_ns())
-        self._name_stacks(records["stack_id"])
-        return tables.offcpu(records, wakes_seen=True)
+    def _still_open(self) -> Mapping[int, pl.DataFrame]:
+        """By ring, the rows of what is open at this moment."""
+        probes = self._loaded()
+        dirt = probes.dirt()
+        self._identities.take_writers(dirt)
+        _, requests = probes.table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
+        return self._rows.still_open(probes.threads(), requests, dirt)
 
-    def _measure_enough(self, probes: Probes) -> None:
-        """End the measuring of the probes' run time once it has a sample; the rest is extrapolated by events."""
-        enough = self._events >= MEASURED_EVENTS or time.monotonic() >= self._measure_until
-        if self._sampled is None and enough:
-            probes.stop_measuring()
-            self._drain()  # what was measured but not yet read
-            self._sampled = self._events
-            self._sampled_seconds = time.monotonic() - (self._measure_until - MEASURED_SECONDS)
-
-    def _convert_one(self) -> None:
-        """Convert the fullest table if it is worth it; one a round, as the rings fill up meanwhile."""
-        fullest = max(_TABLES, key=lambda ring: sum(map(len, self._raw[ring])))
-        self._convert(fullest, CONVERT_ROWS)
-
-    def _name_stacks(self, stack_ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
-        for stack_id in set(np.unique(stack_ids[stack_ids >= 0]).tolist()) - self._stacks.keys():
-            if self._symbols is None:
-                self._symbols = KernelSymbols()
-            self._stacks[stack_id] = without_tracing(self._symbols.names(self._loaded().stack(stack_id)))
+    def _name_stacks(self) -> None:
+        """Read the stacks that the rows mention and give their functions names."""
+        if len(self._rows.stack_ids) + len(self._state_stacks) == len(self._stacks):
+            return
+        probes = self._loaded()
+        unnamed = {stack_id: probes.stack(stack_id) for stack_id in self._rows.stack_ids - self._stacks.keys()}
+        unnamed |= {number: list(stack) for stack, number in self._state_stacks.items() if number not in self._stacks}
+        if unnamed and self._symbols is None:
+            self._symbols = KernelSymbols()
+        for stack_id, addresses in unnamed.items():
+            assert self._symbols is not None
+            self._stacks[stack_id] = without_tracing(self._symbols.names(addresses))
 
     def _result(self, *, last: bool) -> TraceResult:
         """All rows so far; what they were made of is given up if these are the `last`."""
         probes = self._loaded()
-        threads = probes.threads()
-        found = {name: self._table(ring, name, threads) for ring, name in _TABLES.items()}
+        rest = {} if self.detail_ended() else self._still_open()
+        found = {name: self._rows.table(ring, rest) for ring, name in TABLES.items()}
+        self._name_stacks()
         if last:
-            self._frames = {ring: [] for ring in _TABLES}
+            self._rows.clear()
         found["messages"] = settle(found["messages"])
         self._identities.meet(_mentioned(found))
         found["tasks"] = self._identities.task_table()
@@ -342,57 +369,17 @@ class Tracer:
                 "frames": pl.Series("frames", list(self._stacks.values()), pl.List(pl.String)),
             }
         )
+        found["sums"] = self._sums
         lost = probes.lost()
         return TraceResult(
             tables=found,
-            events=sum(len(found[name]) for name in _TABLES.values()),
+            events=sum(len(found[name]) for name in TABLES.values()),
             lost_events=lost,
-            probe_cpu_ns=round(probes.probe_cpu_ns() * self._growth()),
+            probe_cpu_ns=self.probe_cpu_ns(),
             blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
+            detail_end_ns=self._detail_end_ns,
+            sums_from_ns=self._sums_from_ns,
         )
-
-    def _growth(self) -> float:
-        """How much longer the probes ran than while they were measured: by events where there were enough of them.
-
-        Where there were few, most of the time went to other processes' calls, which the probes only turn away: that
-        grows with the window and not with the events.
-        """
-        if self._sampled is None:
-            return 1.0
-        if self._sampled >= MEASURED_EVENTS:
-            return self._events / self._sampled
-        watched = time.monotonic() - (self._measure_until - MEASURED_SECONDS)
-        return max(1.0, watched / max(self._sampled_seconds, 1e-3))
-
-    def _table(self, ring: int, name: str, threads: Records) -> pl.DataFrame:
-        """The rows of one table so far, and those of waits, calls and requests that are still open."""
-        self._convert(ring)
-        frames = [*self._frames[ring]]
-        if ring == events.OFFCPU:
-            frames.append(self._frame(ring, tables.open_stretches(threads, events.OFFCPU_EVENT)))
-        elif ring == events.SYSCALLS:
-            frames.append(self._frame(ring, self._open_calls(threads)))
-        elif ring == events.BLOCKS:
-            _, requests = self._loaded().table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
-            frames.append(self._frame(ring, requests[requests["issue_ns"] != 0]))
-        elif ring == events.DIRTIED:
-            sums = self._loaded().dirt()
-            self._identities.take_writers(sums)
-            frames.append(self._frame(ring, sums))
-        nothing = pl.DataFrame(schema=UNSETTLED) if ring == events.MESSAGES else schema.BY_NAME[name].empty()
-        return pl.concat([nothing, *frames])
-
-    def _open_calls(self, threads: Records) -> Records:
-        """Calls still open, each fd resolved through /proc while it is open."""
-        records = tables.open_calls(threads, events.CALL)
-        with_fd = np.isin(records["nr"], calls.fd_numbers(os.uname().machine)) & (records["dev"] == 0)
-        for at in np.flatnonzero(with_fd).tolist():
-            link = PROC / str(records["pid"][at]) / "fd" / str(int(records["arg"][at][0]) & 0xFFFFFFFF)
-            try:
-                records["dev"][at], records["ino"][at], records["mode"][at] = identity(link)
-            except OSError:
-                continue
-        return records
 
     def _shortfalls(self, lost: int) -> list[BlindSpot]:
         counters = self._loaded().counters()[0]
@@ -411,6 +398,31 @@ class Tracer:
                     what="the end of the window",
                     why=f"recording stopped at {format_count(self._max_events)} events",
                     way_out="watch for a shorter time with --for",
+                )
+            )
+        if self._detail_end_ns is not None:
+            recorded = format_ns(self._detail_end_ns - self._costs[0].start_ns)
+            spots.append(
+                BlindSpot(
+                    what=f"single events after the first {recorded}",
+                    why="recording them cost more than the budget; from then on they were only summed up",
+                    way_out="raise --budget, or watch fewer processes",
+                )
+            )
+        if counters["unsummed"]:
+            spots.append(
+                BlindSpot(
+                    what=f"{format_count(int(counters['unsummed']))} calls in the sums",
+                    why="more threads and files were in use than sums can be kept of",
+                    way_out="watch fewer processes",
+                )
+            )
+        if counters["narrow"]:
+            spots.append(
+                BlindSpot(
+                    what=f"what {format_count(int(counters['narrow']))} system calls of 32-bit programs were",
+                    why="these have numbers and arguments of their own, which culpa does not read",
+                    way_out="watch a 64-bit build of the program",
                 )
             )
         if self._identities.reused:
@@ -438,17 +450,3 @@ def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
     columns = [found["offcpu"][name] for name in ("tid", "waker_tid", "prev_tid")]
     columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles")]
     return pl.concat([column.rename("tid").unique().drop_nulls() for column in columns]).unique().to_list()
-
-
-def _anonymous_dev() -> int:
-    """The device of the one inode that epoll, eventfd and timerfd descriptors share."""
-    fd = os.eventfd(0)
-    try:
-        return identity(PROC / "self/fd" / str(fd))[0]
-    finally:
-        os.close(fd)
-
-
-def _tick_ns() -> int:
-    """Length of the kernel's jiffy: the coarse clock moves by one at a time."""
-    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)

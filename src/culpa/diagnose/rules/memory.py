@@ -28,8 +28,8 @@ NAMED_WRITERS = 3
     title="Writers are made to wait until dirty pages are written back",
     needs=(),
     fixes=("dirty-write-less", "dirty-limits"),
-    fires=(),
-    silent=(Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    fires=(Lab("dirty-throttle"),),
+    silent=(Lab("dirty-throttle-healthy"), Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
 )
 def dirty_throttle(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits inside write calls in which the kernel makes writers pause
@@ -76,7 +76,7 @@ def _finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
 
 def _limits(picture: Picture, device: str) -> Iterator[Evidence]:
     """Which limit held: the device's share, or the host's (a pause begins half way between its two thresholds)."""
-    rows = _pauses(picture, device)
+    rows = _pauses(picture, device).drop_nulls(["dirty", "threshold", "background", "disk_dirty", "disk_threshold"])
     if rows.is_empty():
         return
     middle = rows.sort("disk_dirty", "ts_ns").row(len(rows) // 2, named=True)

@@ -26,8 +26,14 @@ SLOW_NS = 500_000
     title="The device works on another process's data meanwhile",
     needs=(BLOCKS, DIRTIED),
     fixes=("neighbour-io-limit",),
-    fires=(),
-    silent=(Lab("redis-slow"), Lab("redis-slow-healthy"), Lab("fsync-loop"), Lab("cpu-busy")),
+    fires=(Lab("dirty-throttle"),),
+    silent=(
+        Lab("dirty-throttle-healthy"),
+        Lab("redis-slow"),
+        Lab("redis-slow-healthy"),
+        Lab("fsync-loop"),
+        Lab("cpu-busy"),
+    ),
 )
 def neighbour(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, which at those moments works on requests of a process that

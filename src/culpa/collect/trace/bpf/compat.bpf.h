@@ -38,8 +38,35 @@ static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
 static long (*read_kernel_str)(void *to, u32 bytes, const void *from) = (void *)115;
 static void *(*current_task_btf)(void) = (void *)158;
 static void *(*task_registers)(void *task) = (void *)175;
+static long (*seq_write)(void *seq, const void *data, u32 bytes) = (void *)127;
+static long (*task_stack)(void *task, void *to, u32 bytes, u64 flags) = (void *)141;
 static void *(*ring_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+
+/*
+ * Atomic operations that return what was there came in 5.12 (5ca419f2864a, "bpf: Add BPF_FETCH field / create
+ * atomic_fetch_add instruction"). An older kernel refuses a program in which such an instruction stands, reached or not,
+ * so the probes are compiled twice. Without them only one CPU at a time may change a value that is fetched, and stores
+ * must be seen in their order, as they are on x86.
+ */
+#define COUNT(place, amount) \
+	asm volatile("lock *(u64 *)(%0 + 0) += %1" : : "r"(place), "r"((u64)(amount)) : "memory")
+#ifdef WITHOUT_FETCH
+#define FETCH_INCREMENT(place)               \
+	({                                   \
+		typeof(*(place)) was_ = *(place); \
+		*(place) = was_ + 1;         \
+		was_;                        \
+	})
+#define STORE_LAST(place, value)                 \
+	({                                       \
+		asm volatile("" : : : "memory"); \
+		*(volatile typeof(value) *)(place) = (value); \
+	})
+#else
+#define FETCH_INCREMENT(place) __sync_fetch_and_add(place, 1)
+#define STORE_LAST(place, value) __sync_lock_test_and_set(place, value) /* a full barrier */
+#endif
 
 /* A field of a kernel object, zero where it cannot be read. */
 #define LOAD(object, field)                                                 \
@@ -102,7 +129,11 @@ struct file { struct path f_path; struct inode *f_inode; void *private_data; };
 struct fdtable { u32 max_fds; struct file **fd; };
 struct files_struct { struct fdtable *fdt; };
 
+struct thread_info { u64 flags; u32 status; };
+struct sched_info { u64 run_delay; u64 last_arrival; };
+
 struct task_struct {
+	struct thread_info thread_info;
 	int pid;
 	int tgid;
 	u32 flags;
@@ -110,7 +141,11 @@ struct task_struct {
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
+	struct sched_info sched_info;
 };
+struct seq_file;
+struct bpf_iter_meta { struct seq_file *seq; };
+struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; };
 /* The state word lost its name in 5.14 (2f064a59a11f, "sched: Change task_struct::state"). */
 struct task_struct___named { u32 __state; };
 struct task_struct___before { long state; };
@@ -212,10 +247,36 @@ INLINE u32 disk_of_bdi(struct backing_dev_info *bdi)
 }
 
 enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+enum { TS_COMPAT = 1 << 1, TIF_32BIT = 22 }; /* arch/x86/include/asm/thread_info.h, arch/arm64 likewise */
+
+/*
+ * Whether the call that `task` is in is one of a 32-bit program (or of int 0x80): those have numbers of their own, and
+ * pass their arguments otherwise.
+ */
+INLINE int is_narrow(struct task_struct *task, const int direct)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, orig_ax)) {
+		if (FIELD_EXISTS(struct thread_info, status))
+			return READ(direct, task, thread_info.status) & TS_COMPAT;
+		return 0;
+	}
+	return READ(direct, task, thread_info.flags) >> TIF_32BIT & 1;
+}
+
+/* The registers a task entered the kernel with; null where that cannot be asked (before 5.15). */
+INLINE void *registers_of(void *task)
+{
+	if (!__builtin_preserve_enum_value(*(enum bpf_func_id *)BPF_FUNC_task_pt_regs, 0))
+		return 0;
+	return task_registers(task);
+}
+
 /* The system call the current task is in; -1: none (an interrupt hit it in user mode), -2: not known (before 5.15). */
 INLINE s32 current_call(void)
 {
 	if (!__builtin_preserve_enum_value(*(enum bpf_func_id *)BPF_FUNC_task_pt_regs, 0))
+		return -2;
+	if (is_narrow(current_task_btf(), 0))
 		return -2;
 	return call_number(task_registers(current_task_btf()));
 }

@@ -10,6 +10,8 @@
 #include "syscall.bpf.c"
 #include "block.bpf.c"
 #include "memory.bpf.c"
+#include "sums.bpf.c"
+#include "states.bpf.c"
 
 /* Never used: it makes the compiler describe the records in the object, where the layout test looks them up. */
 const union {
@@ -23,6 +25,7 @@ const union {
 	struct socket_event socket;
 	struct task_event task;
 	struct file_event file;
+	struct state_event state;
 	struct user_stack_event user_stack;
 } *record_types SEC(".bss.types");
 

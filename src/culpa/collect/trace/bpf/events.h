@@ -26,6 +26,8 @@ typedef signed long long s64;
 #define NR_MAX 512
 #define THREADS_MAX 16384
 #define DIRT_SLOTS 512
+#define CALL_SUMS 32768
+#define STATE_FRAMES 24
 
 enum ring_id {
 	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
@@ -46,6 +48,14 @@ enum call_bits {
 	CALL_WAKES = 1 << 9,    /* can wake another thread, besides those that move bytes */
 	CALL_SLEEPS = 1 << 10,  /* ended by a timer, never by a thread */
 };
+
+/* trace_counters.paused: nothing is seen any more; or sums are kept in place of records. */
+enum pause { PAUSED = 1, SUMMING = 2 };
+
+enum activity { RUNNING, RUNNABLE, BLOCKED, SLEEPING };
+
+/* In the number of a call of a 32-bit program, above all numbers: what it means must be looked up elsewhere. */
+#define NARROW_CALL (1 << 29)
 
 enum task_kind { TASK_SEEN = 1, TASK_EXEC = 2, TASK_EXIT = 3 };
 
@@ -240,6 +250,48 @@ struct thread_state {
 	u64 tick_ns; /* when its user stack was last taken while it ran */
 };
 
+/* How one thread spent its time while sums were kept; its place is that of its thread_state. */
+struct thread_sum {
+	u64 since_ns;  /* of the last switch; 0: none seen */
+	u64 off_ns;    /* last stretch off its CPU, not yet in `ns` */
+	u64 run_delay; /* sched_info.run_delay when last looked at */
+	u64 ns[4];     /* by enum activity */
+	u32 count[4];
+	u32 tid; /* 0: never used */
+	u32 pid;
+	u32 activity; /* of that stretch, or of the one it is in */
+	u32 on_cpu;
+};
+
+/* One thread's calls of one number on one file while sums were kept. */
+struct call_sum {
+	u64 ino;
+	u64 count;
+	u64 total_ns;
+	u64 longest_ns;
+	u32 tid; /* 0: never used */
+	u32 pid;
+	s32 nr;
+	u32 dev;
+	u32 mode; /* file type alone */
+	u32 pad;
+};
+
+/* What one thread does at one moment. */
+struct state_event {
+	u64 now_ns;
+	u64 arrival_ns; /* when it last came onto a CPU, by the scheduler's clock */
+	u64 ino;
+	u64 arg[3];
+	u64 frame[STATE_FRAMES]; /* its kernel stack, innermost first; only of uninterruptible threads */
+	u32 tid;
+	u32 pid;
+	s32 state;
+	s32 nr; /* -1: in no system call, -2: not known */
+	u32 dev;
+	u32 mode;
+};
+
 /* Why a process is never to be watched. */
 enum exclusion { EXCLUDED_BY_USER = 1, EXCLUDED_AS_MESSENGER = 2 };
 
@@ -266,13 +318,16 @@ struct trace_settings {
 	u16 call_kind[NR_MAX];
 };
 
-/* Read by user space at any time; `paused` is written by it when it has as many events as it may hold. */
+/* Read by user space at any time; it writes `paused` and `sums_from_ns`. */
 struct trace_counters {
-	u32 paused;
-	u32 slots; /* places of `threads` that were ever used */
+	u32 paused; /* enum pause, or 0 */
+	u32 slots;  /* places of `threads` that were ever used */
 	u64 lost[RINGS];
 	u64 grown;   /* processes there are now that woke a watched one, or were forked by it */
 	u64 refused; /* processes or threads that should have been added and found no room */
+	u64 sums_from_ns;
+	u64 unsummed; /* calls that found no room among the sums */
+	u64 narrow;   /* calls of 32-bit programs */
 };
 
 _Static_assert(sizeof(struct lane) == 64, "lane");
@@ -289,7 +344,10 @@ _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
 _Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
 _Static_assert(sizeof(struct trace_settings) == 1072, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 112, "trace_counters");
+_Static_assert(sizeof(struct trace_counters) == 136, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 136, "thread_state");
+_Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
+_Static_assert(sizeof(struct call_sum) == 56, "call_sum");
+_Static_assert(sizeof(struct state_event) == 264, "state_event");
 
 #endif

@@ -19,9 +19,8 @@ struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 22); } files_ring SEC(".maps");
 #define PATH_STEPS 48
 #define NAME_BYTES 256
 
-INLINE struct file *file_of(u32 fd, const int direct)
+INLINE struct file *file_of(struct task_struct *task, u32 fd, const int direct)
 {
-	struct task_struct *task = (void *)current_task();
 	struct fdtable *fdt = READ(direct, READ(direct, task, files), fdt);
 	struct file **slots, *file = 0;
 
@@ -32,10 +31,10 @@ INLINE struct file *file_of(u32 fd, const int direct)
 	return file;
 }
 
-/* Fills dev, ino and mode of `thread`; returns the file, or null where the fd names none. */
-INLINE struct file *identify(struct thread_state *thread, u32 fd, const int direct)
+/* Fills dev, ino and mode of `thread`; returns the file, or null where the task's fd names none. */
+INLINE struct file *identify_of(struct task_struct *task, struct thread_state *thread, u32 fd, const int direct)
 {
-	struct file *file = file_of(fd, direct);
+	struct file *file = file_of(task, fd, direct);
 	struct inode *inode;
 
 	if (!file)
@@ -45,6 +44,11 @@ INLINE struct file *identify(struct thread_state *thread, u32 fd, const int dire
 	thread->ino = READ(direct, inode, i_ino);
 	thread->dev = READ(direct, READ(direct, inode, i_sb), s_dev);
 	return file;
+}
+
+INLINE struct file *identify(struct thread_state *thread, u32 fd, const int direct)
+{
+	return identify_of((void *)current_task(), thread, fd, direct);
 }
 
 /* True the first time this object is met under that inode number; `object` tells a reused number. */
@@ -105,9 +109,8 @@ INLINE void walk(struct file *file, struct file_event *event)
 	}
 }
 
-NOINLINE int report_file(struct thread_state *thread, struct file *file, u64 pid_tgid, u32 fd)
+NOINLINE int report_file(struct thread_state *thread, struct file *file, struct task_struct *task, u32 fd)
 {
-	struct task_struct *task = (void *)current_task();
 	struct file_event *event;
 
 	if (!thread)
@@ -117,8 +120,8 @@ NOINLINE int report_file(struct thread_state *thread, struct file *file, u64 pid
 		return 0;
 	event->ino = thread->ino;
 	event->dev = thread->dev;
-	event->tid = pid_tgid;
-	event->pid = pid_tgid >> 32;
+	event->tid = LOAD(task, pid);
+	event->pid = LOAD(task, tgid);
 	event->fd = fd;
 	event->within = 0;
 	event->mnt_ns = LOAD(LOAD(LOAD(task, nsproxy), mnt_ns), ns.inum);
@@ -192,8 +195,8 @@ NOINLINE int report_socket(struct thread_state *thread, struct file *file)
 	return 0;
 }
 
-/* Called for every fd call: describes the object behind the fd the first time it is met. */
-INLINE void describe(struct thread_state *thread, struct file *file, u64 pid_tgid, u32 fd)
+/* Called for every fd call of `task`: describes the object behind the fd the first time it is met. */
+INLINE void describe(struct thread_state *thread, struct file *file, struct task_struct *task, u32 fd)
 {
 	u32 format = thread->mode & S_IFMT;
 
@@ -204,7 +207,7 @@ INLINE void describe(struct thread_state *thread, struct file *file, u64 pid_tgi
 	thread->seen_ino = thread->ino;
 	thread->seen_dev = thread->dev;
 	if (is_new(thread, (u64)LOAD(file, f_path.dentry)))
-		report_file(thread, file, pid_tgid, fd);
+		report_file(thread, file, task, fd);
 }
 
 /* A socket is told by its remote port as well: it may have been met before it was connected. */

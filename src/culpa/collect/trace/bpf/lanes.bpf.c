@@ -25,14 +25,14 @@ INLINE void *take_slot(void *lanes, void *slots, u32 count, u32 *position)
 	if (!lane)
 		return 0;
 	if (lane->head - lane->tail >= count - SPARE_SLOTS) {
-		__sync_fetch_and_add(&lane->lost, 1);
+		COUNT(&lane->lost, 1);
 		return 0;
 	}
-	taken = __sync_fetch_and_add(&lane->head, 1);
+	taken = FETCH_INCREMENT(&lane->head);
 	*position = (u32)taken + 1;
 	index = cpu * count + ((u32)taken & (count - 1));
 	return map_lookup(slots, &index);
 }
 
-/* A full barrier, so that whoever sees the position sees the record. */
-#define FINISH(record, place) __sync_lock_test_and_set(&(record)->position, place)
+/* Whoever sees the position sees the record. */
+#define FINISH(record, place) STORE_LAST(&(record)->position, place)

@@ -180,6 +180,8 @@ INLINE void figures(struct many_raw_args *ctx, struct throttle_event *event)
 {
 	struct dirty_throttle_control *control = (void *)ctx->arg[1];
 
+	if (!FIELD_EXISTS(struct dirty_throttle_control, thresh))
+		return;
 	event->limit = LOAD(control, thresh);
 	event->background_limit = LOAD(control, bg_thresh);
 	event->dirty = LOAD(control, dirty);
@@ -212,6 +214,7 @@ int on_throttle(struct many_raw_args *ctx)
 		return 0;
 	event->ts_ns = ktime_ns();
 	event->pause_ticks = pause;
+	event->limit = 0;
 	if (settings.throttle_has_control) {
 		figures(ctx, event);
 	} else {

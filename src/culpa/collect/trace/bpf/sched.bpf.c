@@ -27,9 +27,7 @@ INLINE void switched_out(struct raw_args *ctx, struct task_struct *prev, s32 sta
 	struct thread_state *thread;
 
 	if (state & TASK_DEAD) {
-		thread_ends(tid);
-		if (LOAD(LOAD(prev, signal), live.counter) == 0)
-			process_ends(pid);
+		ends_on_cpu(prev, tid, pid);
 		return;
 	}
 	thread = running_thread(tid, pid, prev);

@@ -98,7 +98,7 @@ INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind,
 	if (!file)
 		return 0;
 	if ((thread->mode & S_IFMT) != S_IFSOCK) {
-		describe(thread, file, pid_tgid, fd);
+		describe(thread, file, (void *)current_task(), fd);
 		return 0;
 	}
 	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
@@ -148,6 +148,17 @@ INLINE void forget_fd(struct thread_state *thread)
 	thread->mode = 0;
 }
 
+/* Notes the number of the call that the current thread begins or was found in. */
+INLINE void enter_call(struct thread_state *thread, s32 nr, const int direct)
+{
+	thread->nr = nr;
+	if (nr >= 0 && is_narrow((void *)current_task(), direct)) {
+		thread->nr = nr | NARROW_CALL;
+		__sync_fetch_and_add(&counters.narrow, 1);
+	}
+	forget_fd(thread);
+}
+
 INLINE int call_begins(struct raw_args *ctx, const int direct)
 {
 	u64 pid_tgid;
@@ -160,13 +171,12 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 	thread = running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task());
 	if (!thread)
 		return 0;
-	thread->nr = ctx->arg[1];
+	enter_call(thread, ctx->arg[1], direct);
 	call_arguments((void *)ctx->arg[0], thread->arg, direct);
-	forget_fd(thread);
 	if (kind_of(thread->nr) & CALL_FD_GONE) {
 		file = identify(thread, thread->arg[0], direct);
 		if (file)
-			describe(thread, file, pid_tgid, thread->arg[0]);
+			describe(thread, file, (void *)current_task(), thread->arg[0]);
 	}
 	thread->enter_ns = ktime_ns();
 	return 0;
@@ -189,9 +199,8 @@ INLINE int call_ends(struct raw_args *ctx, const int direct)
 	now = ktime_ns();
 	if (thread->nr < 0) {
 		thread->enter_ns = 0;
-		thread->nr = call_number(regs);
+		enter_call(thread, call_number(regs), direct);
 		call_arguments(regs, thread->arg, direct);
-		forget_fd(thread);
 	}
 	kind = kind_of(thread->nr);
 	/* accept: the listening socket first, then the connection, whose identity stays. */
@@ -237,12 +246,12 @@ int on_exit(struct raw_args *ctx)
 	u32 tid = LOAD(task, pid);
 	struct thread_state *thread;
 
-	if (counters.paused)
+	if (counters.paused == PAUSED)
 		return 0;
 	thread = running_thread(tid, LOAD(task, tgid), task);
 	if (!thread)
 		return 0;
-	if (thread->nr >= 0) {
+	if (thread->nr >= 0 && !counters.paused) {
 		report_call(thread, tid, 0, ktime_ns(), 0, 1);
 		thread->nr = -1;
 	}

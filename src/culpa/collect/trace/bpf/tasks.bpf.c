@@ -31,7 +31,7 @@ struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } tasks_ring SEC(".maps");
 	({                                                                  \
 		type *record_ = ring_reserve(&ring, sizeof(type), 0);       \
 		if (!record_)                                               \
-			__sync_fetch_and_add(&counters.lost[id], 1);                 \
+			COUNT(&counters.lost[id], 1);                       \
 		record_;                                                    \
 	})
 /* User space comes round by itself: waking it per record would cost more than the record. */
@@ -67,11 +67,11 @@ INLINE struct thread_state *thread_begins(u32 tid, u32 pid, u32 depth, struct ta
 	u32 slot;
 
 	if (map_pop(&free_slots, &slot))
-		slot = counters.slots < THREADS_MAX ? __sync_fetch_and_add(&counters.slots, 1) : THREADS_MAX;
+		slot = counters.slots < THREADS_MAX ? FETCH_INCREMENT(&counters.slots) : THREADS_MAX;
 	fresh.slot = slot;
 	thread = map_lookup(&threads, &slot);
 	if (!thread) {
-		__sync_fetch_and_add(&counters.refused, 1);
+		COUNT(&counters.refused, 1);
 		return 0;
 	}
 	*thread = fresh;
@@ -98,7 +98,9 @@ INLINE void thread_ends(u32 tid)
 	if (!thread)
 		return;
 	thread->tid = 0;
-	map_push(&free_slots, &slot, ANY);
+	/* The sums of a thread that ended stay at its place. */
+	if (!counters.paused)
+		map_push(&free_slots, &slot, ANY);
 }
 
 /* The state of a watched thread; null for all others. */
@@ -163,10 +165,10 @@ NOINLINE int watch_process(u32 pid, u32 depth)
 	struct watch_state watch = { .depth = depth, .grown = 1 };
 
 	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
-		__sync_fetch_and_add(&counters.refused, 1);
+		COUNT(&counters.refused, 1);
 		return 0;
 	}
-	__sync_fetch_and_add(&counters.grown, 1);
+	COUNT(&counters.grown, 1);
 	return 0;
 }
 
@@ -177,7 +179,15 @@ INLINE void process_ends(u32 pid)
 	u32 grown = watch && watch->grown;
 
 	if (!map_delete(&watched, &pid) && grown)
-		__sync_fetch_and_add(&counters.grown, -1);
+		COUNT(&counters.grown, -1);
+}
+
+/* The last thread of a process takes it out of the watched ones. */
+INLINE void ends_on_cpu(struct task_struct *task, u32 tid, u32 pid)
+{
+	thread_ends(tid);
+	if (LOAD(LOAD(task, signal), live.counter) == 0)
+		process_ends(pid);
 }
 
 INLINE u32 kind_of(s32 nr)
@@ -216,7 +226,7 @@ INLINE void follow_waker(u32 pid, u32 depth, s32 state)
 		return;
 	count = map_lookup(&wakes, &pid);
 	if (count)
-		one = __sync_fetch_and_add(count, 1) + 1;
+		one = FETCH_INCREMENT(count) + 1;
 	else
 		map_update(&wakes, &pid, &one, ANY);
 	if (one < 1u << (depth & 15))
@@ -239,7 +249,7 @@ int on_fork(struct raw_args *ctx)
 	u32 parent_pid = LOAD(parent, tgid), child_pid = LOAD(child, tgid);
 	struct watch_state *watch, never = { .excluded = EXCLUDED_BY_USER };
 
-	if (counters.paused || parent_pid == child_pid)
+	if (counters.paused == PAUSED || parent_pid == child_pid)
 		return 0;
 	watch = map_lookup(&watched, &parent_pid);
 	if (!watch)
@@ -258,7 +268,7 @@ int on_exec(struct raw_args *ctx)
 	struct task_struct *task = (void *)ctx->arg[0];
 	u32 old = ctx->arg[1], tid = LOAD(task, pid), pid = LOAD(task, tgid);
 
-	if (counters.paused || !thread_of(tid, pid, task))
+	if (counters.paused == PAUSED || !thread_of(tid, pid, task))
 		return 0;
 	if (old != tid)
 		thread_ends(old);

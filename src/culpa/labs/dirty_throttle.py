@@ -1,0 +1,96 @@
+"""A service that records to a disk whose dirty pages are bounded, beside a program that fills them.
+
+The service never syncs, and the disk is not slow: each write waits because the other program has dirtied as much as the
+disk may have. The twin is alone on the same disk, without a bound.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from culpa.labs import slowdisk, stand, throttle
+from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep
+from culpa.labs.site import Program, Site, opened
+
+DIRTY_THROTTLE, NEIGHBOUR = "mem.dirty-throttle", "disk.neighbour"
+SEEN_FROM_BELOW = (
+    NEIGHBOUR,
+    "disk.cgroup-throttle",
+    "disk.saturated",
+    "disk.slow-device",
+    "fs.journal-wait",
+    "cpu.runqueue",
+)
+"""What the same full disk looks like from the file system and the device, and four busy threads from the CPUs."""
+UNLIMITED = 10_000_000
+DIRTY_BYTES = 16 << 20
+"""The kernel lets all who write to the disk go at the same pace, so four threads dirty four times as much as one."""
+RECORD_MEGABYTES, COPIERS, COPY_MEGABYTES = 24, 4, 24
+RECORD = "record"
+
+
+def play(conditions: Conditions) -> Played:
+    """Another program keeps the disk's share of dirty pages full."""
+    with opened(conditions.progress) as here:
+        case = _raised(here, conditions, dirty_bytes=DIRTY_BYTES)
+        copies = _copies(case)
+        before = case.seconds(RECORD)
+        truth, judged = _truth(case, copies), case.judge(RECORD)
+        copies.require_running()
+        copies.stop()
+        conditions.progress("the copies have ended")
+        after = case.seconds(RECORD, requests=stand.FAST_REQUESTS)
+        stage = case.stage("as found", RECORD, truth, judged, Measured(before=before, after_fix=after))
+        return Played(stages=(stage,), disk=case.disk.kind)
+
+
+def play_healthy(conditions: Conditions) -> Played:
+    """Alone, and within what the host allows."""
+    with opened(conditions.progress) as here:
+        return _raised(here, conditions, dirty_bytes=None).sound(RECORD)
+
+
+def _raised(here: Site, conditions: Conditions, *, dirty_bytes: int | None) -> stand.Stand:
+    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=UNLIMITED), dirty_bytes=dirty_bytes)
+    disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
+    arguments = (str(disk.directory / "records"), str(RECORD_MEGABYTES))
+    return stand.raised(here, conditions, app="recorder", on=disk, arguments=arguments)
+
+
+def _copies(case: stand.Stand) -> Program:
+    file = stand.copied(case.site, "copies.py", "copies.py")
+    argv = [sys.executable, str(file), str(case.disk.directory), str(COPIERS), str(COPY_MEGABYTES)]
+    return case.site.start(argv, name="copies")
+
+
+def _truth(case: stand.Stand, copies: Program) -> Truth:
+    records = str(case.disk.directory / "records")
+    return Truth(
+        causes=(DIRTY_THROTTLE,),
+        may=SEEN_FROM_BELOW,
+        who=(stand.who(DIRTY_THROTTLE, copies.pid),),
+        path=(TruthStep(kind="io", pid=case.app.pid, path=records), TruthStep(kind="throttle")),
+        fix="stop the copies",
+    )
+
+
+DIRTY_THROTTLE_LAB = Lab(
+    name="dirty-throttle",
+    family="writeback",
+    needs=("root", "trace", "slow-disk"),
+    seed="004",
+    fires=(DIRTY_THROTTLE,),
+    silent=("disk.fsync-heavy", "cpu.busy", "redis.aof.fsync-always"),
+    fast=True,
+    play=play,
+)
+DIRTY_THROTTLE_HEALTHY = Lab(
+    name="dirty-throttle-healthy",
+    family="writeback",
+    needs=("root", "trace", "slow-disk"),
+    seed=None,
+    fires=(),
+    silent=(DIRTY_THROTTLE, NEIGHBOUR),
+    fast=True,
+    play=play_healthy,
+)
