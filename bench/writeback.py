@@ -61,7 +61,7 @@ def _one(run: int, seconds: float) -> tuple[float, float]:
                 loopdev.run_tool("sync", "--file-system", str(folder))
             said = {child.pid: json.loads(child.line()) for child in children}
             loopdev.run_tool("sync", "--file-system", str(folder))
-            cost = tracer.cost_of("writeback_dirty_folio")
+            cost = tracer.cost_of("on_dirty", "on_dirty_direct")
             result = tracer.stop()
     return _share(result, said, device), cost
 

@@ -21,7 +21,7 @@ import pytest
 from culpa.capture import schema
 from culpa.capture.bundle import open_capture
 from culpa.collect.trace.tracer import usable
-from culpa.labs import site, slowdisk
+from culpa.labs import site, slowdisk, throttle
 from culpa.labs.places import Places
 
 pytestmark = [pytest.mark.root, pytest.mark.trace]
@@ -41,6 +41,7 @@ print("synced", flush=True)
 sys.stdin.readline()
 """
 HUNG_S = 3.0
+SLOW = slowdisk.Slowness(rate=throttle.Rate(per_second=800), image_bytes=128 << 20)
 STAGES = ("data written out", "journal", "block layer throttling", "a free place in the device queue")
 """Where a sync can stand while the disk takes two writes a second."""
 
@@ -49,7 +50,7 @@ STAGES = ("data written out", "journal", "block layer throttling", "a free place
 def hanging(places: Places, call: str) -> Iterator[tuple[int, Path, int, Callable[[], None]]]:
     """A process in a sync that does not end: its pid, its file, since when (ns), and what ends the sync."""
     with site.opened(print, places=places) as here:
-        disk = here.stack.enter_context(slowdisk.slow_disk(here, image_bytes=128 << 20))
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, SLOW))
         path = disk.directory / "journal.db"
         program = [sys.executable, "-S", "-c", HANGING.format(call=call), str(path)]
         with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
@@ -185,7 +186,7 @@ server.serve_forever()
 def test_a_request_that_nobody_reads_waits_for_what_keeps_the_server_busy(places: Places, tmp_path: Path) -> None:
     """The only thread hangs in a request that was read before the window and is not answered in it."""
     with site.opened(print, places=places) as here:
-        disk = here.stack.enter_context(slowdisk.slow_disk(here, image_bytes=128 << 20))
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, SLOW))
         program = [sys.executable, "-S", "-c", SERVER, str(disk.directory / "orders.db")]
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
             try:

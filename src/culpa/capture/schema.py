@@ -214,7 +214,12 @@ DIRTIED = _table(
     ("ino", U64, "", "inode; 0: pages of the block device `dev` itself (metadata, or written without a file system)"),
     ("generation", U32, "", "the inode's generation: a reused inode number has another"),
     ("disk", U32, "dev_t", "device whose share of the dirty pages is limited; null: no block device"),
-    ("bytes", I64, "B", "whole pages (folios)"),
+    (
+        "bytes",
+        I64,
+        "B",
+        "whole pages, or whole large folios of which a part was written: as the kernel counts what is dirty",
+    ),
 )
 
 THROTTLES = _table(

@@ -52,9 +52,11 @@ def _first_run(picture: Picture, tid: int) -> int:
 def _root_threads(picture: Picture, items: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:
     """The threads whose time these items of the root are."""
     assert picture.graph is not None
-    interval, axis = picture.root.interval, picture.graph.axis
-    lanes = interval.start[np.isin(interval.item, items)] // axis.span
-    return [int(tid) for tid in np.unique(axis.tids[lanes]).tolist()]
+    axis, tids = picture.graph.axis, []
+    for interval in (picture.root.interval, picture.root.queued):
+        lanes = interval.start[np.isin(interval.item, items)] // axis.span
+        tids += [int(tid) for tid in np.unique(axis.tids[lanes]).tolist()]
+    return tids
 
 
 def _since(picture: Picture, tid: int | None) -> int | None:

@@ -22,6 +22,8 @@ from culpa.model.objects import Thing
 from culpa.model.requests import Requests
 from culpa.model.waitgraph import NOT_WATCHED, WaitGraph
 
+BUSY_SHARE = 0.9
+"""Of the time a request lay unread, to be called busy all the time."""
 Basis = Literal["requests", "threads"]
 
 
@@ -126,6 +128,7 @@ class _Probed:
         self._window, self._method = capture.manifest.window, capture.manifest.target.method
         self._unseen = _unseen_server(capture)
         self._graph, self._axis = graph, graph.axis
+        self._targets = _target_lanes(capture, _lane_pids(capture, graph))
         self.rows: list[tuple[object, ...]] = []
         self.leads: list[tuple[int, int, int, Kind, Thing]] = []
         self._read: list[tuple[int, int, int]] = []
@@ -151,9 +154,15 @@ class _Probed:
         self._thread(item, read, answered, last)
 
     def _unanswered(self, item: int, start: int, end: int, *, waits: bool) -> None:
-        """No sign of the request at the server: where one thread takes them all, it waits for that one."""
-        if waits and self._graph.taker != NO_THREAD:
-            self._add(self._unread, item, self._graph.taker, start, end)
+        """No sign of the request at the server: where one thread takes them all, it waits for that one.
+
+        Which one takes them is not known where what keeps it busy began before the window.
+        """
+        taker = self._graph.taker if waits else NO_THREAD
+        if waits and taker == NO_THREAD:
+            taker = _occupied(self._graph, self._targets, start, end)
+        if taker != NO_THREAD:
+            self._add(self._unread, item, taker, start, end)
         else:
             self._lead(item, start, end, *self._unseen)
 
@@ -213,6 +222,25 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
         gathered.add(item, start, end, answers.get(port, []), failed=error is not None)
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
     return _root(graph, "requests", gathered.read(), table, tuple(gathered.leads), queued=gathered.unread())
+
+
+def _occupied(graph: WaitGraph, lanes: Int64s, start_ns: int, end_ns: int) -> int:
+    """The target's thread that was busy for longest while a request lay unread; `NO_THREAD` where one was free.
+
+    Whoever idles all the while could have read it, and does not for a reason that is not known.
+    """
+    busiest, longest = NO_THREAD, 0
+    for lane in lanes.tolist():
+        low, high = (lane * graph.axis.span + moment - graph.axis.start_ns for moment in (start_ns, end_ns))
+        first, last = np.searchsorted(graph.end, low, side="right"), np.searchsorted(graph.start, high, side="left")
+        length = np.minimum(graph.end[first:last], high) - np.maximum(graph.start[first:last], low)
+        unseen = np.isin(graph.on[first:last], [n for n, thing in enumerate(graph.things) if thing == NOT_WATCHED])
+        busy = int(length[(graph.kind[first:last] != Kind.IDLE) & ~unseen].sum())
+        if busy < BUSY_SHARE * (high - low):
+            return NO_THREAD
+        if busy > longest:
+            busiest, longest = lane, busy
+    return busiest
 
 
 def _unseen_server(capture: Capture) -> tuple[Kind, Thing]:

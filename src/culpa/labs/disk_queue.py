@@ -1,28 +1,29 @@
 """A service whose disk is slow: because others fill the queue before it, or by itself.
 
-`disk-saturated`: an import program with many threads keeps the queue of the disk long; the service's few writes wait
-for their turn. Its twin has the same program at a pace, on a disk that nothing holds back. `disk-slow`: the same
-service alone on a slow disk, so that each write takes as long as the device takes; its twin has a disk that nothing
-holds back.
+`disk-saturated`: many import programs keep the queue of the disk long; the service's few writes wait for their turn.
+`disk-neighbour`: it is one program, with as many threads. Their twins have the same programs at a pace, on a disk that
+nothing holds back. `disk-slow`: the same service alone on a slow disk, so that each write takes as long as the device
+takes; its twin has a disk that nothing holds back.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from culpa.labs import slowdisk, stand, throttle
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthOn, TruthStep
 from culpa.labs.site import Program, Site, opened
 
-SATURATED, SLOW_DEVICE = "disk.saturated", "disk.slow-device"
+SATURATED, NEIGHBOUR, SLOW_DEVICE = "disk.saturated", "disk.neighbour", "disk.slow-device"
 OWN_LIMIT = ("disk.cgroup-throttle",)
 BUSY, AT_REST = "shuffle", "look"
 UNLIMITED = 10_000_000
 RESTING_MS = 2000
 """Between two rows of each table: a few writes a second in all."""
 WARM_UP = 4
-"""Requests until the limit has used up what it saved while the disk was idle; the median is that of a slow one."""
+"""Requests until the limit has used up what it saved while the disk was idle, and then for the median."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,29 +47,47 @@ class Sizes:
 
 
 def play_saturated(conditions: Conditions) -> Played:
-    """Others fill the queue."""
+    """Many others fill the queue."""
+    return _beside_imports(conditions, programs=True, paced=False)
+
+
+def play_saturated_healthy(conditions: Conditions) -> Played:
+    """Many others at a pace."""
+    return _beside_imports(conditions, programs=True, paced=True)
+
+
+def play_neighbour(conditions: Conditions) -> Played:
+    """One other fills the queue."""
+    return _beside_imports(conditions, programs=False, paced=False)
+
+
+def play_neighbour_healthy(conditions: Conditions) -> Played:
+    """One other at a pace."""
+    return _beside_imports(conditions, programs=False, paced=True)
+
+
+def _beside_imports(conditions: Conditions, *, programs: bool, paced: bool) -> Played:
+    """The service beside imports: a program for each table, or one for all."""
     sizes = Sizes.drawn(conditions, alone=False)
     with opened(conditions.progress) as here:
-        case = _raised(here, conditions, sizes, write_iops=conditions.parameters.write_iops)
-        importer = _importer(case, sizes, pause_ms=0)
+        case = _raised(here, conditions, sizes, write_iops=UNLIMITED if paced else conditions.parameters.write_iops)
+        tables = [1] * sizes.tables if programs else [sizes.tables]
+        file = stand.copied(here, "importer.py", "importer.py")
+        imports = [_importer(case, file, number, count, paced=paced) for number, count in enumerate(tables)]
+        if paced:
+            played = case.sound(BUSY)
+            return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+        case.seconds(BUSY, requests=WARM_UP)
         before = case.seconds(BUSY, requests=WARM_UP)
-        truth, judged = _truth_saturated(case, importer), case.judge(BUSY)
-        importer.require_running()
-        importer.stop()
+        truth = _truth_saturated(case) if programs else _truth_neighbour(case, imports[0])
+        judged = case.judge(BUSY)
+        for program in imports:
+            program.require_running()
+            program.stop()
         conditions.progress("the import has ended")
         after = case.seconds(BUSY, requests=stand.FAST_REQUESTS)
         stage = case.stage("as found", BUSY, truth, judged, Measured(before=before, after_fix=after))
     return Played(stages=(stage,), disk=case.disk.kind, drawn=sizes.as_parameters())
-
-
-def play_saturated_healthy(conditions: Conditions) -> Played:
-    """Others at a pace, on the same disk, which nothing holds back."""
-    sizes = Sizes.drawn(conditions, alone=False)
-    with opened(conditions.progress) as here:
-        case = _raised(here, conditions, sizes, write_iops=UNLIMITED)
-        _importer(case, sizes, pause_ms=RESTING_MS)
-        played = case.sound(BUSY)
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
 
 
 def play_slow(conditions: Conditions) -> Played:
@@ -96,26 +115,41 @@ def _raised(here: Site, conditions: Conditions, sizes: Sizes, *, write_iops: int
     return stand.raised(here, conditions, app="cards", on=disk, arguments=arguments)
 
 
-def _importer(case: stand.Stand, sizes: Sizes, *, pause_ms: int) -> Program:
-    """The program beside the service, once all its tables are there."""
-    file = stand.copied(case.site, "importer.py", "importer.py")
-    seed = str(case.conditions.parameters.seed)
-    argv = [sys.executable, str(file), str(case.disk.directory), str(sizes.tables), str(pause_ms), seed]
-    program = case.site.start(argv, name="importer")
+def _importer(case: stand.Stand, file: Path, number: int, tables: int, *, paced: bool) -> Program:
+    """A program beside the service."""
+    folder = case.disk.directory / f"import-{number}"
+    folder.mkdir()
+    seed = str(case.conditions.parameters.seed + number)
+    argv = [sys.executable, str(file), str(folder), str(tables), str(RESTING_MS if paced else 0), seed]
+    program = case.site.start(argv, name=f"importer-{number}")
     case.disk.admit(program.pid)
     return program
 
 
-def _truth_saturated(case: stand.Stand, importer: Program) -> Truth:
+def _steps(case: stand.Stand) -> tuple[TruthStep, ...]:
+    return (
+        TruthStep(kind="io", pid=case.app.pid, path=str(case.disk.directory / "cards")),
+        TruthStep(kind="device", device=case.disk.device_name),
+    )
+
+
+def _truth_saturated(case: stand.Stand) -> Truth:
     return Truth(
         causes=(SATURATED,),
-        may=(*OWN_LIMIT, "disk.neighbour", SLOW_DEVICE),
-        who=(stand.who(SATURATED, importer.pid),),
+        may=(*OWN_LIMIT, NEIGHBOUR),
         on=(TruthOn(cause=SATURATED, device=case.disk.device_name),),
-        path=(
-            TruthStep(kind="io", pid=case.app.pid, path=str(case.disk.directory / "cards")),
-            TruthStep(kind="device", device=case.disk.device_name),
-        ),
+        path=_steps(case),
+        fix="stop the imports",
+    )
+
+
+def _truth_neighbour(case: stand.Stand, importer: Program) -> Truth:
+    return Truth(
+        causes=(NEIGHBOUR,),
+        may=(*OWN_LIMIT, SATURATED, SLOW_DEVICE),
+        who=(stand.who(NEIGHBOUR, importer.pid),),
+        on=(TruthOn(cause=NEIGHBOUR, device=case.disk.device_name),),
+        path=_steps(case),
         fix="stop the import",
     )
 
@@ -125,10 +159,7 @@ def _truth_slow(case: stand.Stand) -> Truth:
         causes=(SLOW_DEVICE,),
         may=OWN_LIMIT,
         on=(TruthOn(cause=SLOW_DEVICE, device=case.disk.device_name),),
-        path=(
-            TruthStep(kind="io", pid=case.app.pid, path=str(case.disk.directory / "cards")),
-            TruthStep(kind="device", device=case.disk.device_name),
-        ),
+        path=_steps(case),
         fix="ask /look, which needs no disk",
     )
 
@@ -149,9 +180,29 @@ DISK_SATURATED_HEALTHY = Lab(
     needs=("root", "trace", "slow-disk"),
     seed=None,
     fires=(),
-    silent=(SATURATED, SLOW_DEVICE),
+    silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE),
     fast=True,
     play=play_saturated_healthy,
+)
+DISK_NEIGHBOUR = Lab(
+    name="disk-neighbour",
+    family="hosts",
+    needs=("root", "trace", "slow-disk"),
+    seed=None,
+    fires=(NEIGHBOUR,),
+    silent=("disk.fsync-heavy", "app.files.temp-churn", "app.log.flood", "cpu.busy"),
+    fast=True,
+    play=play_neighbour,
+)
+DISK_NEIGHBOUR_HEALTHY = Lab(
+    name="disk-neighbour-healthy",
+    family="hosts",
+    needs=("root", "trace", "slow-disk"),
+    seed=None,
+    fires=(),
+    silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE),
+    fast=True,
+    play=play_neighbour_healthy,
 )
 DISK_SLOW = Lab(
     name="disk-slow",

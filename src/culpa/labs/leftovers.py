@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import dirtybound, interfaces, ledger, loopdev, throttle
+from culpa.labs import dirtybound, groups, interfaces, ledger, loopdev, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 
 ENVIRON_LIMIT_BYTES = 1 << 20
@@ -91,10 +91,10 @@ def remove(places: Places) -> tuple[str, ...]:
     for device in found.loops:
         loopdev.detach(device)
     for group in found.groups:
-        throttle.remove_group(group)
+        groups.remove_group(group)
     for entry in found.controllers:
         with contextlib.suppress(OSError):  # another group uses them by now
-            throttle.switch_controllers(Path(entry.path), entry.names, on=False)
+            groups.switch_controllers(Path(entry.path), entry.names, on=False)
     for name in found.interfaces:
         interfaces.remove(name)
     for directory in found.directories:
@@ -176,7 +176,7 @@ def _loops(places: Places) -> tuple[str, ...]:
 def _limits(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     """Limits that the ledger names, and limits of the v1 root group on loop devices of a run."""
     named = set(_named_limits(entries))
-    root = throttle.mounted("blkio")
+    root = groups.mounted("blkio")
     if root is not None:
         controls = [root / name for name in throttle.V1_FILES.values()]
         named |= {(control, loopdev.device_number(device)) for device in loops for control in controls}
@@ -198,7 +198,7 @@ def _bounds(entries: tuple[ledger.Entry, ...], loops: tuple[str, ...]) -> Iterat
 
 def _switched(entries: tuple[ledger.Entry, ...]) -> Iterator[ledger.Controllers]:
     for entry in entries:
-        if isinstance(entry, ledger.Controllers) and Path(entry.path).name == throttle.V2_SWITCH:
+        if isinstance(entry, ledger.Controllers) and Path(entry.path).name == groups.V2_SWITCH:
             yield entry
 
 

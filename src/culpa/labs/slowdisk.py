@@ -133,6 +133,7 @@ def _loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
 @contextmanager
 def _bounded(device: str, dirty_bytes: int | None, site: Site) -> Iterator[None]:
     if dirty_bytes is None:
+        dirtybound.clear(loopdev.device_number(device))  # a loop device keeps what an earlier user left
         yield
         return
     with dirtybound.bounded(loopdev.device_number(device), dirty_bytes, book=site.ledger):

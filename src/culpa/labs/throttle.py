@@ -7,7 +7,6 @@ are put into a child group. There, writes of the journal thread belong to the ro
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from culpa.errors import LabError
-from culpa.labs import ledger, loopdev
+from culpa.labs import groups, ledger
 from culpa.units import format_bytes, format_count
 
 Unit = Literal["writes", "bytes"]
@@ -25,7 +24,6 @@ V1_FILES: dict[Unit, str] = {
 }
 V2_FILE = "io.max"
 V2_KEYS: dict[Unit, str] = {"writes": "wiops", "bytes": "wbps"}
-V2_SWITCH = "cgroup.subtree_control"
 V2_CONTROLLERS = ("io", "memory")
 """Writeback is charged to the cgroup of the dirtied page, which needs the memory controller beside io."""
 
@@ -52,12 +50,7 @@ class Throttle:
 
     def admit(self, pid: int) -> None:
         """Put a process into the group that is held back, unless it is there already."""
-        members = self.group / "cgroup.procs"
-        try:
-            if str(pid) not in members.read_text().split():
-                members.write_text(str(pid))
-        except OSError as error:
-            raise LabError(f"cannot put process {pid} into {self.group}: {error.strerror}") from error
+        groups.admit(self.group, pid)
 
 
 @contextmanager
@@ -67,13 +60,13 @@ def write_limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> I
     Raises:
         LabError: neither kind of I/O controller can be used here.
     """
-    v1, v2 = mounted("blkio"), mounted(None)
+    v1, v2 = groups.mounted("blkio"), groups.mounted(None)
     if v1 is not None and (v1 / V1_FILES[rate.unit]).exists():
         with _limit(v1 / V1_FILES[rate.unit], f"{device} {rate.per_second}", device, book) as throttle:
             yield throttle
-    elif v2 is not None and "io" in _words(v2 / "cgroup.controllers"):
+    elif v2 is not None and "io" in groups.words(v2 / "cgroup.controllers"):
         with (
-            _child(v2, name, book) as group,
+            groups.child(v2, name, controllers=V2_CONTROLLERS, book=book) as group,
             _limit(group / V2_FILE, f"{device} {V2_KEYS[rate.unit]}={rate.per_second}", device, book) as throttle,
         ):
             yield throttle
@@ -83,9 +76,9 @@ def write_limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> I
 
 def usable() -> bool:
     """Whether some I/O controller is there."""
-    v1, v2 = mounted("blkio"), mounted(None)
+    v1, v2 = groups.mounted("blkio"), groups.mounted(None)
     return (v1 is not None and (v1 / V1_FILES["bytes"]).exists()) or (
-        v2 is not None and "io" in _words(v2 / "cgroup.controllers")
+        v2 is not None and "io" in groups.words(v2 / "cgroup.controllers")
     )
 
 
@@ -109,16 +102,6 @@ def limited(control: Path) -> set[str]:
         return set()
 
 
-def mounted(controller: str | None) -> Path | None:
-    """Where the v1 hierarchy with this controller, or for None the v2 hierarchy, is mounted."""
-    wanted = "cgroup2" if controller is None else "cgroup"
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, options, *_ = line.split()
-        if kind == wanted and (controller is None or controller in options.split(",")):
-            return Path(where)
-    return None
-
-
 @contextmanager
 def _limit(control: Path, line: str, device: str, book: ledger.Ledger) -> Iterator[Throttle]:
     book.note(ledger.Throttle(control=str(control), device=device))
@@ -130,50 +113,3 @@ def _limit(control: Path, line: str, device: str, book: ledger.Ledger) -> Iterat
         yield Throttle(control=control, device=device, group=control.parent)
     finally:
         clear(control, device)
-
-
-@contextmanager
-def _child(parent: Path, name: str, book: ledger.Ledger) -> Iterator[Path]:
-    """A child group under which the io controller works; controllers switched on for it are switched off again."""
-    switch, group = parent / V2_SWITCH, parent / name
-    missing = tuple(word for word in V2_CONTROLLERS if word not in _words(switch))
-    book.note(ledger.Controllers(path=str(switch), names=missing))
-    book.note(ledger.Cgroup(path=str(group)))
-    try:
-        _make_group(group, switch, missing)
-        yield group
-    finally:
-        remove_group(group)
-        with contextlib.suppress(OSError):  # another group uses them by now
-            switch_controllers(switch, missing, on=False)
-
-
-def _make_group(group: Path, switch: Path, controllers: tuple[str, ...]) -> None:
-    try:
-        switch_controllers(switch, controllers, on=True)
-        group.mkdir()
-    except OSError as error:
-        reason = f"cannot make the cgroup {group}: {error.strerror}"
-        raise LabError(reason, way_out="run as root on the host") from error
-
-
-def switch_controllers(switch: Path, names: tuple[str, ...], *, on: bool) -> None:
-    """Switch controllers on or off for the children of a group."""
-    for name in names:
-        switch.write_text(f"{'+' if on else '-'}{name}")
-
-
-def remove_group(group: Path) -> bool:
-    """Remove an empty cgroup (after its last process has left); False if there was none."""
-    if not group.is_dir():
-        return False
-    loopdev.wait_until(lambda: not _words(group / "cgroup.procs"), what=f"{group} to become empty")
-    group.rmdir()
-    return True
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []

@@ -42,7 +42,8 @@ _SUM: Final = b"sum_"
 _RECORDS: Final = frozenset(
     {
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
-        "block_rq_insert", "block_rq_issue", "block_rq_complete", "perf_event",
+        "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
+        "balance_dirty_pages", "perf_event",
     }
 )  # fmt: skip
 """Tracepoints whose probes write records; the others keep the watched set."""

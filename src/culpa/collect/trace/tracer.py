@@ -125,6 +125,7 @@ class Tracer:
         self._sums = schema.SUMS.empty()
         self._takers: Mapping[int, Callable[[Records], None]] = {
             **{ring: self._rows.taker(ring) for ring in TABLES},
+            events.DIRTIED: self._keep_dirtied,
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
@@ -176,12 +177,6 @@ class Tracer:
         """Events drained so far."""
         return self._events
 
-    def cost_of(self, tracepoint: str) -> float:
-        """Kernel time of one run of a probe so far, in ns; 0 if it never ran while it was measured."""
-        with self._lock:
-            info = self._loaded().program_infos().get(tracepoint)
-        return info.run_time_ns / info.run_count if info and info.run_count else 0.0
-
     def probe_cpu_ns(self) -> int:
         """Run time of the probes so far, extrapolated, see `budget`."""
         return round(self._spent_ns + self._costs[-1].total_ns(time.monotonic_ns(), self._events))
@@ -203,6 +198,13 @@ class Tracer:
 
     def _number_stack(self, addresses: tuple[int, ...]) -> int:
         return self._state_stacks.setdefault(addresses, STATE_STACKS + len(self._state_stacks))
+
+    def cost_of(self, *probes: str) -> float:
+        """Kernel time of one run of these probes so far, in ns; 0 if none ran while it was measured."""
+        with self._lock:
+            infos = [info for name, info in self._loaded().program_infos().items() if name in probes]
+        runs = sum(info.run_count for info in infos)
+        return sum(info.run_time_ns for info in infos) / runs if runs else 0.0
 
     def snapshot(self) -> TraceResult:
         """The rows so far, waits and calls that are still open included; tracing goes on."""
@@ -295,11 +297,6 @@ class Tracer:
         if self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
             self._end_detail(probes)
 
-    def _keep_dirtied(self, found: Records) -> None:
-        """Who dirtied pages may be no watched process, and gone when its name is looked for."""
-        self._identities.take_writers(found)
-        self._rows.taker(events.DIRTIED)(found)
-
     def _end_detail(self, probes: Probes) -> None:
         """Go over to sums. What is open now is kept as at the end of a window, so the records are whole up to now."""
         self._spent_ns = self._costs[-1].total_ns(time.monotonic_ns(), self._events)
@@ -307,12 +304,17 @@ class Tracer:
         probes.end_records()
         self._drain()
         threads = probes.threads()
-        self._rows.add(self._still_open())
+        self._rows.add(self._still_open(threads))
         self._name_stacks()
         from_ns = time.monotonic_ns()
         probes.begin_sums(from_ns, sums.seeds(threads, from_ns))
         self._costs.append(ProbeCost(probes, now_ns=from_ns, events=self._events))
         self._sums_from_ns = from_ns
+
+    def _keep_dirtied(self, found: Records) -> None:
+        """Who dirtied pages may be no watched process, and gone when its name is looked for."""
+        self._identities.take_writers(found)
+        self._rows.taker(events.DIRTIED)(found)
 
     def _sum_up(self) -> None:
         """The sums as of now, if there are any."""
@@ -329,13 +331,13 @@ class Tracer:
             anonymous_dev=self._rows.anonymous_dev,
         )
 
-    def _still_open(self) -> Mapping[int, pl.DataFrame]:
-        """By ring, the rows of what is open at this moment."""
+    def _still_open(self, threads: Records) -> Mapping[int, pl.DataFrame]:
+        """By ring, the rows of what is open now, and the sums of dirtied pages that were not handed over yet."""
         probes = self._loaded()
+        _, requests = probes.table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
         dirt = probes.dirt()
         self._identities.take_writers(dirt)
-        _, requests = probes.table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
-        return self._rows.still_open(probes.threads(), requests, dirt)
+        return self._rows.still_open(threads, requests, dirt)
 
     def _name_stacks(self) -> None:
         """Read the stacks that the rows mention and give their functions names."""
@@ -353,7 +355,7 @@ class Tracer:
     def _result(self, *, last: bool) -> TraceResult:
         """All rows so far; what they were made of is given up if these are the `last`."""
         probes = self._loaded()
-        rest = {} if self.detail_ended() else self._still_open()
+        rest = {} if self.detail_ended() else self._still_open(probes.threads())
         found = {name: self._rows.table(ring, rest) for ring, name in TABLES.items()}
         self._name_stacks()
         if last:

@@ -140,12 +140,10 @@ def _files(picture: Picture, nodes: list[int]) -> list[str]:
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:
-    """The time at each device, without what went to a neighbour's data: that has a cause of its own."""
     found: dict[str, list[int]] = defaultdict(list)
-    theirs = {node for owner in neighbours(picture) for node in owner.nodes}
     for node in picture.nodes(Kind.DEVICE):
         on = picture.blame.nodes[node].on
-        if on is not None and on.device and node not in theirs:
+        if on is not None and on.device:
             found[on.device].append(node)
     return found
 
@@ -234,7 +232,13 @@ def _is_slow(picture: Picture, nodes: list[int], ns: int) -> bool:
     needs=(BLOCKS,),
     fixes=(),
     fires=(Lab("disk-saturated"),),
-    silent=(Lab("disk-saturated-healthy"), Lab("disk-slow"), Lab("redis-slow-healthy"), Lab("word-pop-cached")),
+    silent=(
+        Lab("disk-saturated-healthy"),
+        Lab("disk-neighbour"),
+        Lab("disk-slow"),
+        Lab("redis-slow-healthy"),
+        Lab("word-pop-cached"),
+    ),
 )
 def saturated(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, more than half of it while the device works on other
@@ -244,14 +248,15 @@ def saturated(picture: Picture) -> Iterator[Finding]:
 
     How sure: at each moment a device with k requests in flight counts as giving a k-th of itself to each, wherever they
     queue. A thread's own requests, and those a kernel thread sends with data that it wrote, are its own; the rest have
-    owners. Utilisation alone proves nothing and is not used.
+    owners. Utilisation alone proves nothing and is not used. Where one other process fills most of the queue, that is
+    `disk.neighbour`.
 
     What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
     """
     for wait in _device_waits(picture):
-        if not wait.queues:
-            continue
         fillers = wait.waited.fillers
+        if not wait.queues or _has_one_neighbour(picture, wait.waited):
+            continue
         first = fillers[0] if fillers else None
         named = first.pid if first and first.pid is not None and first.ns >= wait.waited.queued_ns / 2 else None
         foreign = named is not None and named not in picture.capture.manifest.target.pids
@@ -261,6 +266,14 @@ def saturated(picture: Picture) -> Iterator[Finding]:
             evidence=(*_device_evidence(wait), *_filler_evidence(picture, wait.waited)), confidence=0.85,
             predicted=_without_the_queue(picture, wait),
         )  # fmt: skip
+
+
+def _has_one_neighbour(picture: Picture, waited: Waited) -> bool:
+    """Whether one process fills most of the queue that has no part in the request: that has a cause of its own."""
+    first = waited.fillers[0] if waited.fillers else None
+    if first is None or first.ns < waited.queued_ns / 2:
+        return False
+    return any(owner.pid == first.pid for owner in neighbours(picture))
 
 
 def _without_the_queue(picture: Picture, wait: _DeviceWait) -> Predicted | None:

@@ -29,7 +29,14 @@ NAMED_WRITERS = 3
     needs=(),
     fixes=("dirty-write-less", "dirty-limits"),
     fires=(Lab("dirty-throttle"),),
-    silent=(Lab("dirty-throttle-healthy"), Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    silent=(
+        Lab("dirty-throttle-healthy"),
+        Lab("word-pop-cached"),
+        Lab("logapp-cached"),
+        Lab("fsync-loop-healthy"),
+        Lab("redis-slow-healthy"),
+        Lab("cpu-busy"),
+    ),
 )
 def dirty_throttle(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits inside write calls in which the kernel makes writers pause

@@ -26,8 +26,10 @@ SLOW_NS = 500_000
     title="The device works on another process's data meanwhile",
     needs=(BLOCKS, DIRTIED),
     fixes=("neighbour-io-limit",),
-    fires=(Lab("dirty-throttle"),),
+    fires=(Lab("disk-neighbour"), Lab("dirty-throttle")),
     silent=(
+        Lab("disk-neighbour-healthy"),
+        Lab("disk-slow"),
         Lab("dirty-throttle-healthy"),
         Lab("redis-slow"),
         Lab("redis-slow-healthy"),
@@ -73,9 +75,6 @@ def _finding(picture: Picture, owner: Owner) -> Finding:
     ]  # fmt: skip
     if owner.path:
         evidence.append(Evidence(fact="its data", value=owner.path, unit="", threshold=None, source="files"))
-    evidence.append(
-        Evidence(fact="it made dirty in the window", value=owner.dirtied, unit="B", threshold=None, source="dirtied")
-    )
     evidence.extend(_traffic(picture, device))
     return Finding(
         moments=picture.moments(*owner.nodes), nearness=Nearness.NEIGHBOUR, pid=owner.pid, tid=owner.tid,

@@ -16,7 +16,8 @@ from culpa.model.writeback import OLDER
 class Owner:
     """A process whose data it was: its largest file (or folder), its thread, and its part of the time.
 
-    `dirtied` is what it made dirty in the window, in bytes, on all devices.
+    `dirtied` is what it made dirty in the window, on all devices, in bytes as the kernel counts them: a small write to
+    a large folio makes the whole folio dirty.
     """
 
     pid: int

@@ -79,10 +79,7 @@ INLINE int enter_bio(volatile struct stroll *at, struct bio *bio)
 	at->bio = (u64)bio;
 	at->left = LOAD(bio, bi_iter.bi_size);
 	at->index = LOAD(bio, bi_iter.bi_idx);
-	at->skip = 0;
-	/* Only a bio that was split begins within a vector; by 7.3 that is kept in another way. */
-	if (FIELD_EXISTS(struct bio, bi_iter.bi_bvec_done))
-		at->skip = LOAD(bio, bi_iter.bi_bvec_done);
+	at->skip = done_of(bio);
 	return 1;
 }
 

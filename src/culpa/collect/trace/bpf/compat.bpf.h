@@ -58,6 +58,8 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 		*(place) = was_ + 1;         \
 		was_;                        \
 	})
+/* Nobody can be sure to be alone. */
+#define CLAIM(place, value) ((void)(value), 0)
 #define STORE_LAST(place, value)                 \
 	({                                       \
 		asm volatile("" : : : "memory"); \
@@ -65,6 +67,8 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 	})
 #else
 #define FETCH_INCREMENT(place) __sync_fetch_and_add(place, 1)
+/* Whether this program is the one that got a place which all CPUs share, by writing `value` where 0 was. */
+#define CLAIM(place, value) (!__sync_val_compare_and_swap(place, 0, value))
 #define STORE_LAST(place, value) __sync_lock_test_and_set(place, value) /* a full barrier */
 #endif
 
@@ -122,6 +126,8 @@ struct dentry {
 	struct qstr d_name;
 	union { struct hlist_node d_alias; } d_u;
 };
+/* Seen in 7.3, and not in 6.18: the union around it has no name any more. */
+struct dentry___flat { struct hlist_node d_alias; };
 struct vfsmount { struct dentry *mnt_root; };
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
@@ -173,7 +179,9 @@ struct page { u64 compound_head; struct address_space *mapping; };
 /* Renamed and given a second meaning in 7.1 ("mm: rework compound_head() for power-of-2 sizeof(struct page)"). */
 struct page___masked { u64 compound_info; };
 struct bio_vec { struct page *bv_page; u32 bv_len; };
-struct bvec_iter { u32 bi_size; u32 bi_idx; u32 bi_bvec_done; };
+struct bvec_iter { u32 bi_size; u32 bi_idx; };
+/* Gone in 7.3, and there in 6.18. */
+struct bvec_iter___counted { u32 bi_bvec_done; };
 struct bio { struct bio *bi_next; struct bio_vec *bi_io_vec; struct bvec_iter bi_iter; };
 struct gendisk { int major; int first_minor; };
 struct request_queue { struct gendisk *disk; };
@@ -354,6 +362,24 @@ INLINE struct page *head_of(struct page *page)
 	if ((((~info | 1) + 1) & (~info | 1)) == 0)
 		return (void *)((u64)page & info);
 	return (void *)(info - 1);
+}
+
+/* Where an inode's first name begins, of the list node in it; null where that is not known. */
+INLINE struct dentry *dentry_of(struct hlist_node *alias)
+{
+	if (FIELD_EXISTS(struct dentry, d_u.d_alias))
+		return (void *)alias - __builtin_preserve_field_info(((struct dentry *)0)->d_u.d_alias, 0);
+	if (FIELD_EXISTS(struct dentry___flat, d_alias))
+		return (void *)alias - __builtin_preserve_field_info(((struct dentry___flat *)0)->d_alias, 0);
+	return 0;
+}
+
+/* Bytes of a bio's first vector that are done already; 0, as for a bio that was not split, where that is not known. */
+INLINE u32 done_of(struct bio *bio)
+{
+	struct bvec_iter___counted *iter = (void *)&bio->bi_iter;
+
+	return FIELD_EXISTS(struct bvec_iter___counted, bi_bvec_done) ? LOAD(iter, bi_bvec_done) : 0;
 }
 
 INLINE u32 disk_of(struct request *rq)

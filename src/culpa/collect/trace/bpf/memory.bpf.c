@@ -62,10 +62,10 @@ NOINLINE int report_dirtied_file(struct inode *inode, struct dirt *place)
 	known = map_lookup(&dirtied_seen, &key);
 	if (known && *known == object)
 		return 0;
-	if (!FIELD_EXISTS(struct inode, i_dentry) || !FIELD_EXISTS(struct dentry, d_u.d_alias))
+	if (!FIELD_EXISTS(struct inode, i_dentry))
 		return 0;
 	alias = LOAD(inode, i_dentry.first);
-	if (!alias)
+	if (!alias || !dentry_of(alias))
 		return 0;
 	map_update(&dirtied_seen, &key, &object, ANY);
 	event = RESERVE(files_ring, RING_FILES, struct file_event);
@@ -79,7 +79,7 @@ NOINLINE int report_dirtied_file(struct inode *inode, struct dirt *place)
 	event->mnt_ns = 0;
 	event->within = 1;
 	read_kernel_str(event->fs_type, sizeof(event->fs_type), LOAD(LOAD(LOAD(inode, i_sb), s_type), name));
-	walk_dentries((void *)alias - __builtin_preserve_field_info(((struct dentry *)0)->d_u.d_alias, 0), event);
+	walk_dentries(dentry_of(alias), event);
 	SUBMIT(event);
 	return 0;
 }

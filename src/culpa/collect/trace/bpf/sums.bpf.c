@@ -117,7 +117,7 @@ INLINE struct call_sum *cell_of(struct thread_state *thread, u32 mode)
 		if (cell->tid == tid && cell->nr == thread->nr && cell->ino == thread->ino && cell->dev == thread->dev &&
 		    cell->mode == mode)
 			return cell;
-		if (!cell->tid && !__sync_val_compare_and_swap(&cell->tid, 0, tid)) {
+		if (!cell->tid && CLAIM(&cell->tid, tid)) {
 			cell->pid = thread->pid;
 			cell->nr = thread->nr;
 			cell->dev = thread->dev;
@@ -126,7 +126,7 @@ INLINE struct call_sum *cell_of(struct thread_state *thread, u32 mode)
 			return cell;
 		}
 	}
-	__sync_fetch_and_add(&counters.unsummed, 1);
+	COUNT(&counters.unsummed, 1);
 	return 0;
 }
 

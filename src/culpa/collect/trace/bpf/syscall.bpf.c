@@ -154,7 +154,7 @@ INLINE void enter_call(struct thread_state *thread, s32 nr, const int direct)
 	thread->nr = nr;
 	if (nr >= 0 && is_narrow((void *)current_task(), direct)) {
 		thread->nr = nr | NARROW_CALL;
-		__sync_fetch_and_add(&counters.narrow, 1);
+		COUNT(&counters.narrow, 1);
 	}
 	forget_fd(thread);
 }
