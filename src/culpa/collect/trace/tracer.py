@@ -40,6 +40,8 @@ REST_SECONDS: Final = 0.0002
 """Whoever has just slept has just come onto a CPU, see `states`."""
 STATE_STACKS: Final = 1 << 20
 """Numbers of stacks from here on are of threads gone through, below of those that were switched out."""
+STACK_PERIOD_NS: Final = 50_000_000
+"""So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
@@ -83,6 +85,7 @@ class Tracer:
         pids: Collection[int],
         exclude_pids: Collection[int],
         follow: bool = True,
+        take_stacks: Callable[[Records], None] | None = None,
         max_events: int = 3_000_000,
         budget_percent: float | None = None,
         verbose: bool = False,
@@ -93,6 +96,7 @@ class Tracer:
             pids: processes to watch, with all their threads and future children.
             exclude_pids: processes never to watch, culpa's own above all; wins over `pids`.
             follow: also watch whoever wakes a watched thread.
+            take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
             max_events: recording stops there, with a blind spot.
             budget_percent: of one core; above it records end and sums begin. None: no limit.
             verbose: libbpf's words go to stderr.
@@ -100,6 +104,7 @@ class Tracer:
         self._pids = frozenset(pids)
         self._excluded = frozenset(exclude_pids) | {0}
         self._follow, self._max_events, self._verbose = follow, max_events, verbose
+        self._stack_period_ns = STACK_PERIOD_NS if take_stacks else 0
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -125,6 +130,7 @@ class Tracer:
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
             events.DIRTIED: self._keep_dirtied,
+            events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
     def start(self) -> None:
@@ -134,7 +140,7 @@ class Tracer:
             TraceError: tracing is impossible here; nothing is left behind.
         """
         kernel.check_host()
-        self._probes = Probes(follow=self._follow, verbose=self._verbose)
+        self._probes = Probes(follow=self._follow, verbose=self._verbose, stack_period_ns=self._stack_period_ns)
         try:
             for pid in self._excluded:
                 self._put_watch(pid, excluded=True)
