@@ -97,7 +97,7 @@ class Tracer:
             exclude_pids: processes never to watch, culpa's own above all; wins over `pids`.
             follow: also watch whoever wakes a watched thread.
             take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
-            max_events: recording stops there, with a blind spot.
+            max_events: recording stops there, with a blind spot; with a budget, sums begin there.
             budget_percent: of one core; above it records end and sums begin. None: no limit.
             verbose: libbpf's words go to stderr.
         """
@@ -116,7 +116,7 @@ class Tracer:
         self._stacks: dict[int, list[str]] = {}
         self._state_stacks: dict[tuple[int, ...], int] = {}
         self._symbols: KernelSymbols | None = None
-        self._paused = False
+        self._paused = self._full = False
         self._budget = None if budget_percent is None else Budget(budget_percent)
         self._costs: list[ProbeCost] = []
         self._spent_ns = 0.0
@@ -274,7 +274,7 @@ class Tracer:
                 wait = SUMS_DRAIN_SECONDS
 
     def _drain(self) -> int:
-        """Empty every ring once; above the limit of events the probes are told to pause. Returns the events so far."""
+        """Empty every ring once; returns the events so far. Without a budget the probes are to pause at their limit."""
         probes = self._loaded()
         for number, lanes in probes.lanes.items():
             self._events += lanes.drain(self._takers[number])
@@ -282,19 +282,20 @@ class Tracer:
             drained = ring.drain(self._takers[number])
             self._events += drained if events.RINGS[number].counted else 0
         self._events += self._rows.part_messages()
-        if self._events >= self._max_events and not self._paused and not self.detail_ended():
+        if self._events >= self._max_events and not self._paused and self._budget is None:
             self._paused = True
             probes.pause()
         return self._events
 
     def _watch_cost(self, probes: Probes) -> None:
-        """Measure the probes, and end the records if these cost more than the budget."""
+        """Measure the probes, and end the records if these cost more than the budget or are as many as may be held."""
         now_ns, cost = time.monotonic_ns(), self._costs[-1]
         cost.sample(now_ns, self._events, self._drain)
-        if self._budget is None or self._paused or self.detail_ended():
+        if self._budget is None or self.detail_ended():
             return
         thread_ns = time.thread_time_ns()
-        if self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
+        self._full = self._events >= self._max_events
+        if self._full or self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
             self._end_detail(probes)
 
     def _end_detail(self, probes: Probes) -> None:
@@ -404,11 +405,16 @@ class Tracer:
             )
         if self._detail_end_ns is not None:
             recorded = format_ns(self._detail_end_ns - self._costs[0].start_ns)
+            limit = (
+                f"{format_count(self._max_events)} are held at most" if self._full else "they cost more than the budget"
+            )
             spots.append(
                 BlindSpot(
                     what=f"single events after the first {recorded}",
-                    why="recording them cost more than the budget; from then on they were only summed up",
-                    way_out="raise --budget, or watch fewer processes",
+                    why=f"{limit}; from then on they were only summed up",
+                    way_out="watch fewer processes, or for a shorter time"
+                    if self._full
+                    else "raise --budget, or watch fewer processes",
                 )
             )
         if counters["unsummed"]:
