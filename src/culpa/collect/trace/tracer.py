@@ -40,6 +40,8 @@ REST_SECONDS: Final = 0.0002
 """Whoever has just slept has just come onto a CPU, see `states`."""
 STATE_STACKS: Final = 1 << 20
 """Numbers of stacks from here on are of threads gone through, below of those that were switched out."""
+STACK_PERIOD_NS: Final = 50_000_000
+"""So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
@@ -83,6 +85,7 @@ class Tracer:
         pids: Collection[int],
         exclude_pids: Collection[int],
         follow: bool = True,
+        take_stacks: Callable[[Records], None] | None = None,
         max_events: int = 3_000_000,
         budget_percent: float | None = None,
         verbose: bool = False,
@@ -93,13 +96,15 @@ class Tracer:
             pids: processes to watch, with all their threads and future children.
             exclude_pids: processes never to watch, culpa's own above all; wins over `pids`.
             follow: also watch whoever wakes a watched thread.
-            max_events: recording stops there, with a blind spot.
+            take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
+            max_events: recording stops there, with a blind spot; with a budget, sums begin there.
             budget_percent: of one core; above it records end and sums begin. None: no limit.
             verbose: libbpf's words go to stderr.
         """
         self._pids = frozenset(pids)
         self._excluded = frozenset(exclude_pids) | {0}
         self._follow, self._max_events, self._verbose = follow, max_events, verbose
+        self._stack_period_ns = STACK_PERIOD_NS if take_stacks else 0
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -111,7 +116,7 @@ class Tracer:
         self._stacks: dict[int, list[str]] = {}
         self._state_stacks: dict[tuple[int, ...], int] = {}
         self._symbols: KernelSymbols | None = None
-        self._paused = False
+        self._paused = self._full = False
         self._budget = None if budget_percent is None else Budget(budget_percent)
         self._costs: list[ProbeCost] = []
         self._spent_ns = 0.0
@@ -125,6 +130,7 @@ class Tracer:
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
             events.DIRTIED: self._keep_dirtied,
+            events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
     def start(self) -> None:
@@ -134,7 +140,7 @@ class Tracer:
             TraceError: tracing is impossible here; nothing is left behind.
         """
         kernel.check_host()
-        self._probes = Probes(follow=self._follow, verbose=self._verbose)
+        self._probes = Probes(follow=self._follow, verbose=self._verbose, stack_period_ns=self._stack_period_ns)
         try:
             for pid in self._excluded:
                 self._put_watch(pid, excluded=True)
@@ -268,7 +274,7 @@ class Tracer:
                 wait = SUMS_DRAIN_SECONDS
 
     def _drain(self) -> int:
-        """Empty every ring once; above the limit of events the probes are told to pause. Returns the events so far."""
+        """Empty every ring once; returns the events so far. Without a budget the probes are to pause at their limit."""
         probes = self._loaded()
         for number, lanes in probes.lanes.items():
             self._events += lanes.drain(self._takers[number])
@@ -276,19 +282,20 @@ class Tracer:
             drained = ring.drain(self._takers[number])
             self._events += drained if events.RINGS[number].counted else 0
         self._events += self._rows.part_messages()
-        if self._events >= self._max_events and not self._paused and not self.detail_ended():
+        if self._events >= self._max_events and not self._paused and self._budget is None:
             self._paused = True
             probes.pause()
         return self._events
 
     def _watch_cost(self, probes: Probes) -> None:
-        """Measure the probes, and end the records if these cost more than the budget."""
+        """Measure the probes, and end the records if these cost more than the budget or are as many as may be held."""
         now_ns, cost = time.monotonic_ns(), self._costs[-1]
         cost.sample(now_ns, self._events, self._drain)
-        if self._budget is None or self._paused or self.detail_ended():
+        if self._budget is None or self.detail_ended():
             return
         thread_ns = time.thread_time_ns()
-        if self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
+        self._full = self._events >= self._max_events
+        if self._full or self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
             self._end_detail(probes)
 
     def _end_detail(self, probes: Probes) -> None:
@@ -398,11 +405,16 @@ class Tracer:
             )
         if self._detail_end_ns is not None:
             recorded = format_ns(self._detail_end_ns - self._costs[0].start_ns)
+            limit = (
+                f"{format_count(self._max_events)} are held at most" if self._full else "they cost more than the budget"
+            )
             spots.append(
                 BlindSpot(
                     what=f"single events after the first {recorded}",
-                    why="recording them cost more than the budget; from then on they were only summed up",
-                    way_out="raise --budget, or watch fewer processes",
+                    why=f"{limit}; from then on they were only summed up",
+                    way_out="watch fewer processes, or for a shorter time"
+                    if self._full
+                    else "raise --budget, or watch fewer processes",
                 )
             )
         if counters["unsummed"]:
