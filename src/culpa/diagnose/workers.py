@@ -40,6 +40,21 @@ def together(picture: Picture, findings: Iterable[Finding]) -> list[Finding]:
     return united
 
 
+def more_like_it(picture: Picture, pids: Iterable[int]) -> tuple[Evidence, ...]:
+    """The processes that a cause has beside the one that it names; nothing where there are none."""
+    others = list(pids)
+    if not others:
+        return ()
+    names = [f"{picture.objects.process(pid).comm or 'process'}[{pid}]" for pid in others[:MOST_NAMED]]
+    said = ", ".join(names) + (", ..." if len(others) > MOST_NAMED else "")
+    count = "1 more process" if len(others) == 1 else f"{format_count(len(others))} more processes"
+    return (
+        Evidence(
+            fact=f"and {count} like it: {said}", value=len(others), unit="", threshold=None, source="processes, sockets"
+        ),
+    )
+
+
 def _teams(picture: Picture) -> dict[int, str]:
     """Processes of the target by their program, where processes of that program listen: pid to team."""
     rows = picture.capture.frame(schema.PROCESSES).drop_nulls("pid")
@@ -66,18 +81,13 @@ def _one(picture: Picture, group: list[Finding]) -> Finding:
     """The largest, with the time of all."""
     ordered = sorted(group, key=lambda f: (-f.moments.ns, f.pid or 0, f.tid or 0))
     largest = ordered[0]
-    others = list(dict.fromkeys(f.pid for f in ordered if f.pid is not None and f.pid != largest.pid))
-    names = [f"{picture.objects.process(pid).comm or 'process'}[{pid}]" for pid in others[:MOST_NAMED]]
-    more = "process" if len(others) == 1 else "processes"
-    said = ", ".join(names) + (", ..." if len(others) > MOST_NAMED else "")
-    fact = Evidence(
-        fact=f"and {format_count(len(others))} more {more} like it: {said}",
-        value=len(others), unit="", threshold=None, source="processes, sockets",
-    )  # fmt: skip
+    others = dict.fromkeys(f.pid for f in ordered if f.pid is not None and f.pid != largest.pid)
     parts = [f.moments for f in group]
     moments = Moments.union(
         np.concatenate([m.item for m in parts]),
         np.concatenate([m.start_ns for m in parts]),
         np.concatenate([m.end_ns for m in parts]),
     )
-    return replace(largest, moments=moments, evidence=(*largest.evidence, fact), predicted=None)
+    return replace(
+        largest, moments=moments, evidence=(*largest.evidence, *more_like_it(picture, others)), predicted=None
+    )

@@ -5,6 +5,7 @@ the same port (SO_REUSEPORT), and the kernel chooses. A standalone program: it m
 
 /each   appends LINES lines to JOURNAL and syncs each of them
 /once   appends them without waiting for the disk
+/rest   rests before it answers
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import argparse
 import os
 import signal
 import socket
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import FrameType
+
+REST_S = 0.3
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,11 +35,17 @@ class Handler(BaseHTTPRequestHandler):
             self.append_each()
         elif action == "once":
             os.write(self.journal, b"a line of a journal\n" * self.lines)
+        elif action == "rest":
+            self.rest()
         body = f"{os.getpid()}\n".encode()
-        self.send_response(200 if action in ("", "each", "once") else 404)
+        self.send_response(200 if action in ("", "each", "once", "rest") else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def rest(self) -> None:
+        """Do nothing for a while."""
+        time.sleep(REST_S)
 
     def append_each(self) -> None:
         """Line by line, each safe on disk before the next."""
