@@ -28,7 +28,7 @@ MOST_NAMED = 8
 
 def together(picture: Picture, findings: Iterable[Finding]) -> list[Finding]:
     """One rule's findings, with those that differ only in which worker they are about made one."""
-    team = _teams(picture)
+    team = teams(picture)
     groups: dict[tuple[object, ...], list[Finding]] = defaultdict(list)
     for number, finding in enumerate(findings):
         member = team.get(finding.pid) if finding.pid is not None else None
@@ -38,6 +38,12 @@ def together(picture: Picture, findings: Iterable[Finding]) -> list[Finding]:
         several = len({finding.pid for finding in group}) > 1
         united += [_one(picture, group)] if several else group
     return united
+
+
+def beside(picture: Picture, nodes: Iterable[int], pid: int) -> list[int]:
+    """The other processes that nodes of the blame tree are about, in their order."""
+    who = (picture.blame.nodes[node].who for node in nodes)
+    return [one for one in dict.fromkeys(picture.objects.pid_of.get(tid, tid) for tid in who) if one != pid]
 
 
 def more_like_it(picture: Picture, pids: Iterable[int]) -> tuple[Evidence, ...]:
@@ -55,7 +61,7 @@ def more_like_it(picture: Picture, pids: Iterable[int]) -> tuple[Evidence, ...]:
     )
 
 
-def _teams(picture: Picture) -> dict[int, str]:
+def teams(picture: Picture) -> dict[int, str]:
     """Processes of the target by their program, where processes of that program listen: pid to team."""
     rows = picture.capture.frame(schema.PROCESSES).drop_nulls("pid")
     theirs = pl.col("role").is_in(["target", "child"]) | pl.col("pid").is_in(list(picture.capture.manifest.target.pids))

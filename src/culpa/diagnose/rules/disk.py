@@ -76,8 +76,7 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
             continue
         moments = picture.moments(*nodes)
         line = line_of(picture, threads_of(picture, nodes))
-        pids = dict.fromkeys(picture.objects.pid_of.get(who, who) for who in threads_of(picture, nodes))
-        others = [one for one in pids if one != pid]
+        others = workers.beside(picture, nodes, pid)
         who = picture.objects.thread_name(largest) + (f" and {format_count(len(others))} more" if others else "")
         mean = f" x {calls.ns / calls.count / 1e6:.3g} ms" if calls else ""
         unit = f"{format_count(count)} calls{mean}" if calls else f"{count} samples"
