@@ -26,9 +26,9 @@ from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
 from culpa.collect.trace.rows import TABLES, Rows, open_calls
+from culpa.collect.trace.shortfalls import Shortfalls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
-from culpa.units import format_count, format_ns
 
 DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
@@ -45,7 +45,6 @@ STACK_PERIOD_NS: Final = 50_000_000
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
-MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,78 +378,24 @@ class Tracer:
             events=sum(len(found[name]) for name in TABLES.values()),
             lost_events=lost,
             probe_cpu_ns=self.probe_cpu_ns(),
-            blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
+            blind_spots=(*probes.blind_spots, *self._shortfalls(lost).blind_spots()),
             detail_end_ns=self._detail_end_ns,
             sums_from_ns=self._sums_from_ns,
         )
 
-    def _shortfalls(self, lost: int) -> list[BlindSpot]:
-        counters = self._loaded().counters()[0]
-        spots = []
-        if lost:
-            spots.append(
-                BlindSpot(
-                    what=f"{format_count(lost)} events",
-                    why="they came faster than they could be read",
-                    way_out="watch fewer processes, or for a shorter time",
-                )
-            )
-        if self._paused:
-            spots.append(
-                BlindSpot(
-                    what="the end of the window",
-                    why=f"recording stopped at {format_count(self._max_events)} events",
-                    way_out="watch for a shorter time with --for",
-                )
-            )
-        if self._detail_end_ns is not None:
-            recorded = format_ns(self._detail_end_ns - self._costs[0].start_ns)
-            limit = (
-                f"{format_count(self._max_events)} are held at most" if self._full else "they cost more than the budget"
-            )
-            spots.append(
-                BlindSpot(
-                    what=f"single events after the first {recorded}",
-                    why=f"{limit}; from then on they were only summed up",
-                    way_out="watch fewer processes, or for a shorter time"
-                    if self._full
-                    else "raise --budget, or watch fewer processes",
-                )
-            )
-        if counters["unsummed"]:
-            spots.append(
-                BlindSpot(
-                    what=f"{format_count(int(counters['unsummed']))} calls in the sums",
-                    why="more threads and files were in use than sums can be kept of",
-                    way_out="watch fewer processes",
-                )
-            )
-        if counters["narrow"]:
-            spots.append(
-                BlindSpot(
-                    what=f"what {format_count(int(counters['narrow']))} system calls of 32-bit programs were",
-                    why="these have numbers and arguments of their own, which culpa does not read",
-                    way_out="watch a 64-bit build of the program",
-                )
-            )
-        if self._identities.reused:
-            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
-            spots.append(
-                BlindSpot(
-                    what=f"which process is meant by number {numbers}",
-                    why="one ended and another got its number while culpa watched; they are shown as one",
-                    way_out="watch for a shorter time with --for",
-                )
-            )
-        if counters["refused"]:
-            spots.append(
-                BlindSpot(
-                    what="some processes that woke the watched ones",
-                    why="the limit of processes watched at once was reached",
-                    way_out="watch one process instead of the whole host",
-                )
-            )
-        return spots
+    def _shortfalls(self, lost: int) -> Shortfalls:
+        counters, ended_ns = self._loaded().counters()[0], self._detail_end_ns
+        return Shortfalls(
+            lost=lost,
+            max_events=self._max_events,
+            stopped=self._paused,
+            recorded_ns=None if ended_ns is None else ended_ns - self._costs[0].start_ns,
+            full=self._full,
+            unsummed=int(counters["unsummed"]),
+            narrow=int(counters["narrow"]),
+            refused=int(counters["refused"]),
+            reused=self._identities.reused,
+        )
 
 
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
