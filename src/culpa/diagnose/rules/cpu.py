@@ -95,7 +95,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
     title="It sleeps by its own choice",
     needs=(),
     fixes=(),
-    fires=(Lab("sleep-by-choice"), Lab("peer-in-netns")),
+    fires=(Lab("sleep-by-choice"), Lab("peer-in-netns"), Lab("prefork")),
     silent=(Lab("sleep-by-choice-healthy"), Lab("peer-in-netns-healthy"), Lab("remote-slow")),
 )
 def sleeping(picture: Picture) -> Iterator[Finding]:

@@ -43,8 +43,8 @@ SLOW_NS = 500_000
     title="One process syncs small pieces to disk again and again",
     needs=(),
     fixes=("app-sync-less-often",),
-    fires=(Lab("fsync-loop"),),
-    silent=(Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    fires=(Lab("fsync-loop"), Lab("prefork")),
+    silent=(Lab("fsync-loop-healthy"), Lab("prefork-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits in fsync or fdatasync of one process, many times.
