@@ -12,7 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -99,7 +99,7 @@ def running(argv: list[str], path: Path, source: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with subprocess.Popen([*argv, str(path), str(port)], stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([*argv, str(path), str(port)], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             deadline = time.monotonic() + 20
             while not _answers(f"http://127.0.0.1:{port}/"):
@@ -124,6 +124,22 @@ def python(folder: Path, body: str) -> Iterator[str]:
     source = textwrap.dedent(SERVER) + textwrap.dedent(body)
     with running([sys.executable], folder / "server.py", source) as url:
         yield url
+
+
+@contextmanager
+def asking(url: str, clients: int) -> Iterator[None]:
+    """Other clients, which never stop asking."""
+    asker = f"from urllib.request import urlopen\nwhile True: urlopen({url!r}).read()"
+    with ExitStack() as others:
+        started = [
+            others.enter_context(subprocess.Popen([sys.executable, "-c", asker], stderr=subprocess.DEVNULL))
+            for _ in range(clients)
+        ]
+        try:
+            yield
+        finally:
+            for other in started:
+                other.kill()
 
 
 def share(verdict: dict[str, Any], above: Callable[[dict[str, Any]], bool], *kinds: str) -> float:
@@ -171,6 +187,59 @@ def test_a_request_that_was_not_read_is_queued_behind_the_one_that_is_served(tmp
 
     assert share(verdict, lambda node: "behind GET /slow" in node["label"], "sleep") > 0.8
     assert "app.loop.blocked" == verdict["causes"][0]["id"]
+
+
+def test_a_queue_in_front_of_all_workers_is_a_pool_that_is_exhausted(tmp_path: Path) -> None:
+    """Two workers of one pool; three clients keep them in a page that sleeps."""
+    body = """
+        import concurrent.futures
+        @page
+        def slow(): time.sleep(0.1)
+        Handler.protocol_version = "HTTP/1.0"
+        class Pool(http.server.ThreadingHTTPServer):
+            pool = concurrent.futures.ThreadPoolExecutor(2)
+            def process_request(self, *connection): self.pool.submit(self.process_request_thread, *connection)
+        serve(Pool)
+    """
+    with python(tmp_path, body) as url, asking(f"{url}/slow", 3):
+        verdict = why(f"{url}/quick", "--for", "3s")
+
+    head = verdict["causes"][0]
+    assert ("app.pool.exhausted", "All 2 workers are busy with other requests") == (head["id"], head["title"])
+    assert share(verdict, lambda node: "behind GET /slow" in node["label"], "sleep") > 0.8
+    assert "sleep.by-choice" not in [cause["id"] for cause in verdict["causes"]]
+
+
+def test_connections_that_all_other_requests_use_are_a_pool_that_is_exhausted(tmp_path: Path) -> None:
+    """A thread for every client, but only two connections to a peer that takes its time."""
+    body = """
+        import socket, socketserver
+        class Slow(socketserver.StreamRequestHandler):
+            def handle(self):
+                while line := self.rfile.readline():
+                    time.sleep(0.1)
+                    self.wfile.write(line)
+        peer = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow)
+        if not (child := os.fork()): peer.serve_forever()
+        free = queue.LifoQueue()
+        for _ in range(2): free.put(socket.create_connection(peer.server_address))
+        @page
+        def ask():
+            connection = free.get()
+            connection.sendall(b"?\\n")
+            connection.recv(9)
+            free.put(connection)
+        import signal, threading
+        threading.Thread(target=lambda: (sys.stdin.read(), os.kill(child, signal.SIGKILL), os._exit(0))).start()
+        serve(http.server.ThreadingHTTPServer)
+    """
+    with python(tmp_path, body) as url, asking(f"{url}/ask", 4):
+        verdict = why(f"{url}/ask", "--for", "3s")
+
+    cause = next(cause for cause in verdict["causes"] if cause["id"] == "app.pool.exhausted")
+    assert cause["title"] == "All 2 connections to a peer are in use by other requests"
+    assert cause["share"] > 0.4
+    assert cause["on"]["peer"].startswith("127.0.0.1:")
 
 
 def test_a_lock_is_followed_to_its_holder(tmp_path: Path) -> None:

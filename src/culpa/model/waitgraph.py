@@ -228,7 +228,23 @@ def _follow_wakers(
     pieces.idle[:] = pieces.kind == Kind.IDLE
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
+    _queue_behind_requests(pieces, timeline, index, talk)
     childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, ended)
+
+
+def _queue_behind_requests(pieces: Pieces, timeline: Timeline, index: Int64s, talk: Conversations) -> None:
+    """A request whose thread waits for what a thread of its process hands on from within another request is queued.
+
+    What a thread gives away while it serves a request of its own is something the requests share: a free connection,
+    a place among so many. A result is computed by threads that read no requests.
+    """
+    by = pieces.next[index]
+    index = index[(pieces.kind[index] == Kind.PEER) & (by != NO_THREAD) & (pieces.exchange[index] == NONE)]
+    by = pieces.next[index]
+    ours = timeline.pid[by] == timeline.pid[pieces.lane[index]]
+    handed_on = talk.serving.depth(pieces.axis.move(pieces.end[index] - 1, by)) > 0
+    waits = talk.serving.depth(pieces.start[index]) > 0
+    pieces.kind[index[ours & handed_on & waits & (by != pieces.lane[index])]] = Kind.QUEUED
 
 
 def _stages(stacks: pl.DataFrame) -> dict[int, Stage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.app_loop import blocked
+from culpa.diagnose.rules.app_pool import exhausted
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     remote_slow,
     contention,
     blocked,
+    exhausted,
     runqueue,
     cgroup_quota,
     busy,
