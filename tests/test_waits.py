@@ -352,6 +352,48 @@ def test_a_stopped_server_is_called_stopped_and_who_let_it_go_on_is_named(tmp_pa
     assert any("until sh[" in node["label"] for node in stopped)
 
 
+def test_a_server_that_is_stopped_over_and_over_names_who_does_that(tmp_path: Path) -> None:
+    """SIGSTOP and SIGCONT in turns by a shell, which the scheduler and its calls show."""
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        found = subprocess.run(["pgrep", "-f", str(tmp_path / "server.py")], capture_output=True, text=True, check=True)
+        pid = found.stdout.split()[0]
+        turns = f"while kill -STOP {pid}; do sleep 0.1; kill -CONT {pid}; sleep 0.03; done"
+        with subprocess.Popen(["sh", "-c", turns], stderr=subprocess.DEVNULL) as shell:
+            verdict = why(url, "--for", "3s")
+            shell.kill()
+        subprocess.run(["kill", "-CONT", pid], check=True)
+
+    head = verdict["causes"][0]
+    assert ("proc.stopped", int(pid)) == (head["id"], head["who"]["pid"])
+    assert head["title"].startswith("It is stopped by sh[")
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/freezer").is_dir(), reason="no freezer of cgroup v1 on this host")
+def test_a_frozen_server_is_stopped_by_the_freezer(tmp_path: Path) -> None:
+    """A group of its own, frozen and thawed in turns."""
+    group = Path("/sys/fs/cgroup/freezer") / tmp_path.name
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        found = subprocess.run(["pgrep", "-f", str(tmp_path / "server.py")], capture_output=True, text=True, check=True)
+        group.mkdir()
+        (group / "cgroup.procs").write_text(found.stdout.split()[0])
+        turns = "while echo FROZEN; do sleep 0.1; echo THAWED; sleep 0.03; done"
+        loop = turns.replace("; do", f" > {group}/freezer.state; do").replace(
+            "THAWED;", f"THAWED > {group}/freezer.state;"
+        )
+        with subprocess.Popen(["sh", "-c", loop]) as shell:
+            try:
+                verdict = why(url, "--for", "3s")
+            finally:
+                shell.kill()
+                shell.wait()
+                (group / "freezer.state").write_text("THAWED")
+                (group.parent / "cgroup.procs").write_text(found.stdout.split()[0])
+    group.rmdir()
+
+    head = verdict["causes"][0]
+    assert ("proc.stopped", "It is stopped by the freezer of its control group") == (head["id"], head["title"])
+
+
 def test_a_mutex_of_c_is_followed_to_the_thread_that_sleeps_while_it_holds_it(tmp_path: Path) -> None:
     """Plain pthread: one thread sleeps 40 ms with the mutex, the main thread wants it 25 times."""
     source, program = tmp_path / "mutex.c", tmp_path / "mutex"

@@ -33,7 +33,7 @@ from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
-from culpa.model.wakes import NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
+from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
 from culpa.model.writeback import Writeback
 
 NOT_WATCHED = Thing(stage="not watched at that time")
@@ -139,7 +139,7 @@ class _Waits:
         pieces.label(np.flatnonzero(activity == Activity.UNSEEN), NOT_WATCHED)
         waiting = activity == Activity.WAITING
         state = np.where(waiting, np.maximum(timeline.state[pieces.segment], 0), 0)
-        stopped = waiting & (state & (STOPPED | TRACED) != 0)
+        stopped = waiting & (state & (STOPPED | TRACED | FROZEN) != 0)
         pieces.kind[stopped] = Kind.STOPPED
         blocked = waiting & ~stopped & (state & UNINTERRUPTIBLE != 0) & (state & NOLOAD == 0)
         self.stopped = np.flatnonzero(stopped)

@@ -15,6 +15,7 @@ from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
+from culpa.diagnose.rules.stopped import stopped
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     exhausted,
     runqueue,
     cgroup_quota,
+    stopped,
     busy,
     sleeping,
 )
