@@ -5,6 +5,7 @@ Each test starts a real program, has the real tracer watch it, and looks for the
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -415,3 +416,24 @@ def test_a_full_pipe_is_explained_by_its_reader() -> None:
     verdict = why("--", sys.executable, "-c", writer)
 
     assert share(verdict, lambda node: node["kind"] == "peer" and "write" in node["label"], "sleep") > 0.5
+
+
+def test_a_page_fault_names_the_mapped_file_and_the_device_below_it(tmp_path: Path) -> None:
+    """A program reads pages of a mapping in no order; the page cache has none of them."""
+    file = tmp_path / "mapped"
+    file.write_bytes(os.urandom(64 << 20))
+    program = """
+        import mmap, os, random, sys
+        descriptor = os.open(sys.argv[1], os.O_RDWR)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        pages.madvise(mmap.MADV_RANDOM)
+        for number in random.Random(1).sample(range(len(pages) >> 12), 4000): pages[number << 12]
+    """
+    verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file))
+
+    faults = [node for node in every(verdict["blame"]) if node["kind"] == "fault" and node["on"]]
+    assert [str(file)] == [node["on"]["path"] for node in faults]
+    assert faults[0]["count"] > 3000
+    assert [(child["kind"], child["share"]) for child in faults[0]["children"]] == [("device", faults[0]["share"])]
