@@ -22,7 +22,7 @@ def case(*, score: Score = ALL_RIGHT, truth: Truth, heads: tuple[Head, ...] = ()
     """One case with what matters here set."""
     return Case(
         lab="some", stage="as found", family="hosts", parameters={}, truth=truth, heads=heads,
-        measured=Measured(before=1.0), score=score, seconds=seconds,
+        measured=Measured(before=1.0), score=score, seconds=seconds, explained=0.97,
     )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def test_what_cases_add_up_to() -> None:
     assert found.false_alarm_rate[0] == 0.3333
     assert (found.median_seconds, found.p95_seconds) == (6.0, 9.0)
     assert [(step.low, step.named, step.right) for step in found.calibration] == [(0.6, 1, 0), (0.9, 1, 1)]
+    assert (found.median_explained, found.least_explained) == (0.97, 0.97)
     lines = "\n".join(table(found))
     assert "some, as found: net.loss in 9.00 s; missed: top1, who; false: net.loss" in lines
     assert "cpu.busy" not in lines
@@ -83,4 +84,5 @@ def test_a_sample_of_the_labs_through_the_command() -> None:
     assert len(found.cases) == 2
     assert found == summed(Plan(seed=11), found.cases, found.skipped)
     assert all(row.score.found and not row.score.false_alarms for row in found.cases), done.stdout
+    assert all(row.explained is not None and row.explained > 0.9 for row in found.cases)
     assert all(row.seconds is not None and 3.0 < row.seconds < 60.0 for row in found.cases)

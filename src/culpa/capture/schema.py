@@ -166,6 +166,13 @@ SOCKETS = _table(
     ("peer_ino", U64, "", "the other end's socket inode where it is on this host; null: remote or not known"),
     ("pid", I32, "", "a process that held it when first seen; null: not known"),
     ("listening", BOOL, "", "a listening socket"),
+    (
+        "sent_ns",
+        I64,
+        "ns",
+        "when it had last sent data as the window began, to the kernel's tick; null: never, not TCP, or in another network namespace than culpa",
+    ),
+    ("received_ns", I64, "ns", "when it had last received data as the window began; null as above"),
 )
 
 BLOCKS = _table(
@@ -291,15 +298,16 @@ STACKS = _table(
 
 CODE = _table(
     "code",
-    "Sampled source lines of a thread (Python, through py-spy); one row per frame.",
+    "Sampled stacks of a thread: of Python through py-spy, else its user stack; one row per frame.",
     ("ts_ns", I64, "ns", "when the sample was taken"),
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
     ("depth", I32, "", "0 is the innermost frame"),
-    ("function", STR, "", "function name"),
-    ("path", STR, "", "source file"),
-    ("line", I32, "", "line number, from 1; null: not known"),
-    ("library", BOOL, "", "the frame is in the standard library or in site-packages"),
+    ("function", STR, "", "function name; null: the program does not tell"),
+    ("path", STR, "", "source file; where that is not known the program or library, as the process sees it"),
+    ("line", I32, "", "line number, from 1; null: not known. With source jit: where the function begins"),
+    ("library", BOOL, "", "the frame is in a library or a runtime, not in the program itself"),
+    ("source", STR, "", "who told: py-spy; symbols or lines of the program's file; jit (the process's perf map)"),
 )
 
 THREAD_STATES = _table(

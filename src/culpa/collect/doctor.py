@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from culpa.collect.native.stacks import READERS
 from culpa.collect.procfs import PROC, namespace_inode, parse_status, read_text, require_proc
 from culpa.collect.stacks import find_pyspy
 from culpa.errors import TraceError
@@ -47,6 +48,7 @@ def checks(proc_root: Path = PROC, sys_root: Path = Path("/sys")) -> tuple[Check
         _libbpf(),
         _tracing(),
         _py_spy(),
+        _symbols(),
         _ptrace_scope(proc_root),
         _system_calls(proc_root),
         _pressure(proc_root),
@@ -166,6 +168,17 @@ def _py_spy() -> Check:
         found=str(where) if where else "no py-spy in this Python environment",
         meaning="names the line of a Python program; without it verdicts stop at the process",
         way_out=f"{sys.executable} -m pip install py-spy",
+    )
+
+
+def _symbols() -> Check:
+    missing = [name for name, there in READERS.items() if not there()]
+    return _check(
+        "symbols",
+        not missing,
+        found=f"no {' and no '.join(missing)} in this Python environment" if missing else ", ".join(READERS),
+        meaning="names lines and C++ functions of compiled programs; without it only functions of C",
+        way_out=f"{sys.executable} -m pip install 'culpa[symbols]'",
     )
 
 

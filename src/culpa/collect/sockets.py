@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from culpa.collect.procfs import decoded, namespace_inode, numbers_in, read_bounded, read_link
-from culpa.collect.sockdiag import unix_peers
+from culpa.collect.sockdiag import tcp_talk, unix_peers
 from culpa.units import NS_PER_SECOND, printable
 
 MAX_TABLE_BYTES = 64 << 20
 """About 400,000 connections of 150 bytes."""
 MAX_NAMESPACES = 256
 MAX_DUMP_BYTES = 64 << 20
+NS_PER_MS = 1_000_000
 MOST_NS = 3 * NS_PER_SECOND
 """About a million descriptors."""
 
@@ -48,6 +49,8 @@ class Socket:
     peer_port: int | None = None
     listening: bool = False
     peer_ino: int | None = None
+    sent_ns: int | None = None
+    received_ns: int | None = None
 
 
 def parse_net_tcp(raw: bytes, *, family: str, netns: int | None) -> Iterator[Socket]:
@@ -164,12 +167,13 @@ class SocketTable:
     namespaces: Mapping[int | None, int]
 
     @classmethod
-    def read(cls, proc_root: Path, *, diagnose: bool = True) -> SocketTable:
+    def read(cls, proc_root: Path, *, diagnose: bool = True, talk: bool = False) -> SocketTable:
         """Read every network namespace once and pair the ends.
 
         Args:
             proc_root: where /proc is.
             diagnose: ask the kernel for the peers of unix sockets; False on a recorded /proc.
+            talk: ask it also when connections last moved data.
         """
         namespaces = distinct_namespaces(proc_root)
         sockets = [s for netns, pid in namespaces.items() for s in sockets_of_namespace(proc_root, pid, netns)]
@@ -177,6 +181,8 @@ class SocketTable:
         if diagnose:
             peers.update(unix_peers())
         paired = tuple(replace(s, peer_ino=peers.get(s.ino)) if s.ino in peers else s for s in sockets)
+        if talk:
+            paired = tuple(_with_talk(paired))
         return cls(holders=Holders(proc_root), sockets=paired, own_netns=next(iter(namespaces)), namespaces=namespaces)
 
     def listeners(self, port: int) -> list[Socket]:
@@ -198,6 +204,20 @@ class SocketTable:
             if s.ino == 0 and s.local_port == client.peer_port and s.peer_port == client.local_port
         }
         return [s for s in self.listeners(client.peer_port) if s.netns in waiting and s.local_addr in wanted]
+
+
+def _with_talk(sockets: Iterable[Socket]) -> Iterator[Socket]:
+    """The sockets, with the moments at which TCP connections last sent and received."""
+    heard, now_ns = tcp_talk(), time.monotonic_ns()
+    for one in sockets:
+        talk = heard.get(one.ino)
+        if talk is None:
+            yield one
+        else:
+            sent, received = (
+                None if ms is None else now_ns - ms * NS_PER_MS for ms in (talk.sent_ms, talk.received_ms)
+            )
+            yield replace(one, sent_ns=sent, received_ns=received)
 
 
 def _tcp_peers(sockets: Iterable[Socket]) -> dict[int, int]:

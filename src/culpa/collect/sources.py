@@ -5,7 +5,7 @@ The choice is made once, at the start: whatever speaks against tracing becomes a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,9 +15,12 @@ from culpa.capture.manifest import BlindSpot
 from culpa.collect.procfs import own_pid
 from culpa.collect.sampler import Sampler, SamplerResult
 from culpa.collect.trace import states
+from culpa.collect.trace.ring import Records
 from culpa.collect.trace.tracer import Tracer, TraceResult
 from culpa.collect.window import MOST_EVENTS
 from culpa.errors import TraceError
+
+TakeStacks = Callable[[Records], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +78,13 @@ class TraceSource:
 
     waits: Literal["events", "samples"] = "events"
 
-    def __init__(self, pids: Collection[int], *, budget_percent: float) -> None:
+    def __init__(self, pids: Collection[int], *, budget_percent: float, take_stacks: TakeStacks) -> None:
         self._tracer: Tracer | None = Tracer(
-            pids=pids, exclude_pids={own_pid()}, max_events=MOST_EVENTS, budget_percent=budget_percent
+            pids=pids,
+            exclude_pids={own_pid()},
+            max_events=MOST_EVENTS,
+            budget_percent=budget_percent,
+            take_stacks=take_stacks,
         )
 
     def start(self) -> None:
@@ -172,12 +179,17 @@ class SampleSource:
 
 
 def open_source(
-    pids: Collection[int], *, peers: Collection[int], trace: bool, budget_percent: float
+    pids: Collection[int],
+    *,
+    peers: Collection[int],
+    trace: bool,
+    budget_percent: float,
+    take_stacks: TakeStacks,
 ) -> tuple[Source, tuple[BlindSpot, ...]]:
-    """Start the best source this host allows, and say what it cannot see."""
+    """Start the best source this host allows, and say what it cannot see. Traced, it hands user stacks over."""
     spot = _untraced("events were not traced, as asked with --no-trace", "leave --no-trace out")
     if trace:
-        tracing = TraceSource(set(pids) | set(peers), budget_percent=budget_percent)
+        tracing = TraceSource(set(pids) | set(peers), budget_percent=budget_percent, take_stacks=take_stacks)
         try:
             tracing.start()
         except TraceError as error:

@@ -59,10 +59,11 @@ class CodeRow:
     tid: Tid
     pid: Pid
     depth: int
-    function: str
+    function: str | None
     path: str
     line: int | None
     library: bool
+    source: str
 
 
 class Refused(Exception):
@@ -122,6 +123,7 @@ def parse_dump(output: bytes, *, pid: Pid, ts_ns: int, outer_tid: Callable[[int]
                 path=frame.filename[:1000],
                 line=frame.line if frame.line > 0 else None,
                 library=in_library(frame.filename),
+                source="py-spy",
             )
 
 

@@ -22,6 +22,7 @@ from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest,
 from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
+from culpa.collect.native.stacks import NativeStacks
 from culpa.collect.openfiles import appended_to
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid
@@ -42,7 +43,7 @@ MAX_PROCESS_ROWS: Final = 2000
 THREADS_NS: Final = NS_PER_SECOND
 """For looking at what each thread does, at the begin and at the end: about 10,000 threads."""
 STACKS_BUDGET: Final = 0.25
-"""The part of the budget that py-spy may take."""
+"""The part of the budget that py-spy may take, and so much the unwinding of other programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,9 @@ class Watch:
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
-        self._stacks = StackSampler((), budget_share=limits.budget_percent / 100 * STACKS_BUDGET)
+        share = limits.budget_percent / 100 * STACKS_BUDGET
+        self._stacks = StackSampler((), budget_share=share)
+        self._native = NativeStacks(budget_share=share)
         self._source: Source
         self.start_ns = 0
         self.start_realtime_ns = 0
@@ -96,13 +99,17 @@ class Watch:
 
     def start(self) -> None:
         """Find the peers, attach, and read what the threads are doing; the window starts here."""
-        table = SocketTable.read(PROC)
+        table = SocketTable.read(PROC, talk=True)
         peers = self._peers(table)
         self._roles |= dict.fromkeys(sorted(peers), "peer")
         self._sockets.append(socket_rows(self._roles, table=table))
         self._counters.start()
         source, spots = open_source(
-            self._targets, peers=peers, trace=self._limits.trace, budget_percent=self._limits.budget_percent
+            self._targets,
+            peers=peers,
+            trace=self._limits.trace,
+            budget_percent=self._limits.budget_percent,
+            take_stacks=self._native.take,
         )
         self._source = source
         self._stack.callback(self._source.close)
@@ -114,6 +121,8 @@ class Watch:
         self._stack.callback(self._redis.stop)
         self._stacks.start()
         self._stack.callback(self._stacks.stop)
+        self._native.start()
+        self._stack.callback(self._native.stop)
         self._meet(table)
         self._next_look_ns = time.monotonic_ns() + LOOK_AROUND_NS
 
@@ -171,6 +180,7 @@ class Watch:
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
+        self._native.stop()
         self._spoke_resp = _receivers_of_resp(seen.tables)
         self._meet(SocketTable.read(PROC))
         self._redis.stop()
@@ -223,6 +233,7 @@ class Watch:
         named = self._targets if self._limits.redis else frozenset()
         self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
         self._stacks.watch(concerned)
+        self._native.watch(concerned)
         self._processes.append(process_rows(self._roles))
 
     def _role(self, pid: int, *, is_peer: bool) -> str:
@@ -252,7 +263,7 @@ class Watch:
             schema.THREAD_STATES.name: pl.concat(self._states),
             schema.SOCKETS.name: _sockets([seen.tables.get(schema.SOCKETS.name), *self._sockets]),
             schema.PROCESSES.name: processes,
-            schema.CODE.name: self._stacks.rows(),
+            schema.CODE.name: pl.concat([self._stacks.rows(), self._native.rows()]),
             schema.REDIS.name: self._redis.rows(),
         }
         if schema.FILES.name in tables:
@@ -275,7 +286,15 @@ class Watch:
             ),
             cost=self._cost(seen),
             blind_spots=tuple(
-                dict.fromkeys((*spots, *seen.blind_spots, *self._stacks.blind_spots(), *self._redis.blind_spots()))
+                dict.fromkeys(
+                    (
+                        *spots,
+                        *seen.blind_spots,
+                        *self._stacks.blind_spots(),
+                        *self._native.blind_spots(),
+                        *self._redis.blind_spots(),
+                    )
+                )
             ),
         )
         return Capture(manifest=manifest, tables=tables)

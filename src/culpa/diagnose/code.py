@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,11 +16,16 @@ from culpa.diagnose.picture import Picture
 MAX_CALLERS = 3
 MIN_SAMPLES = 2
 """One sample may be a torn read of a running interpreter; two that agree are not."""
+MIN_PART = 0.5
+"""A function that not more of the samples stand in or below is not what the time went to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeLine:
-    """A line outside libraries, its callers (innermost first), and on how many of how many samples it rests."""
+    """A line outside libraries, its callers (innermost first), and on how many of how many samples it rests.
+
+    Without a line, `path` is the program that holds the function. `source` is as in the table `code`.
+    """
 
     path: str
     line: int | None
@@ -28,21 +33,26 @@ class CodeLine:
     callers: tuple[str, ...]
     samples: int
     of: int
+    source: str
 
     @property
     def place(self) -> str:
-        """`path:line in function`."""
-        at = self.path if self.line is None else f"{self.path}:{self.line}"
-        return f"{at} in {self.function}"
+        """`path:line in function`; `function NAME in PATH` where no line is known."""
+        if self.line is None:
+            return f"function {self.function} in {self.path}"
+        return f"{self.path}:{self.line} in {self.function}"
 
 
 def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str] = ()) -> CodeLine | None:
-    """The function that most samples of these threads stand in, each within its own thread's moments, and its line.
+    """The innermost function that most samples of these threads stand in or below, each within its thread's moments.
 
     Args:
         where: tid to when its samples count.
         verbs: commands asked for meanwhile. If a sample's call into a library is named after one of them, only such
             samples count: round trips are far shorter than taking a sample, so the name tells more than the moment.
+
+    Returns:
+        The function and its most frequent line; None where the samples disagree, or the program does not tell.
     """
     frames = picture.capture.frame(schema.CODE).filter(pl.col("tid").is_in(list(where)))
     if frames.is_empty():
@@ -51,17 +61,69 @@ def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str]
     named = [stack for stack in stacks if _calls(stack) & {_plain(verb) for verb in verbs}]
     inside = [stack for stack in stacks if _within(where[int(stack["tid"][0])], int(stack["ts_ns"][0]))]
     chosen = named or inside
-    places = [found for stack in chosen if (found := _own(stack)) is not None]
+    own = [found for stack in chosen if (found := _own(stack))]
+    function = _innermost_common(own)
+    if function is None:
+        return None
+    places = [stack[at:] for stack in own if (at := _index(stack, function)) is not None]
+    if len(places) < MIN_SAMPLES <= len(chosen):
+        return None
     # The function first, then its line: the samples of one hot loop spread over its lines.
-    functions = Counter((path, function) for path, _, function, _ in places)
-    if not functions:
+    lines = Counter((place[0].line, place[1 : 1 + MAX_CALLERS]) for place in places)
+    (line, callers), _ = max(lines.items(), key=lambda entry: (entry[1], -(entry[0][0] or 0)))
+    return CodeLine(
+        path=places[0][0].path,
+        line=line,
+        function=places[0][0].function or "?",
+        callers=tuple(caller.text(places[0][0].path) for caller in callers),
+        samples=len(places),
+        of=len(chosen),
+        source=places[0][0].source,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    path: str
+    line: int | None
+    function: str | None
+    source: str
+
+    def text(self, within: str) -> str:
+        """The caller of a function in `within`: with its line, or with its file if that is another one."""
+        if self.line is not None:
+            return f"{self.function or '?'} ({self.path}:{self.line})"
+        return (self.function or "?") + (f" ({self.path})" if self.path != within else "")
+
+
+_Stack = tuple[_Frame, ...]
+"""The frames outside libraries, innermost first."""
+
+
+def _innermost_common(stacks: list[_Stack]) -> tuple[str, str] | None:
+    """Path and name of the innermost function that more than `MIN_PART` of the stacks hold.
+
+    A stack whose innermost function is not known holds none: its callers would be named in its place. Where the stacks
+    part ways at once, what they share is where the program begins, which says nothing.
+    """
+    depths: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for stack in stacks:
+        if stack[0].function is None:
+            continue
+        for function in {(frame.path, frame.function) for frame in stack if frame.function is not None}:
+            depths[function].append(_index(stack, function) or 0)
+    held = {function: found for function, found in depths.items() if len(found) > MIN_PART * len(stacks)}
+    if not held:
         return None
-    function, count = max(functions.items(), key=lambda entry: (entry[1], entry[0]))
-    if count < MIN_SAMPLES and len(chosen) >= MIN_SAMPLES:
-        return None
-    within = Counter(place for place in places if (place[0], place[2]) == function)
-    (path, line, name, callers), _ = max(within.items(), key=lambda entry: (entry[1], -(entry[0][1] or 0)))
-    return CodeLine(path=path, line=line, function=name, callers=callers, samples=count, of=len(chosen))
+    function = min(held, key=lambda entry: (sum(held[entry]) / len(held[entry]), -len(held[entry]), entry))
+    innermost = sum(_index(stack, function) == 0 for stack in stacks)
+    outermost = sum(_index(stack, function) == len(stack) - 1 for stack in stacks)
+    return None if innermost <= MIN_PART * len(stacks) < outermost else function
+
+
+def _index(stack: _Stack, function: tuple[str, str]) -> int | None:
+    """Where a stack holds a function, its innermost call."""
+    return next((at for at, frame in enumerate(stack) if (frame.path, frame.function) == function), None)
 
 
 _ALIASES = {"delete": "del", "hmset": "hset", "execute_command": ""}
@@ -79,13 +141,9 @@ def _calls(stack: pl.DataFrame) -> set[str]:
     return {_plain(name) for name in stack["function"].to_list()[:first_own] if name} - {""}
 
 
-def _own(stack: pl.DataFrame) -> tuple[str, int | None, str, tuple[str, ...]] | None:
-    own = stack.filter(~pl.col("library").fill_null(value=False)).select("path", "line", "function")
-    if own.is_empty():
-        return None
-    rows = [(path or "?", line, function or "?") for path, line, function in own.iter_rows()]
-    callers = tuple(f"{function} ({path}:{line})" for path, line, function in rows[1 : 1 + MAX_CALLERS])
-    return (*rows[0], callers)
+def _own(stack: pl.DataFrame) -> _Stack:
+    own = stack.filter(~pl.col("library").fill_null(value=False)).select("path", "line", "function", "source")
+    return tuple(_Frame(path or "?", line, function, source or "") for path, line, function, source in own.iter_rows())
 
 
 def _within(moments: Moments, ts_ns: int) -> bool:

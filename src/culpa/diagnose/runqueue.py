@@ -16,6 +16,8 @@ from culpa.model.calls import integers
 from culpa.model.kinds import Kind
 
 IDLE_TASK = 0
+MIN_WAIT_NS = 500_000
+"""Shorter ones are what a wake-up takes: whoever is woken waits for its waker, or for a CPU to leave its idle state."""
 NOT_SEEN = -1
 _NS_OF_UNIT = {"throttled_time": 1, "throttled_usec": 1_000}
 """cpu.stat of control groups: nanoseconds in version 1, microseconds in version 2."""
@@ -41,9 +43,10 @@ class Throttled:
 
 
 def queued(picture: Picture) -> Coverage:
-    """Where in the root's time threads were runnable and not running, kernel threads left out."""
+    """Where in the root's time threads were runnable and not running for long; kernel threads are left out."""
     nodes = [n for n in picture.nodes(Kind.RUNNABLE) if picture.blame.nodes[n].who not in picture.objects.kernel_tids]
-    return picture.blame.inside(*nodes)
+    found = picture.blame.inside(*nodes)
+    return _part(found, found.end_ns - found.start_ns >= MIN_WAIT_NS)
 
 
 def longest(coverage: Coverage, at_most_ns: int) -> tuple[Coverage, Coverage]:

@@ -12,6 +12,7 @@ from statistics import median
 
 import msgspec
 
+from culpa.diagnose.verdict import Node, Verdict
 from culpa.errors import LabError, UsageError
 from culpa.labs import catalogue, run
 from culpa.labs.lab import Family, Lab, LabResult, Measured, Parameters, Score, Stage, Truth
@@ -37,7 +38,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis without its verdict. `seconds`: from culpa's start to its verdict; null where it gave none."""
+    """One diagnosis without its verdict.
+
+    `seconds`: from culpa's start to its verdict; `explained`: the share of the root's time that has an explanation.
+    Both are null where it gave none.
+    """
 
     lab: str
     stage: str
@@ -48,6 +53,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     measured: Measured | None
     score: Score
     seconds: float | None
+    explained: float | None
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +79,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     false_alarm_rate: Rate
     median_seconds: float | None
     p95_seconds: float | None
+    median_explained: float | None
+    least_explained: float | None
     median_prediction_error: float | None
     calibration: tuple[Calibration, ...]
 
@@ -118,6 +126,7 @@ def run_bench(plan: Plan, *, progress: Callable[[str], None], labs: Sequence[Lab
 def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -> Bench:
     """What the cases add up to."""
     seconds = [case.seconds for case in cases if case.seconds is not None]
+    explained = [case.explained for case in cases if case.explained is not None]
     errors = [case.score.prediction_error for case in cases if case.score.prediction_error is not None]
     return Bench(
         seed=plan.seed,
@@ -132,6 +141,8 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
         false_alarm_rate=_rate(bool(case.score.false_alarms) for case in cases),
         median_seconds=round(median(seconds), 3) if seconds else None,
         p95_seconds=quantile(seconds, 0.95),
+        median_explained=round(median(explained), 4) if explained else None,
+        least_explained=min(explained, default=None),
         median_prediction_error=round(median(errors), 4) if errors else None,
         calibration=calibration((head.confidence, head.right) for case in cases for head in case.heads),
     )
@@ -145,6 +156,9 @@ def table(bench: Bench) -> Iterator[str]:
     if bench.median_seconds is not None and bench.p95_seconds is not None:
         within = f"median {format_seconds(bench.median_seconds)}, p95 {format_seconds(bench.p95_seconds)}"
         yield f"  {'time to verdict':18} {within}"
+    if bench.median_explained is not None and bench.least_explained is not None:
+        shares = f"median {bench.median_explained:.1%}, least {bench.least_explained:.1%} of the root's time"
+        yield f"  {'explained':18} {shares}"
     if bench.median_prediction_error is not None:
         yield f"  {'prediction error':18} median {bench.median_prediction_error:.0%} of the saving"
     for step in bench.calibration:
@@ -182,6 +196,7 @@ def _cases(lab: Lab, result: LabResult) -> Iterator[Case]:
             measured=stage.measured,
             score=stage.score,
             seconds=round(stage.seconds, 3),
+            explained=_explained(stage.verdict),
         )
 
 
@@ -200,6 +215,7 @@ def _failed(lab: Lab, parameters: Parameters) -> Case:
         measured=None,
         score=nothing,
         seconds=None,
+        explained=None,
     )
 
 
@@ -208,6 +224,19 @@ def _heads(stage: Stage) -> Iterator[Head]:
     for cause in stage.verdict.causes:
         if cause.level != "note":
             yield Head(id=cause.id, confidence=cause.confidence, right=cause.id in true)
+
+
+def _explained(verdict: Verdict) -> float | None:
+    """The share of the root's time that does not end in a leaf `unexplained`; null without any time."""
+    if not verdict.root.seconds:
+        return None
+    return round(1 - _unexplained(verdict.blame) / verdict.root.seconds, 4)
+
+
+def _unexplained(node: Node) -> float:
+    if node.kind == "unexplained":
+        return node.seconds
+    return sum(_unexplained(child) for child in node.children)
 
 
 def _rate(hits: Iterator[bool]) -> Rate:

@@ -84,6 +84,11 @@ class Calls:
         resting: Bools = rows >= self._seen
         return resting
 
+    @property
+    def resting_pids(self) -> frozenset[int]:
+        """Processes with threads that sat in one call all the time."""
+        return frozenset(self.frame["pid"][self._seen :].drop_nulls().to_list())
+
     def is_socket(self, rows: Int64s) -> Bools:
         """Which of the calls are on a socket."""
         on_socket: Bools = np.append(self.on_socket, False)[rows]

@@ -31,6 +31,7 @@ from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
+from culpa.model.resting import settled
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
@@ -115,7 +116,8 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     stages = _stages(capture.frame(schema.STACKS))
     kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
-    _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects)
+    rested = objects.pure_servers | settled(capture, objects, requests, calls.resting_pids - objects.pure_servers)
+    _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects, rested)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
@@ -192,9 +194,18 @@ def _cut(
 
 
 def _explain_own_calls(
-    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, talk: Conversations, objects: Objects
+    pieces: Pieces,
+    timeline: Timeline,
+    index: Int64s,
+    calls: Calls,
+    talk: Conversations,
+    objects: Objects,
+    rested: frozenset[int],
 ) -> None:
-    """Interruptible waits, by the call they sit in; waits for bytes go on to the peers."""
+    """Interruptible waits, by the call they sit in; waits for bytes go on to the peers.
+
+    `rested`: processes that wait for work where they wait all the while.
+    """
     call = pieces.call[index]
     nr = calls.nr(call)
     serving = talk.serving.depth(pieces.start[index]) > 0
@@ -204,9 +215,8 @@ def _explain_own_calls(
     kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(objects.kernel_tids)) & (nr == UNKNOWN_NR)
     pieces.kind[index[kernel]] = Kind.IDLE
     many, receive = calls.among(call, syscalls.MANY_WAIT), calls.among(call, syscalls.RECEIVE)
-    serves = np.isin(timeline.pid[pieces.lane[index]], list(objects.pure_servers))
     # A client may have asked before the window: one that sits in the same wait all the time is not known to be idle.
-    resting = calls.is_resting(call) & ~serves
+    resting = calls.is_resting(call) & ~np.isin(timeline.pid[pieces.lane[index]], list(rested))
     received = receive & (calls.is_socket(call) | calls.is_resting(call))
     for_work = (many | received) & ~resting | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
     pieces.kind[index[for_work & ~serving]] = Kind.IDLE

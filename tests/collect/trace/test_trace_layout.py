@@ -22,6 +22,7 @@ STRUCTS = {
     "socket_event": events.SOCKET_EVENT,
     "task_event": events.TASK_EVENT,
     "file_event": events.FILE_EVENT,
+    "user_stack_event": events.USER_STACK_EVENT,
     "thread_state": events.THREAD_STATE,
     "watch_state": events.WATCH_STATE,
     "trace_settings": events.SETTINGS,

@@ -14,6 +14,8 @@ PAYLOAD_BYTES: Final = 256
 SHORT_BYTES: Final = 48
 PATH_BYTES: Final = 1024
 UNIX_PATH_BYTES: Final = 112
+SLICE_BYTES: Final = 8192
+REGISTERS: Final = 34
 
 LANE: Final = np.dtype([("head", "<u8"), ("tail", "<u8"), ("lost", "<u8"), ("pad", "<u8", (5,))])
 OFFCPU_EVENT: Final = np.dtype(
@@ -90,12 +92,18 @@ FILE_EVENT: Final = np.dtype(
         ("path", "u1", (PATH_BYTES,)),
     ]
 )  # fmt: skip
+USER_STACK_EVENT: Final = np.dtype(
+    [
+        ("at_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("running", "<u4"), ("captured", "<u4"),
+        ("registers", "<u8", (REGISTERS,)), ("slice", "u1", (SLICE_BYTES,)),
+    ]
+)  # fmt: skip
 THREAD_STATE: Final = np.dtype(
     [
         ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
         ("seen_ino", "<u8"), ("seen_dev", "<u4"), ("dev", "<u4"), ("mode", "<u4"), ("pid", "<u4"), ("nr", "<i4"),
         ("state", "<i4"), ("stack_id", "<i4"), ("waker_tid", "<u4"), ("waker_pid", "<u4"), ("depth", "<u4"),
-        ("tid", "<u4"), ("slot", "<u4"),
+        ("tid", "<u4"), ("slot", "<u4"), ("waited_ns", "<u8"), ("wait_middle_ns", "<u8"), ("tick_ns", "<u8"),
     ]
 )  # fmt: skip
 THREAD_SUM: Final = np.dtype(
@@ -129,13 +137,13 @@ SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
         ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("offcpu_slots", "<u4"), ("syscall_slots", "<u4"),
-        ("page_bytes", "<u4"), ("throttle_has_control", "<u4"),
+        ("page_bytes", "<u4"), ("throttle_has_control", "<u4"), ("stack_period_ns", "<u8"),
         ("call_kind", "<u2", (NR_MAX,)),
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
     [
-        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (10,)), ("grown", "<u8"), ("refused", "<u8"),
+        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (11,)), ("grown", "<u8"), ("refused", "<u8"),
         ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"),
     ]
 )  # fmt: skip
@@ -158,7 +166,7 @@ class RingSpec:
     """Its records count as events (paths and names are by-products)."""
 
 
-OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES = range(10)
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES, USER_STACKS = range(11)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -170,6 +178,7 @@ RINGS: Final = {
     PARTS: RingSpec(map_name="parts_ring", event=PART_EVENT, size=1 << 20),
     DIRTIED: RingSpec(map_name="dirtied_ring", event=DIRTIED_EVENT, size=1 << 20),
     THROTTLES: RingSpec(map_name="throttles_ring", event=THROTTLE_EVENT, size=1 << 18),
+    USER_STACKS: RingSpec(map_name="user_stacks_ring", event=USER_STACK_EVENT, size=1 << 20, counted=False),
 }
 
 

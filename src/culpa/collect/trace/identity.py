@@ -175,7 +175,7 @@ class Identities:
         _pair_inet(self.sockets)
         rows = list(self.sockets.values())
         names = [column.name for column in schema.SOCKETS.columns]
-        return schema.SOCKETS.frame({name: [row[name] for row in rows] for name in names})
+        return schema.SOCKETS.frame({name: [row.get(name) for row in rows] for name in names})
 
 
 def identity(path: Path) -> tuple[DevT, int, int]:

@@ -24,6 +24,7 @@ from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf
 from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Ring
+from culpa.collect.trace.ticks import open_ticks
 from culpa.errors import TraceError
 
 MAX_DEPTH: Final = 5
@@ -32,6 +33,8 @@ MAX_GROWN: Final = 1024
 """Processes the probes may add by themselves."""
 MAX_STACK_FRAMES: Final = 127
 _PREFIX: Final = "raw_tp/"
+_TICK, _TICKS = b"on_tick", "perf_event"
+"""The probe that a timer runs, and what its links are kept under."""
 _DIRECT: Final = b"_direct"
 """How the names of those probes end that read kernel objects through typed pointers."""
 _SUM: Final = b"sum_"
@@ -40,7 +43,7 @@ _RECORDS: Final = frozenset(
     {
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
         "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
-        "balance_dirty_pages",
+        "balance_dirty_pages", "perf_event",
     }
 )  # fmt: skip
 """Tracepoints whose probes write records; the others keep the watched set."""
@@ -65,12 +68,15 @@ _FORMER_NAMES: Final = {"writeback_dirty_folio": "writeback_dirty_page"}
 class Probes:
     """The BPF object, its links and its rings; close it, or use it as a context."""
 
-    def __init__(self, *, follow: bool, verbose: bool, btf_path: Path = kernel.BTF_PATH) -> None:
+    def __init__(
+        self, *, follow: bool, verbose: bool, stack_period_ns: int = 0, btf_path: Path = kernel.BTF_PATH
+    ) -> None:
         """Load the object; nothing runs before `attach`.
 
         Args:
             follow: see `Tracer`.
             verbose: see `Tracer`.
+            stack_period_ns: one user stack for so much waiting of a thread; 0: none.
             btf_path: the description of the kernel's types.
 
         Raises:
@@ -84,6 +90,7 @@ class Probes:
         self._stats_fd = -1
         self._lost = 0
         self._cpus = 1
+        self._stack_period_ns = stack_period_ns
         self._log: list[str] = []
         self._btf_path = btf_path
         self._library = libbpf.open_library()
@@ -183,11 +190,14 @@ class Probes:
             )
 
     def _programs(self) -> Iterator[tuple[int, str]]:
-        program = self._library.bpf_object__next_program(self._object, None)
-        while program:
-            section = self._library.bpf_program__section_name(program).decode()
+        for program, section in self._sections():
             if section.startswith(_PREFIX):
                 yield program, section.removeprefix(_PREFIX)
+
+    def _sections(self) -> Iterator[tuple[int, str]]:
+        program = self._library.bpf_object__next_program(self._object, None)
+        while program:
+            yield program, self._library.bpf_program__section_name(program).decode()
             program = self._library.bpf_object__next_program(self._object, program)
 
     def _choose(self, types: kernel.KernelTypes, *, direct: bool) -> None:
@@ -197,6 +207,8 @@ class Probes:
             alone = not {self._name(program), self._name(program) + _DIRECT} & twofold
             fits = alone or self._is_direct(program) == direct
             self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
+        tick = self._library.bpf_object__find_program_by_name(self._object, _TICK)
+        self._library.bpf_program__set_autoload(tick, bool(self._stack_period_ns))
         for name in {name for _, name in self._programs()} - types.parameters.keys():
             if _FORMER_NAMES.get(name) not in types.parameters:
                 self._unseen(name, "this kernel has no such tracepoint that can be read")
@@ -238,6 +250,7 @@ class Probes:
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
         settings["page_bytes"] = mmap.PAGESIZE
         settings["throttle_has_control"] = types.throttle_has_control
+        settings["stack_period_ns"] = self._stack_period_ns
         settings["call_kind"] = calls.kinds(platform.machine())
 
     def _map(self, name: str) -> int:
@@ -265,6 +278,7 @@ class Probes:
         for program, name in self._programs():
             if not self._is_sum(program):
                 self._attach(program, name)
+        self._attach_ticks()
         if not self._links:
             raise TraceError("cannot trace: the kernel lets no probe be attached", way_out="run with --no-trace")
 
@@ -276,6 +290,27 @@ class Probes:
             self._links.append((name, link))
         else:
             self._unseen(name, f"attaching failed ({os.strerror(ctypes.get_errno())})")
+
+    def _attach_ticks(self) -> None:
+        """Let timers run the probe that takes the user stacks of computing threads."""
+        if not self._stack_period_ns:
+            return
+        program, attached = self._library.bpf_object__find_program_by_name(self._object, _TICK), False
+        for tick in open_ticks(libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")):
+            link = self._library.bpf_program__attach_perf_event(program, tick)
+            if link:
+                self._links.append((_TICKS, link))  # which closes the timer when it is destroyed
+                attached = True
+            else:
+                os.close(tick)
+        if not attached:
+            self.blind_spots.append(
+                BlindSpot(
+                    what="which functions of programs without Python compute",
+                    why="the kernel refuses a timer (perf_event_open)",
+                    way_out="allow it (kernel.perf_event_paranoid, the container's seccomp profile)",
+                )
+            )
 
     def end_records(self) -> None:
         """No record from now on; who is watched goes on being known."""
@@ -348,7 +383,7 @@ class Probes:
     def program_infos(self) -> dict[str, libbpf.ProgramInfo]:
         """Run time and run count of each loaded probe, by its name."""
         infos = {}
-        for program, _ in self._programs():
+        for program, _ in self._sections():
             info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
             fd = self._library.bpf_program__fd(program)
             if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):

@@ -26,9 +26,9 @@ from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
 from culpa.collect.trace.rows import TABLES, Rows, open_calls
+from culpa.collect.trace.shortfalls import Shortfalls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
-from culpa.units import format_count, format_ns
 
 DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
@@ -40,10 +40,11 @@ REST_SECONDS: Final = 0.0002
 """Whoever has just slept has just come onto a CPU, see `states`."""
 STATE_STACKS: Final = 1 << 20
 """Numbers of stacks from here on are of threads gone through, below of those that were switched out."""
+STACK_PERIOD_NS: Final = 50_000_000
+"""So much waiting of a thread for one user stack; the timer for those that compute is in `ticks`."""
 MAX_REQUESTS: Final = 16384
 MAX_PROCESSES: Final = 8192
 MAX_REFRESHED_FILES: Final = 5000
-MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Tracer:
         pids: Collection[int],
         exclude_pids: Collection[int],
         follow: bool = True,
+        take_stacks: Callable[[Records], None] | None = None,
         max_events: int = 3_000_000,
         budget_percent: float | None = None,
         verbose: bool = False,
@@ -93,13 +95,15 @@ class Tracer:
             pids: processes to watch, with all their threads and future children.
             exclude_pids: processes never to watch, culpa's own above all; wins over `pids`.
             follow: also watch whoever wakes a watched thread.
-            max_events: recording stops there, with a blind spot.
+            take_stacks: gets `events.USER_STACK_EVENT` records, which it must copy; without it none are taken.
+            max_events: recording stops there, with a blind spot; with a budget, sums begin there.
             budget_percent: of one core; above it records end and sums begin. None: no limit.
             verbose: libbpf's words go to stderr.
         """
         self._pids = frozenset(pids)
         self._excluded = frozenset(exclude_pids) | {0}
         self._follow, self._max_events, self._verbose = follow, max_events, verbose
+        self._stack_period_ns = STACK_PERIOD_NS if take_stacks else 0
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -111,7 +115,7 @@ class Tracer:
         self._stacks: dict[int, list[str]] = {}
         self._state_stacks: dict[tuple[int, ...], int] = {}
         self._symbols: KernelSymbols | None = None
-        self._paused = False
+        self._paused = self._full = False
         self._budget = None if budget_percent is None else Budget(budget_percent)
         self._costs: list[ProbeCost] = []
         self._spent_ns = 0.0
@@ -125,6 +129,7 @@ class Tracer:
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
             events.DIRTIED: self._keep_dirtied,
+            events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
     def start(self) -> None:
@@ -134,7 +139,7 @@ class Tracer:
             TraceError: tracing is impossible here; nothing is left behind.
         """
         kernel.check_host()
-        self._probes = Probes(follow=self._follow, verbose=self._verbose)
+        self._probes = Probes(follow=self._follow, verbose=self._verbose, stack_period_ns=self._stack_period_ns)
         try:
             for pid in self._excluded:
                 self._put_watch(pid, excluded=True)
@@ -268,7 +273,7 @@ class Tracer:
                 wait = SUMS_DRAIN_SECONDS
 
     def _drain(self) -> int:
-        """Empty every ring once; above the limit of events the probes are told to pause. Returns the events so far."""
+        """Empty every ring once; returns the events so far. Without a budget the probes are to pause at their limit."""
         probes = self._loaded()
         for number, lanes in probes.lanes.items():
             self._events += lanes.drain(self._takers[number])
@@ -276,19 +281,20 @@ class Tracer:
             drained = ring.drain(self._takers[number])
             self._events += drained if events.RINGS[number].counted else 0
         self._events += self._rows.part_messages()
-        if self._events >= self._max_events and not self._paused and not self.detail_ended():
+        if self._events >= self._max_events and not self._paused and self._budget is None:
             self._paused = True
             probes.pause()
         return self._events
 
     def _watch_cost(self, probes: Probes) -> None:
-        """Measure the probes, and end the records if these cost more than the budget."""
+        """Measure the probes, and end the records if these cost more than the budget or are as many as may be held."""
         now_ns, cost = time.monotonic_ns(), self._costs[-1]
         cost.sample(now_ns, self._events, self._drain)
-        if self._budget is None or self._paused or self.detail_ended():
+        if self._budget is None or self.detail_ended():
             return
         thread_ns = time.thread_time_ns()
-        if self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
+        self._full = self._events >= self._max_events
+        if self._full or self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
             self._end_detail(probes)
 
     def _end_detail(self, probes: Probes) -> None:
@@ -372,73 +378,24 @@ class Tracer:
             events=sum(len(found[name]) for name in TABLES.values()),
             lost_events=lost,
             probe_cpu_ns=self.probe_cpu_ns(),
-            blind_spots=(*probes.blind_spots, *self._shortfalls(lost)),
+            blind_spots=(*probes.blind_spots, *self._shortfalls(lost).blind_spots()),
             detail_end_ns=self._detail_end_ns,
             sums_from_ns=self._sums_from_ns,
         )
 
-    def _shortfalls(self, lost: int) -> list[BlindSpot]:
-        counters = self._loaded().counters()[0]
-        spots = []
-        if lost:
-            spots.append(
-                BlindSpot(
-                    what=f"{format_count(lost)} events",
-                    why="they came faster than they could be read",
-                    way_out="watch fewer processes, or for a shorter time",
-                )
-            )
-        if self._paused:
-            spots.append(
-                BlindSpot(
-                    what="the end of the window",
-                    why=f"recording stopped at {format_count(self._max_events)} events",
-                    way_out="watch for a shorter time with --for",
-                )
-            )
-        if self._detail_end_ns is not None:
-            recorded = format_ns(self._detail_end_ns - self._costs[0].start_ns)
-            spots.append(
-                BlindSpot(
-                    what=f"single events after the first {recorded}",
-                    why="recording them cost more than the budget; from then on they were only summed up",
-                    way_out="raise --budget, or watch fewer processes",
-                )
-            )
-        if counters["unsummed"]:
-            spots.append(
-                BlindSpot(
-                    what=f"{format_count(int(counters['unsummed']))} calls in the sums",
-                    why="more threads and files were in use than sums can be kept of",
-                    way_out="watch fewer processes",
-                )
-            )
-        if counters["narrow"]:
-            spots.append(
-                BlindSpot(
-                    what=f"what {format_count(int(counters['narrow']))} system calls of 32-bit programs were",
-                    why="these have numbers and arguments of their own, which culpa does not read",
-                    way_out="watch a 64-bit build of the program",
-                )
-            )
-        if self._identities.reused:
-            numbers = ", ".join(map(str, sorted(self._identities.reused)[:MAX_LISTED]))
-            spots.append(
-                BlindSpot(
-                    what=f"which process is meant by number {numbers}",
-                    why="one ended and another got its number while culpa watched; they are shown as one",
-                    way_out="watch for a shorter time with --for",
-                )
-            )
-        if counters["refused"]:
-            spots.append(
-                BlindSpot(
-                    what="some processes that woke the watched ones",
-                    why="the limit of processes watched at once was reached",
-                    way_out="watch one process instead of the whole host",
-                )
-            )
-        return spots
+    def _shortfalls(self, lost: int) -> Shortfalls:
+        counters, ended_ns = self._loaded().counters()[0], self._detail_end_ns
+        return Shortfalls(
+            lost=lost,
+            max_events=self._max_events,
+            stopped=self._paused,
+            recorded_ns=None if ended_ns is None else ended_ns - self._costs[0].start_ns,
+            full=self._full,
+            unsummed=int(counters["unsummed"]),
+            narrow=int(counters["narrow"]),
+            refused=int(counters["refused"]),
+            reused=self._identities.reused,
+        )
 
 
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:

@@ -73,12 +73,24 @@ def names_below(picture: Picture, nodes: list[int], kind: Kind) -> list[str]:
 
 
 def code_evidence(line: CodeLine) -> Evidence:
-    """The code line as a fact, with its callers."""
+    """The code line, or the function where no line is known, as a fact, with its callers."""
     callers = "".join(f" < {caller}" for caller in line.callers)
+    place = line.place if line.line is not None else line.place.removeprefix("function ")
+    told = _TOLD.get(line.source)
     return Evidence(
-        fact="code line", value=line.place + callers, unit="", threshold=None,
-        source=f"code: {line.samples} of {line.of} stack samples",
-    )  # fmt: skip
+        fact="code line" if line.line is not None else "function",
+        value=place + callers,
+        unit="",
+        threshold=None,
+        source=f"code: {line.samples} of {line.of} stack samples{f', {told}' if told else ''}",
+    )
+
+
+_TOLD = {
+    "symbols": "named by the program's symbols",
+    "lines": "named by the program's debug information",
+    "jit": "named by its perf map, with the line where the function begins",
+}
 
 
 def waits_source(picture: Picture) -> str:

@@ -48,7 +48,7 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
     busy_ns = sum(occupant.ns for occupant in others)
     if picture.share(moments.ns) < MIN_SHARE or busy_ns < MOST * sum(occupant.ns for occupant in had) or not others:
         return
-    first, whose = others[0], picture.objects.process(others[0].pid)
+    first = others[0]
     own = first.pid in picture.capture.manifest.target.pids
     yield Finding(
         moments=moments,
@@ -57,11 +57,16 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
         tid=None,
         on=None,
         evidence=tuple(_who_ran(picture, others, moments.ns)),
-        confidence=0.85 if first.ns >= MOST * busy_ns else 0.7,
+        confidence=0.85 if first.ns >= MOST * moments.ns else 0.7,
         fixes=() if own else (_renice(first.pid),),
-        title="Its own threads wait for each other's CPU" if own
-        else f"It waits for a CPU while {whose.comm or first.pid} runs",
-    )  # fmt: skip
+        title=_title(picture, first, own=own) if first.ns >= MOST * busy_ns else None,
+    )
+
+
+def _title(picture: Picture, first: Occupant, *, own: bool) -> str:
+    if own:
+        return "Its own threads wait for each other's CPU"
+    return f"It waits for a CPU while {picture.objects.process(first.pid).comm or first.pid} runs"
 
 
 def _who_ran(picture: Picture, others: list[Occupant], ns: int) -> Iterator[Evidence]:

@@ -290,6 +290,28 @@ INLINE s32 current_call(void)
 	return call_number(task_registers(current_task_btf()));
 }
 
+/* The user registers of the current task; null before 5.15. */
+INLINE void *current_registers(void)
+{
+	if (!__builtin_preserve_enum_value(*(enum bpf_func_id *)BPF_FUNC_task_pt_regs, 0))
+		return 0;
+	return task_registers(current_task_btf());
+}
+
+/* The registers as the user ABI orders them (struct pt_regs, user_pt_regs); returns the stack pointer. */
+INLINE u64 copy_registers(void *regs, u64 *to)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, orig_ax)) {
+		read_kernel(to, 21 * sizeof(u64), regs);
+		return to[19];
+	}
+	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0)) {
+		read_kernel(to, 34 * sizeof(u64), regs);
+		return to[31];
+	}
+	return 0;
+}
+
 /* The first three arguments of a system call, also right at its exit: the return value has a register of its own on
  * x86, and arm64 keeps the first argument in orig_x0. */
 INLINE void call_arguments(void *regs, u64 *arg, const int direct)

@@ -5,6 +5,7 @@
 #include "lanes.bpf.c"
 #include "tasks.bpf.c"
 #include "files.bpf.c"
+#include "stacks.bpf.c"
 #include "sched.bpf.c"
 #include "syscall.bpf.c"
 #include "block.bpf.c"
@@ -25,6 +26,7 @@ const union {
 	struct task_event task;
 	struct file_event file;
 	struct state_event state;
+	struct user_stack_event user_stack;
 } *record_types SEC(".bss.types");
 
 char culpa_license[] SEC("license") = "Dual BSD/GPL";

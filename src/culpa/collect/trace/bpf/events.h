@@ -20,6 +20,8 @@ typedef signed long long s64;
 #define PAYLOAD_BYTES 256
 #define SHORT_BYTES 48
 #define PATH_BYTES 1024
+#define SLICE_BYTES 8192
+#define REGISTERS 34
 #define UNIX_PATH_BYTES 112
 #define NR_MAX 512
 #define THREADS_MAX 16384
@@ -29,7 +31,7 @@ typedef signed long long s64;
 
 enum ring_id {
 	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
-	RING_THROTTLES, RINGS
+	RING_THROTTLES, RING_USER_STACKS, RINGS
 };
 
 /* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
@@ -212,6 +214,17 @@ struct file_event {
 	u8 path[PATH_BYTES];
 };
 
+/* Registers and the top of the stack of a user thread: memory of that program, not to be kept. */
+struct user_stack_event {
+	u64 at_ns;
+	u32 tid;
+	u32 pid;
+	u32 running;  /* taken while it ran; else at the end of a call in which it waited */
+	u32 captured; /* bytes of the slice */
+	u64 registers[REGISTERS];
+	u8 slice[SLICE_BYTES];
+};
+
 /* One watched thread between two events; user space reads what is still open from here at the end. */
 struct thread_state {
 	u64 off_ns; /* 0: on its CPU, or not known */
@@ -232,6 +245,9 @@ struct thread_state {
 	u32 depth;
 	u32 tid; /* 0: this place is free */
 	u32 slot; /* this place */
+	u64 waited_ns; /* off its CPU by its own will since its user stack was taken */
+	u64 wait_middle_ns; /* within the last such stretch */
+	u64 tick_ns; /* when its user stack was last taken while it ran */
 };
 
 /* How one thread spent its time while sums were kept; its place is that of its thread_state. */
@@ -298,6 +314,7 @@ struct trace_settings {
 	u32 syscall_slots;
 	u32 page_bytes;
 	u32 throttle_has_control; /* balance_dirty_pages has a dirty_throttle_control in place of five figures */
+	u64 stack_period_ns; /* so much waiting for one user stack; 0: none are taken */
 	u16 call_kind[NR_MAX];
 };
 
@@ -325,9 +342,10 @@ _Static_assert(sizeof(struct throttle_event) == 72, "throttle_event");
 _Static_assert(sizeof(struct socket_event) == 184, "socket_event");
 _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
-_Static_assert(sizeof(struct trace_settings) == 1064, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 128, "trace_counters");
-_Static_assert(sizeof(struct thread_state) == 112, "thread_state");
+_Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
+_Static_assert(sizeof(struct trace_settings) == 1072, "trace_settings");
+_Static_assert(sizeof(struct trace_counters) == 136, "trace_counters");
+_Static_assert(sizeof(struct thread_state) == 136, "thread_state");
 _Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
 _Static_assert(sizeof(struct call_sum) == 56, "call_sum");
 _Static_assert(sizeof(struct state_event) == 264, "state_event");

@@ -65,6 +65,7 @@ INLINE void switched_in(struct task_struct *next, u32 prev_tid, u64 now, const i
 		event->cpu = cpu_id();
 		FINISH(event, position);
 	}
+	count_wait(thread, now);
 	thread->off_ns = 0;
 	thread->wake_ns = 0;
 	thread->waker_tid = 0;
