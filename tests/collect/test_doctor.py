@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from culpa.collect.doctor import Check, checks
+from culpa.errors import CulpaError
 
 
 def by_name(found: tuple[Check, ...]) -> dict[str, Check]:
@@ -38,7 +40,11 @@ def test_against_this_host() -> None:
 
 
 def test_a_bare_host(tmp_path: Path) -> None:
-    """Without /proc and /sys nothing is claimed and nothing raises."""
+    """With an empty /proc and /sys nothing is claimed; without /proc nothing can be said, in a sentence."""
+    with pytest.raises(CulpaError, match=r"not mounted; mount -t proc"):
+        checks(tmp_path, tmp_path)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "stat").write_text("1 (x) R 0\n")
     found = by_name(checks(tmp_path, tmp_path))
     for name in (
         "privilege",

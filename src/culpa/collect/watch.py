@@ -6,6 +6,7 @@ servers, and what /proc says at the start, about once a second, and at the end.
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -25,7 +26,7 @@ from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.native.stacks import NativeStacks
 from culpa.collect.openfiles import appended_to
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
-from culpa.collect.procfs import PROC, own_pid
+from culpa.collect.procfs import PROC, own_pid, read_bounded
 from culpa.collect.redis import RedisCollector
 from culpa.collect.redis_answers import Credentials
 from culpa.collect.resolve import peers_of, process_stat
@@ -320,7 +321,7 @@ class Watch:
             lost_events=seen.lost_events,
             probe_cpu_ns=seen.probe_cpu_ns,
             culpa_cpu_ns=_own_cpu_ns() - self._cpu_before_ns + self._stacks.cpu_ns,
-            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_rss_bytes=_peak_rss_bytes(),
         )
 
 
@@ -346,6 +347,15 @@ def _without_unseen(tables: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, l
         way_out="name one process instead of many",
     )
     return tasks.with_columns(watched_ns=pl.when(~unseen).then("watched_ns")), [spot] if count else []
+
+
+_HIGH_WATER: Final = re.compile(rb"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+
+
+def _peak_rss_bytes() -> int:
+    """The most memory this program has held; ru_maxrss would begin with what its parent held when it was started."""
+    found = _HIGH_WATER.search(read_bounded(PROC / "self/status") or b"")
+    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _own_cpu_ns() -> int:

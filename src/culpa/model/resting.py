@@ -17,7 +17,8 @@ from culpa.capture.bundle import Capture
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
 
-AT_REST = syscalls.SLEEPS_IN | syscalls.RECEIVE
+AT_REST = (syscalls.SLEEPS_IN | syscalls.RECEIVE) - syscalls.FUTEX
+"""Where a server's threads wait for work. In futex they may as well wait for a lock, with a question in hand."""
 
 
 def settled(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> frozenset[int]:
@@ -40,7 +41,7 @@ def _owed(capture: Capture, objects: Objects, requests: Requests, pids: frozense
     talk = requests.exchanges.select("ino", "role", "pid", open=pl.col("answer_end_ns").is_null())
     asked = dict(talk.filter(pl.col("role") == "client").group_by("ino").agg(pl.col("open").any()).iter_rows())
     busy = frozenset(talk.filter((pl.col("role") == "server") & pl.col("open"))["pid"].to_list())
-    resting = _at_rest(capture, objects) - busy
+    resting, maybe = (_at_rest(capture, objects, calls) - busy for calls in (AT_REST, AT_REST | syscalls.FUTEX))
     columns = ("pid", "ino", "peer_ino", "sent_ns", "received_ns")
     for pid, ino, peer_ino, sent_ns, received_ns in _connections(sockets, pids).select(columns).iter_rows():
         peer = holder.get(peer_ino)
@@ -48,8 +49,8 @@ def _owed(capture: Capture, objects: Objects, requests: Requests, pids: frozense
             owed = asked[ino]
         elif sent_ns is not None and received_ns is not None and sent_ns != received_ns:
             owed = sent_ns > received_ns
-        else:  # within one tick of the kernel's, or not known
-            owed = peer != pid and peer not in resting
+        else:  # where both lie within one tick of the kernel's, the last question was answered, as a rule
+            owed = peer != pid and peer not in (resting if sent_ns is None else maybe)
         if owed:
             yield pid
 
@@ -64,9 +65,9 @@ def _connections(sockets: pl.DataFrame, pids: frozenset[int]) -> pl.DataFrame:
     return sockets.filter(pl.col("pid").is_in(list(pids)) & connected & ~serves)
 
 
-def _at_rest(capture: Capture, objects: Objects) -> frozenset[int]:
-    """Servers and nothing else, all of whose threads slept in a wait for work at the start and at the end."""
-    calls = list(syscalls.Numbers(capture.manifest.host.machine).of(AT_REST))
+def _at_rest(capture: Capture, objects: Objects, names: frozenset[str]) -> frozenset[int]:
+    """Servers and nothing else, all of whose threads slept in one of these calls at the start and at the end."""
+    calls = list(syscalls.Numbers(capture.manifest.host.machine).of(names))
     states = capture.frame(schema.THREAD_STATES).filter(pl.col("pid").is_in(list(objects.pure_servers)))
     sleeps = (pl.col("state").cast(pl.String) == "S") & pl.col("nr").is_in(calls).fill_null(value=False)
     found = states.group_by("pid").agg(sleeps.all().alias("rests"))
