@@ -5,6 +5,7 @@ Each test starts a real program, has the real tracer watch it, and looks for the
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -99,7 +100,7 @@ def running(argv: list[str], path: Path, source: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with subprocess.Popen([*argv, str(path), str(port)], stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([*argv, str(path), str(port)], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             deadline = time.monotonic() + 20
             while not _answers(f"http://127.0.0.1:{port}/"):
@@ -124,6 +125,22 @@ def python(folder: Path, body: str) -> Iterator[str]:
     source = textwrap.dedent(SERVER) + textwrap.dedent(body)
     with running([sys.executable], folder / "server.py", source) as url:
         yield url
+
+
+@contextmanager
+def asking(url: str, clients: int) -> Iterator[None]:
+    """Other clients, which never stop asking."""
+    asker = f"from urllib.request import urlopen\nwhile True: urlopen({url!r}).read()"
+    with ExitStack() as others:
+        started = [
+            others.enter_context(subprocess.Popen([sys.executable, "-c", asker], stderr=subprocess.DEVNULL))
+            for _ in range(clients)
+        ]
+        try:
+            yield
+        finally:
+            for other in started:
+                other.kill()
 
 
 def share(verdict: dict[str, Any], above: Callable[[dict[str, Any]], bool], *kinds: str) -> float:
@@ -171,6 +188,59 @@ def test_a_request_that_was_not_read_is_queued_behind_the_one_that_is_served(tmp
 
     assert share(verdict, lambda node: "behind GET /slow" in node["label"], "sleep") > 0.8
     assert "app.loop.blocked" == verdict["causes"][0]["id"]
+
+
+def test_a_queue_in_front_of_all_workers_is_a_pool_that_is_exhausted(tmp_path: Path) -> None:
+    """Two workers of one pool; three clients keep them in a page that sleeps."""
+    body = """
+        import concurrent.futures
+        @page
+        def slow(): time.sleep(0.1)
+        Handler.protocol_version = "HTTP/1.0"
+        class Pool(http.server.ThreadingHTTPServer):
+            pool = concurrent.futures.ThreadPoolExecutor(2)
+            def process_request(self, *connection): self.pool.submit(self.process_request_thread, *connection)
+        serve(Pool)
+    """
+    with python(tmp_path, body) as url, asking(f"{url}/slow", 3):
+        verdict = why(f"{url}/quick", "--for", "3s")
+
+    head = verdict["causes"][0]
+    assert ("app.pool.exhausted", "All 2 workers are busy with other requests") == (head["id"], head["title"])
+    assert share(verdict, lambda node: "behind GET /slow" in node["label"], "sleep") > 0.8
+    assert "sleep.by-choice" not in [cause["id"] for cause in verdict["causes"]]
+
+
+def test_connections_that_all_other_requests_use_are_a_pool_that_is_exhausted(tmp_path: Path) -> None:
+    """A thread for every client, but only two connections to a peer that takes its time."""
+    body = """
+        import socket, socketserver
+        class Slow(socketserver.StreamRequestHandler):
+            def handle(self):
+                while line := self.rfile.readline():
+                    time.sleep(0.1)
+                    self.wfile.write(line)
+        peer = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow)
+        if not (child := os.fork()): peer.serve_forever()
+        free = queue.LifoQueue()
+        for _ in range(2): free.put(socket.create_connection(peer.server_address))
+        @page
+        def ask():
+            connection = free.get()
+            connection.sendall(b"?\\n")
+            connection.recv(9)
+            free.put(connection)
+        import signal, threading
+        threading.Thread(target=lambda: (sys.stdin.read(), os.kill(child, signal.SIGKILL), os._exit(0))).start()
+        serve(http.server.ThreadingHTTPServer)
+    """
+    with python(tmp_path, body) as url, asking(f"{url}/ask", 4):
+        verdict = why(f"{url}/ask", "--for", "3s")
+
+    cause = next(cause for cause in verdict["causes"] if cause["id"] == "app.pool.exhausted")
+    assert cause["title"] == "All 2 connections to a peer are in use by other requests"
+    assert cause["share"] > 0.4
+    assert cause["on"]["peer"].startswith("127.0.0.1:")
 
 
 def test_a_lock_is_followed_to_its_holder(tmp_path: Path) -> None:
@@ -283,6 +353,48 @@ def test_a_stopped_server_is_called_stopped_and_who_let_it_go_on_is_named(tmp_pa
     assert any("until sh[" in node["label"] for node in stopped)
 
 
+def test_a_server_that_is_stopped_over_and_over_names_who_does_that(tmp_path: Path) -> None:
+    """SIGSTOP and SIGCONT in turns by a shell, which the scheduler and its calls show."""
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        found = subprocess.run(["pgrep", "-f", str(tmp_path / "server.py")], capture_output=True, text=True, check=True)
+        pid = found.stdout.split()[0]
+        turns = f"while kill -STOP {pid}; do sleep 0.1; kill -CONT {pid}; sleep 0.03; done"
+        with subprocess.Popen(["sh", "-c", turns], stderr=subprocess.DEVNULL) as shell:
+            verdict = why(url, "--for", "3s")
+            shell.kill()
+        subprocess.run(["kill", "-CONT", pid], check=True)
+
+    head = verdict["causes"][0]
+    assert ("proc.stopped", int(pid)) == (head["id"], head["who"]["pid"])
+    assert head["title"].startswith("It is stopped by sh[")
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/freezer").is_dir(), reason="no freezer of cgroup v1 on this host")
+def test_a_frozen_server_is_stopped_by_the_freezer(tmp_path: Path) -> None:
+    """A group of its own, frozen and thawed in turns."""
+    group = Path("/sys/fs/cgroup/freezer") / tmp_path.name
+    with running([sys.executable], tmp_path / "server.py", LOOP) as url:
+        found = subprocess.run(["pgrep", "-f", str(tmp_path / "server.py")], capture_output=True, text=True, check=True)
+        group.mkdir()
+        (group / "cgroup.procs").write_text(found.stdout.split()[0])
+        turns = "while echo FROZEN; do sleep 0.1; echo THAWED; sleep 0.03; done"
+        loop = turns.replace("; do", f" > {group}/freezer.state; do").replace(
+            "THAWED;", f"THAWED > {group}/freezer.state;"
+        )
+        with subprocess.Popen(["sh", "-c", loop]) as shell:
+            try:
+                verdict = why(url, "--for", "3s")
+            finally:
+                shell.kill()
+                shell.wait()
+                (group / "freezer.state").write_text("THAWED")
+                (group.parent / "cgroup.procs").write_text(found.stdout.split()[0])
+    group.rmdir()
+
+    head = verdict["causes"][0]
+    assert ("proc.stopped", "It is stopped by the freezer of its control group") == (head["id"], head["title"])
+
+
 def test_a_mutex_of_c_is_followed_to_the_thread_that_sleeps_while_it_holds_it(tmp_path: Path) -> None:
     """Plain pthread: one thread sleeps 40 ms with the mutex, the main thread wants it 25 times."""
     source, program = tmp_path / "mutex.c", tmp_path / "mutex"
@@ -304,3 +416,24 @@ def test_a_full_pipe_is_explained_by_its_reader() -> None:
     verdict = why("--", sys.executable, "-c", writer)
 
     assert share(verdict, lambda node: node["kind"] == "peer" and "write" in node["label"], "sleep") > 0.5
+
+
+def test_a_page_fault_names_the_mapped_file_and_the_device_below_it(tmp_path: Path) -> None:
+    """A program reads pages of a mapping in no order; the page cache has none of them."""
+    file = tmp_path / "mapped"
+    file.write_bytes(os.urandom(64 << 20))
+    program = """
+        import mmap, os, random, sys
+        descriptor = os.open(sys.argv[1], os.O_RDWR)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        pages.madvise(mmap.MADV_RANDOM)
+        for number in random.Random(1).sample(range(len(pages) >> 12), 4000): pages[number << 12]
+    """
+    verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file))
+
+    faults = [node for node in every(verdict["blame"]) if node["kind"] == "fault" and node["on"]]
+    assert [str(file)] == [node["on"]["path"] for node in faults]
+    assert faults[0]["count"] > 3000
+    assert [(child["kind"], child["share"]) for child in faults[0]["children"]] == [("device", faults[0]["share"])]

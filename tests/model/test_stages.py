@@ -52,6 +52,18 @@ from culpa.model.stages import classify
             "fault",
             "page fault",
         ),
+        # 6.18, a mapped file whose pages are on the disk only.
+        (
+            ["io_schedule", "folio_wait_bit_common", "filemap_read_folio", "filemap_fault", "__do_fault", "do_fault"],
+            "fault",
+            "page fault, data read",
+        ),
+        # A write to a mapped page that must wait for its turn, as a write to a file would.
+        (
+            ["schedule_timeout", "balance_dirty_pages", "fault_dirty_shared_page", "do_fault", "handle_mm_fault"],
+            "throttle",
+            "dirty page throttling",
+        ),
     ],
 )
 def test_known_stacks_have_their_stage(frames: list[str], kind: str, label: str) -> None:

@@ -99,7 +99,7 @@ OFFCPU = _table(
         "state",
         I32,
         "",
-        "prev_state of sched_switch: 0 preempted, 1 interruptible, 2 uninterruptible, 4 stopped, 8 traced",
+        "prev_state of sched_switch: 0 preempted, 1 interruptible, 2 uninterruptible, 4 stopped, 8 traced, 0x8000 frozen",
     ),
     ("cpu", I32, "", "the CPU it ran on again"),
     ("waker_tid", I32, "", "the thread in whose context it was woken; null: the idle task, or preempted"),

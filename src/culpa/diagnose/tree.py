@@ -121,6 +121,7 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.LOCK: f"waiting for lock {what}{f', held by {who}' if stage == '' else stage}",
         Kind.PEER: f"waiting for {who} {'at' if thing and thing.peer else 'in'} {what}{stage}",
         Kind.QUEUED: _queue_label(who, thing, what),
+        Kind.FAULT: f"{who} in a page fault{f' on {thing.path}' if thing and thing.path else ''}",
         Kind.STOPPED: f"{who} stopped {what}".strip(),
         Kind.REMOTE: f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",

@@ -27,7 +27,9 @@ from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
+from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
+from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
@@ -62,6 +64,10 @@ LABS: tuple[Lab, ...] = (
     LOCK_HOLDERS_HEALTHY,
     LOOP_BLOCKED,
     LOOP_BLOCKED_HEALTHY,
+    POOL_EXHAUSTED,
+    POOL_EXHAUSTED_HEALTHY,
+    PROC_STOPPED,
+    PROC_STOPPED_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
     CONTAINERS,

@@ -73,7 +73,7 @@ LOOP_BLOCKED = Lab(
     needs=("trace",),
     seed=None,
     fires=(BLOCKED,),
-    silent=("lock.contention", "sleep.by-choice", "disk.fsync-heavy", "net.remote-slow"),
+    silent=("app.pool.exhausted", "lock.contention", "sleep.by-choice", "disk.fsync-heavy", "net.remote-slow"),
     fast=True,
     play=play,
 )

@@ -23,7 +23,7 @@ class BlockIndex:
         self.dev = _integers(blocks, "dev")
         self._finished = ~np.isnan(complete.astype(float)) if len(blocks) else np.zeros(0, bool)
         self._by_thread = _Keyed(_integers(blocks, "tid")[:, None], self.done, self._finished, axis)
-        inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
+        self.inodes = inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
         self._by_inode = _Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
         self._by_device = _Keyed(self.dev[:, None], self.done, self._finished, axis)
 

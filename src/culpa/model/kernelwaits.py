@@ -49,6 +49,7 @@ class KernelWaits:
         self._name_owners(index, self._throttled, Kind.THROTTLE)
         self._follow_journal(index)
         served = (pieces.request[index] >= 0) & ~np.isin(pieces.kind[index], _ENDED_BY_OTHERS)
+        self._name_faulting_files(index[served & (pieces.kind[index] == Kind.FAULT)])
         self._device_time(index[served])
         self._device_without_request(index[~served & (pieces.kind[index] == Kind.DEVICE)])
 
@@ -58,6 +59,15 @@ class KernelWaits:
             stage = self._stages.get(stack_id)
             if stage is not None:
                 self._pieces.label(index[stack == stack_id], Thing(stage=stage.label), OF_STAGE[stage.kind])
+
+    def _name_faulting_files(self, index: Int64s) -> None:
+        """A page fault has no call that names its file; the request that ended it read that file."""
+        pieces = self._pieces
+        keys = np.column_stack([pieces.on[index], self._blocks.inodes[pieces.request[index]]])
+        for on, dev, ino in np.unique(keys[keys[:, 2] > 0], axis=0).tolist():
+            stage = pieces.things.all()[on].stage
+            path = self._objects.file(dev, ino)
+            pieces.label(index[(keys == (on, dev, ino)).all(axis=1)], Thing(path=path, stage=stage))
 
     def _follow_journal(self, index: Int64s) -> None:
         """A wait for the journal was spent on what the journal's thread did: the kernel thread that ended it."""

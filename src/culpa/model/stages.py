@@ -40,7 +40,7 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
     (r"wait_on_buffer|__wait_on_buffer|sync_dirty_buffer|wait_on_bh", "device", "metadata block"),
     (r"do_swap_page|swap_readpage|swap_read_folio|swapin", "fault", "swap-in"),
     (r"shrink_|try_to_free|do_try_to_free|compact_zone|mem_cgroup_handle_over_high", "reclaim", "memory reclaim"),
-    (r"filemap_fault|__do_fault|do_fault|handle_mm_fault|do_page_fault", "fault", "page fault"),
+    (r"filemap_fault|__do_fault|do_fault|handle_mm_fault|do_page_fault|exc_page_fault", "fault", "page fault"),
     (r"jbd2_journal_commit_transaction|kjournald", "device", "journal blocks written"),
     (r"dio_await|__iomap_dio_rw|iomap_dio|__blockdev_direct_IO|blkdev_direct_IO", "device", "direct I/O"),
     (
@@ -52,6 +52,8 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
     (r"rwsem_down|__mutex_lock|__down|inode_dio_wait", "lock", "a kernel lock"),
     (r"io_schedule|bit_wait_io|blk_mq_|wait_for_completion_io", "device", "block I/O"),
 )
+_FAULT = re.compile(r"filemap_fault|handle_mm_fault|do_page_fault|do_user_addr_fault|exc_page_fault|do_mem_abort")
+"""Whatever a device does within one of these is part of a page fault, which no system call shows."""
 _COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
 _PLUMBING = re.compile(
     r"__schedule|schedule|schedule_timeout|io_schedule\w*|bit_wait\w*|__wait_on_bit\w*|out_of_line_wait_on_bit\w*"
@@ -67,15 +69,23 @@ def classify(frames: Sequence[str]) -> Stage:
         frames: kernel symbols, innermost first.
 
     Returns:
-        The first known stage from the inside out; `unknown: symbol` where nothing is known.
+        The first known stage from the inside out; what a device does within a page fault is part of that;
+        `unknown: symbol` where nothing is known.
     """
     names = [_SUFFIX.sub("", frame) for frame in frames]
     telling = [name for name in names if not _PLUMBING.fullmatch(name)]
     for name in telling:
         for pattern, stage in _COMPILED:
             if pattern.search(name):
-                return stage
+                return _within_fault(stage, telling)
     if any(name.startswith("io_schedule") or name == "bit_wait_io" for name in names):
         return Stage(kind="device", label="block I/O")
     innermost = telling[0] if telling else (names[0] if names else "no stack")
     return Stage(kind="unexplained", label=f"unknown: {innermost}")
+
+
+def _within_fault(stage: Stage, names: Sequence[str]) -> Stage:
+    """The stage, as part of a page fault where further out there is one; reclaim, throttling and the journal stay."""
+    if stage.kind == "device" and any(_FAULT.search(name) for name in names):
+        return Stage(kind="fault", label=f"page fault, {stage.label}")
+    return stage

@@ -1,4 +1,4 @@
-"""Stopped threads: by a signal or by a tracer, and who sent it or let it go on."""
+"""Stopped threads: by a signal, a tracer or the freezer of their control group, and who did that or let them go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from culpa.model.kinds import NONE
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.timeline import Timeline
+from culpa.model.wakes import FROZEN, TRACED
 
 
 def explain(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, objects: Objects) -> None:
@@ -23,10 +24,16 @@ def explain(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, obj
     stops = _stops(timeline, calls)
     for number, segment in enumerate(segments.tolist()):
         start_ns, end = int(timeline.axis.time(timeline.start[[segment]])[0]), int(timeline.end[segment])
+        state = int(timeline.state[segment])
         pid = int(timeline.pid[timeline.start[segment] // timeline.axis.span])
         sender = _last_before(stops, pid, start_ns, timeline)
         waker = int(timeline.waker[segment])
-        if sender is not None:
+        if state & FROZEN:
+            stage = "by the freezer of its control group"
+        elif state & TRACED:
+            known = _lets_go(timeline, calls, waker, end)
+            stage = f"by its tracer {objects.thread_name(waker)}" if known else "by a tracer"
+        elif sender is not None:
             stage = f"by {objects.thread_name(sender)}"
         elif _lets_go(timeline, calls, waker, end):
             stage = f"until {objects.thread_name(waker)} let it go on"

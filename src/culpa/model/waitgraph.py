@@ -34,7 +34,7 @@ from culpa.model.requests import Requests
 from culpa.model.resting import settled
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
-from culpa.model.wakes import NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
+from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
 from culpa.model.writeback import Writeback
 
 NOT_WATCHED = Thing(stage="not watched at that time")
@@ -141,7 +141,7 @@ class _Waits:
         pieces.label(np.flatnonzero(activity == Activity.UNSEEN), NOT_WATCHED)
         waiting = activity == Activity.WAITING
         state = np.where(waiting, np.maximum(timeline.state[pieces.segment], 0), 0)
-        stopped = waiting & (state & (STOPPED | TRACED) != 0)
+        stopped = waiting & (state & (STOPPED | TRACED | FROZEN) != 0)
         pieces.kind[stopped] = Kind.STOPPED
         blocked = waiting & ~stopped & (state & UNINTERRUPTIBLE != 0) & (state & NOLOAD == 0)
         self.stopped = np.flatnonzero(stopped)
@@ -238,7 +238,23 @@ def _follow_wakers(
     pieces.idle[:] = pieces.kind == Kind.IDLE
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
+    _queue_behind_requests(pieces, timeline, index, talk)
     childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, ended)
+
+
+def _queue_behind_requests(pieces: Pieces, timeline: Timeline, index: Int64s, talk: Conversations) -> None:
+    """A request whose thread waits for what a thread of its process hands on from within another request is queued.
+
+    What a thread gives away while it serves a request of its own is something the requests share: a free connection,
+    a place among so many. A result is computed by threads that read no requests.
+    """
+    by = pieces.next[index]
+    index = index[(pieces.kind[index] == Kind.PEER) & (by != NO_THREAD) & (pieces.exchange[index] == NONE)]
+    by = pieces.next[index]
+    ours = timeline.pid[by] == timeline.pid[pieces.lane[index]]
+    handed_on = talk.serving.depth(pieces.axis.move(pieces.end[index] - 1, by)) > 0
+    waits = talk.serving.depth(pieces.start[index]) > 0
+    pieces.kind[index[ours & handed_on & waits & (by != pieces.lane[index])]] = Kind.QUEUED
 
 
 def _stages(stacks: pl.DataFrame) -> dict[int, Stage]:

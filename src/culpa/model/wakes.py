@@ -15,8 +15,8 @@ from culpa.model.calls import Calls
 from culpa.model.kinds import NONE
 from culpa.model.timeline import UNKNOWN, Activity, Timeline
 
-UNINTERRUPTIBLE, STOPPED, TRACED, NOLOAD = 0x2, 0x4, 0x8, 0x400
-"""Bits of prev_state (include/linux/sched.h)."""
+UNINTERRUPTIBLE, STOPPED, TRACED, NOLOAD, FROZEN = 0x2, 0x4, 0x8, 0x400, 0x8000
+"""Bits of prev_state (include/linux/sched.h). A frozen task has one of its own since Linux 6.1 (f5d39b020809)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

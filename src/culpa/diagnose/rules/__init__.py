@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.app_loop import blocked
+from culpa.diagnose.rules.app_pool import exhausted
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
@@ -14,6 +15,7 @@ from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
+from culpa.diagnose.rules.stopped import stopped
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -29,8 +31,10 @@ RULES: tuple[Rule, ...] = (
     remote_slow,
     contention,
     blocked,
+    exhausted,
     runqueue,
     cgroup_quota,
+    stopped,
     busy,
     sleeping,
 )

@@ -10,17 +10,16 @@ from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules.crews import crews, is_behind_another
 from culpa.diagnose.rules.evidence import (
     activities,
     code_evidence,
-    lone_servers,
     seconds,
     threads_of,
     waits_source,
     without_run_queue,
 )
 from culpa.diagnose.verdict import Evidence, On
-from culpa.model.arrivals import SEVERAL
 from culpa.model.kinds import Kind
 
 MIN_QUEUED_SHARE = 0.1
@@ -40,17 +39,16 @@ def blocked(picture: Picture) -> Iterator[Finding]:
 
     Why it slows you: an event loop, or a server with one thread, is only as fast as its slowest request.
 
-    How sure: the thread's own calls show which request it works on and when it reads the next one. Processes in which
-    several threads read requests do not count, nor do Redis servers, whose one thread is how they are made: there the
-    slow command is the cause.
+    How sure: the thread's own calls show which request it works on and when it reads the next one. Where several
+    threads read requests, of one process or of several behind one port, it is not a loop, and a Redis server does not
+    count either: its one thread is how it is made, and there the slow command is the cause.
 
     What to do: move what takes long out of that thread: a worker, a queue, an asynchronous call; or start more of them.
     """
-    alone = lone_servers(picture)
+    alone = {tid for crew in crews(picture) if len(crew.tids) == 1 for tid in crew.tids}
     by_thread: dict[int, list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.QUEUED):
-        on = picture.blame.nodes[node].on
-        if on is not None and on.behind not in (None, SEVERAL):
+        if is_behind_another(picture.blame.nodes[node].on):
             by_thread[picture.blame.nodes[node].who].append(node)
     for tid, nodes in by_thread.items():
         moments = picture.moments(*nodes)

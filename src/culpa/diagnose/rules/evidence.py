@@ -11,6 +11,7 @@ import polars as pl
 from culpa.diagnose.code import CodeLine
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
+from culpa.diagnose.rules.crews import crews
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import NONE, Kind
 from culpa.syscalls import Numbers
@@ -145,29 +146,16 @@ def without_run_queue(picture: Picture, nodes: list[int]) -> int:
     return picture.moments(*nodes).ns - part(picture, nodes, Kind.RUNNABLE)
 
 
-def lone_servers(picture: Picture) -> frozenset[int]:
-    """Threads that read all requests of their process, in a protocol that is not Redis': its one thread is its design,
-    and the slow command is the cause.
-    """
-    readers = (
-        picture.requests.exchanges.filter(pl.col("role") == "server")
-        .group_by("pid")
-        .agg(pl.col("tid").n_unique().alias("threads"), pl.col("tid").first(), (pl.col("protocol") == "resp").any())
-        .filter((pl.col("threads") == 1) & ~pl.col("protocol").fill_null(value=False))
-    )
-    return frozenset(readers["tid"].to_list())
-
-
 def own_work(picture: Picture, nodes: list[int]) -> list[int]:
-    """Those of the nodes that do not lie below a wait for a lock, or for a lone server that serves another request:
+    """Those of the nodes that do not lie below a wait for a lock, or for a server thread that serves another request:
     what is done there is not done for this request, and the wait is the cause.
     """
-    alone, blamed = lone_servers(picture), picture.blame.nodes
+    servers, blamed = {tid for crew in crews(picture) for tid in crew.tids}, picture.blame.nodes
 
     def is_wait_for_others(node: int) -> bool:
         on = blamed[node].on
         return blamed[node].kind is Kind.LOCK or (
-            on is not None and on.behind is not None and blamed[node].who in alone
+            on is not None and on.behind is not None and blamed[node].who in servers
         )
 
     return [n for n in nodes if not any(is_wait_for_others(above) for above in picture.blame.path(n)[:-1])]

@@ -205,7 +205,8 @@ struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
 
 #pragma clang attribute pop
 
-enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x0f, TASK_DEAD = 0x80, TASK_NOLOAD = 0x400 };
+/* A frozen task has a state of its own since 6.1 (f5d39b020809). */
+enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x800f, TASK_DEAD = 0x80, TASK_NOLOAD = 0x400 };
 enum { PF_KTHREAD = 0x00200000 };
 /* include/linux/blk_types.h, unchanged in all kernels that have BTF. */
 enum { REQ_OP_MASK = 0xff, REQ_OP_WRITE = 1, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };

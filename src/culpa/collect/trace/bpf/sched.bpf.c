@@ -10,7 +10,7 @@ struct {
 	u64 (*value)[127];
 } stacks SEC(".maps");
 
-/* 0 preempted, 1 interruptible (also the idle wait of kernel threads), 2 uninterruptible, 4 stopped, 8 traced. */
+/* 0 preempted, 1 interruptible (also the idle wait of kernel threads), 2 uninterruptible, 4 stopped, 8 traced, 0x8000 frozen. */
 INLINE s32 reported_state(u64 preempted, s32 state)
 {
 	if (preempted)
