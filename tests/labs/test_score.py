@@ -212,3 +212,16 @@ def test_a_device_must_be_the_one() -> None:
     truth = Truth(causes=("a.first",), on=(TruthOn(cause="a.first", device="sdb"),))
     assert score(verdict(cause("a.first", on=On(device="sdb"))), truth, MEASURED).on
     assert not score(verdict(cause("a.first", on=On(device="sda"))), truth, MEASURED).on
+
+
+def test_bystanders_of_one_cause_are_named_together() -> None:
+    """One cause that names both is right; one cause for each of them is not."""
+    wanted = tuple(TruthWho(cause="a.first", pid=pid, comm="crew") for pid in (31, 32))
+    truth = Truth(causes=("a.first",), bystanders=wanted)
+    facts = [
+        Evidence(fact=f"crew[{pid}] sleeps", value=1.0, unit="s", threshold=None, source="offcpu") for pid in (31, 32)
+    ]
+    together = msgspec.structs.replace(cause("a.first"), evidence=tuple(facts))
+    one, other = (msgspec.structs.replace(cause("a.first"), evidence=(fact,)) for fact in facts)
+    assert score(verdict(together), truth, MEASURED).who
+    assert not score(verdict(one, other), truth, MEASURED).who

@@ -283,10 +283,18 @@ FILES = _table(
     "Every file that a watched thread read, wrote, synced or waited for.",
     ("dev", U32, "dev_t", "device of the file system, as in `syscalls`"),
     ("ino", U64, "", "inode"),
-    ("path", STR, "", "path as the host sees it; null: not resolved in time"),
+    ("path", STR, "", "path as the host sees it, for a file of an overlay in its layer; null: not resolved in time"),
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
     ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
+    (
+        "backing_dev",
+        U32,
+        "dev_t",
+        "of a file of an overlay: the file system of the file that holds its data, which is what `dirtied` and `blocks` "
+        "name; null: no overlay, or not found",
+    ),
+    ("backing_ino", U64, "", "that file's inode; null as above"),
 )
 
 STACKS = _table(

@@ -8,7 +8,7 @@ from culpa.diagnose import detail, older, predict
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Rule
-from culpa.diagnose.verdict import Cause, Level, Predicted, Who
+from culpa.diagnose.verdict import Cause, Evidence, Level, Predicted, Who
 from culpa.units import NS_PER_SECOND
 
 CRITICAL_SHARE = 0.5
@@ -116,6 +116,23 @@ def _lies_on(entry: Found, head: Found) -> bool:
     return head.finding.moments.common(entry.finding.moments) >= ON_THE_CHAIN * entry.finding.moments.ns
 
 
+def _evidence(picture: Picture, finding: Finding) -> tuple[Evidence, ...]:
+    """The rule's evidence, and what can be added to that of any rule."""
+    more = _seen_inside(picture, finding) + older.age(picture, finding) + detail.went_on(picture, finding)
+    return finding.evidence + more
+
+
+def _seen_inside(picture: Picture, finding: Finding) -> tuple[Evidence, ...]:
+    """What the file is called where the process lives, for a file of a container."""
+    path = finding.on.path if finding.on else None
+    inner = picture.objects.inner_paths.get(path) if path else None
+    if inner is None:
+        return ()
+    return (
+        Evidence(fact="the process itself sees that file as", value=inner, unit="", threshold=None, source="files"),
+    )  # fmt: skip
+
+
 def who(picture: Picture, pid: int | None, tid: int | None) -> Who | None:
     """The process or thread as the verdict names it."""
     if pid is None:
@@ -136,6 +153,6 @@ def _cause(picture: Picture, found: Found, because: tuple[Cause, ...]) -> Cause:
         id=found.rule.id, title=finding.title or found.rule.title, kind=finding.kind, level=found.level,
         share=round(found.share, 6), saves_seconds=round(found.saves_seconds, 9), predicted=found.predicted,
         confidence=round(finding.confidence * doubt, 3), who=who(picture, finding.pid, finding.tid), on=finding.on,
-        evidence=finding.evidence + older.age(picture, finding) + detail.went_on(picture, finding), because=because,
+        evidence=_evidence(picture, finding), because=because,
         fixes=finding.fixes, docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
     )  # fmt: skip

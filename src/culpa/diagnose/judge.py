@@ -11,7 +11,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, tree
+from culpa.diagnose import detail, tree, workers
 from culpa.diagnose.causes import Found
 from culpa.diagnose.picture import Picture, draw
 from culpa.diagnose.rule import Failed, Fired, Rule
@@ -30,7 +30,7 @@ from culpa.diagnose.verdict import (
     Verdict,
     WindowView,
 )  # fmt: skip
-from culpa.model import requests
+from culpa.model import backing, requests
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
 
@@ -47,7 +47,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     A caller that keeps no reference to the capture saves the memory of its messages.
     """
     window = _window(capture)
-    capture = detail.part(capture)
+    capture = backing.united(detail.part(capture))
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
@@ -87,7 +87,7 @@ def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[
     for one in rules:
         answer = one.ask(picture)
         if isinstance(answer, Fired):
-            weighed = (causes_of.weigh(picture, one, finding) for finding in answer.findings)
+            weighed = (causes_of.weigh(picture, one, finding) for finding in workers.together(picture, answer.findings))
             found.extend(entry for entry in weighed if causes_of.is_worth_saying(picture, entry))
         elif isinstance(answer, Failed):
             broken.append(

@@ -8,6 +8,7 @@ from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import cpuquota, loopdev, redis_server, slowdisk
 from culpa.labs.cache_aside import CACHE_ASIDE
+from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
@@ -27,6 +28,7 @@ from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
+from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
@@ -68,6 +70,10 @@ LABS: tuple[Lab, ...] = (
     PROC_STOPPED_HEALTHY,
     PEER_IN_NETNS,
     PEER_IN_NETNS_HEALTHY,
+    CONTAINERS,
+    CONTAINERS_HEALTHY,
+    PREFORK,
+    PREFORK_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
     CACHE_ASIDE,

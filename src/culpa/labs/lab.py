@@ -57,7 +57,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong, known from how the lab was built.
 
     `causes` must be named, the first one first; `may` are true as well but not demanded. No causes: nothing is wrong.
-    `bystanders` suffer under a cause without being it; its evidence must name them.
+    `bystanders` suffer under a cause beside whom it names, or without being it; its evidence must name all of them.
     """
 
     causes: tuple[str, ...]

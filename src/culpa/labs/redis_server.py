@@ -100,11 +100,12 @@ def start(site: Site, directory: Path, **settings: str) -> RedisServer:
     program = site.start(argv, name="redis-server")
     client = redis.Redis(host=LOOPBACK, port=port, decode_responses=True, socket_timeout=CLIENT_TIMEOUT_S)
     site.stack.callback(client.close)
-    _wait_ready(program, client)
+    wait_ready(program, client)
     return RedisServer(program=program, port=port, directory=directory, client=client)
 
 
-def _wait_ready(program: Program, client: redis.Redis) -> None:
+def wait_ready(program: Program, client: redis.Redis) -> None:
+    """Wait until the server answers; raises LabError if it ended, or did not in 20 s."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         program.require_running()

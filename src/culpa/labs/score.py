@@ -26,7 +26,7 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
         top1=_top1(verdict, heads, truth, acquit=acquit),
         all_named=ids.issuperset(truth.causes),
         who=all(_who_named(named, wanted) for wanted in truth.who)
-        and all(_suffers(named, wanted) for wanted in truth.bystanders),
+        and all(_named_together(named, cause, truth.bystanders) for cause in {w.cause for w in truth.bystanders}),
         on=all(_on_named(named, wanted) for wanted in truth.on),
         path=_descends(verdict.blame, truth.path),
         false_alarms=tuple(head.id for head in heads if head.id not in {*truth.causes, *truth.may}),
@@ -51,10 +51,11 @@ def _who_named(named: list[Cause], wanted: TruthWho) -> bool:
     return any(cause.id == wanted.cause and cause.who is not None and cause.who.pid == wanted.pid for cause in named)
 
 
-def _suffers(named: list[Cause], wanted: TruthWho) -> bool:
-    """Whether the evidence of the cause names a process as `comm[pid]`."""
-    name = f"{wanted.comm}[{wanted.pid}]"
-    return any(name in evidence.fact for cause in named if cause.id == wanted.cause for evidence in cause.evidence)
+def _named_together(named: list[Cause], cause_id: str, wanted: tuple[TruthWho, ...]) -> bool:
+    """Whether the evidence of one cause of that id names all these processes as `comm[pid]`."""
+    names = [f"{one.comm}[{one.pid}]" for one in wanted if one.cause == cause_id]
+    facts = [[evidence.fact for evidence in cause.evidence] for cause in named if cause.id == cause_id]
+    return any(all(any(name in fact for fact in of_cause) for name in names) for of_cause in facts)
 
 
 def _on_named(named: list[Cause], wanted: TruthOn) -> bool:

@@ -116,6 +116,12 @@ class Objects:
         return self._files.get((dev, ino)) or f"inode {ino} on device {self.device(dev)}"
 
     @cached_property
+    def inner_paths(self) -> dict[str, str]:
+        """Path as the host sees it to the path as the process sees it, where these differ."""
+        rows = self._capture.frame(schema.FILES).drop_nulls(["path", "inner_path"])
+        return dict(rows.select("path", "inner_path").iter_rows())
+
+    @cached_property
     def _devices(self) -> dict[int, str]:
         rows = self._capture.frame(schema.DEVICES).drop_nulls(["dev", "name"])
         return dict(zip(rows["dev"].to_list(), rows["name"].to_list(), strict=True))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from watched_children import DONE, GO, Child, Spawn, line_of
 
 from culpa.collect.trace.tracer import usable
+from culpa.labs import loopdev
+
+IMAGE_BYTES = 256 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +44,20 @@ def spawn() -> Iterator[Spawn]:
     for child in children:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh ext4 on a loop device; gone afterwards."""
+    place = tmp_path_factory.mktemp("loop")
+    image, folder = place / "disk.img", place / "disk"
+    folder.mkdir()
+    with image.open("xb") as file:
+        file.truncate(IMAGE_BYTES)
+    with ExitStack() as stack:
+        device = loopdev.attach(str(image), direct=False)
+        stack.callback(loopdev.detach, device)
+        loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+        loopdev.mount(device, folder)
+        stack.callback(loopdev.unmount, str(folder))
+        yield folder

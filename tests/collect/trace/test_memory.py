@@ -5,8 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -14,30 +12,11 @@ import pytest
 from watched_children import Spawn, run
 
 from culpa.collect.trace.tracer import Tracer, TraceResult
-from culpa.labs import loopdev
 
 pytestmark = [pytest.mark.root, pytest.mark.trace]
 
 PAGE = mmap.PAGESIZE
-IMAGE_BYTES = 256 << 20
 BOUND_BYTES = 8 << 20
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A fresh ext4 on a loop device; gone afterwards."""
-    place = tmp_path_factory.mktemp("loop")
-    image, folder = place / "disk.img", place / "disk"
-    folder.mkdir()
-    with image.open("xb") as file:
-        file.truncate(IMAGE_BYTES)
-    with ExitStack() as stack:
-        device = loopdev.attach(str(image), direct=False)
-        stack.callback(loopdev.detach, device)
-        loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
-        loopdev.mount(device, folder)
-        stack.callback(loopdev.unmount, str(folder))
-        yield folder
 
 
 def dev_of(path: Path) -> int:

@@ -21,6 +21,7 @@ from culpa.capture import schema
 from culpa.collect.procfs import LINE_BYTES, numbers_in, parse_stat, parse_status, read_bounded
 from culpa.collect.trace import events
 from culpa.collect.trace.mounts import HostPaths
+from culpa.collect.trace.overlays import Layers
 from culpa.collect.trace.ring import Records
 from culpa.units import DevT, dev_t
 
@@ -68,6 +69,8 @@ class Identities:
     tasks: dict[int, Task] = field(default_factory=dict)
     files: dict[tuple[int, int], File] = field(default_factory=dict)
     sockets: dict[int, dict[str, object]] = field(default_factory=dict)
+    dirtied: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Inodes whose pages became dirty, by device and the path within it: a number may be another file's by now."""
     reused: set[int] = field(default_factory=set)
     """Numbers that two processes had one after the other."""
 
@@ -101,6 +104,8 @@ class Identities:
             key = int(record["dev"]), int(record["ino"])
             if key in self.files or len(self.files) < MAX_OBJECTS:
                 found, known = _file(record), self.files.get(key)
+                if found.within and found.path is not None and len(self.dirtied) < MAX_OBJECTS:
+                    self.dirtied[found.dev, found.path] = found.ino
                 # The path within the file system says less than the whole path of the same file.
                 if not (found.within and known and _ends_with(known.path, found.path)):
                     self.files[key] = found
@@ -141,11 +146,16 @@ class Identities:
     def file_table(self, paths: HostPaths) -> pl.DataFrame:
         """`schema.FILES`; `paths` turns a path inside another mount namespace into the host's."""
         rows = list(self.files.values())
+        layers = Layers(self.files, self.dirtied, paths)
+        behind = [layers.behind(row) for row in rows]
         own = [paths.is_own(row.mnt_ns) for row in rows]
-        outer = [_outer(paths, row, own=mine) for row, mine in zip(rows, own, strict=True)]
+        outer = [
+            held.path if held and held.path else _outer(paths, row, own=mine)
+            for row, mine, held in zip(rows, own, behind, strict=True)
+        ]
         inner = [
-            None if mine or row.within or row.path == path else row.path
-            for row, mine, path in zip(rows, own, outer, strict=True)
+            None if (mine and held is None) or row.within or row.path == path else row.path
+            for row, mine, held, path in zip(rows, own, behind, outer, strict=True)
         ]
         return schema.FILES.frame(
             {
@@ -154,6 +164,8 @@ class Identities:
                 "path": outer,
                 "inner_path": inner,
                 "fs_type": [row.fs_type for row in rows],
+                "backing_dev": [held and held.dev for held in behind],
+                "backing_ino": [held and held.ino for held in behind],
             }
         )
 

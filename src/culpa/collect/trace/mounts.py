@@ -1,7 +1,8 @@
 """Paths of one mount namespace as another sees them, through mountinfo.
 
 A path inside a container is first taken back to its place in the file system that holds it (device, path from that file
-system's root), then looked up among the host's own mounts of the same device. See proc_pid_mountinfo(5).
+system's root), then looked up among the host's own mounts of the same device. See proc_pid_mountinfo(5). An overlay
+names the folders it is made of among its options (Documentation/filesystems/overlayfs.rst).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Final
 from culpa.units import dev_t
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_COLON: Final = re.compile(r"(?<!\\):")
+_LOWER: Final = ("lowerdir", "lowerdir+", "datadir+")
 MAX_MOUNTINFO_BYTES: Final = 4 << 20
 
 
@@ -26,6 +29,8 @@ class Mount:
     dev: int
     root: str
     point: str
+    layers: tuple[str, ...] = ()
+    """Of an overlay: its folders as whoever mounted it named them, uppermost first."""
 
 
 class HostPaths:
@@ -43,16 +48,32 @@ class HostPaths:
 
     def outside(self, pid: int, dev: int, path: str | None) -> str | None:
         """`path` of process `pid` on device `dev`, as culpa sees it; None where it has no such mount."""
-        if path is None:
-            return None
-        inside = max(
-            (mount for mount in self._mounts(str(pid)) if mount.dev == dev and _below(path, mount.point) is not None),
-            key=lambda mount: len(mount.point),
-            default=None,
-        )
-        if inside is None:
-            return None
-        return self.of(dev, _join(inside.root, _below(path, inside.point) or ""))
+        found = self._inside(str(pid), dev, path)
+        return None if found is None else self.of(dev, found[1])
+
+    def layered(self, pid: int, dev: int, path: str) -> tuple[str, ...]:
+        """Where `path` of process `pid` may lie in the layers of the overlay `dev`, uppermost first."""
+        found = self._inside(str(pid), dev, path)
+        return () if found is None else tuple(_join(layer, found[1].lstrip("/")) for layer in found[0].layers)
+
+    def place(self, path: str, dev: int) -> str | None:
+        """What culpa sees as `path`, as its place within the file system on `dev`; None where that is not there."""
+        found = self._inside("self", dev, path)
+        return None if found is None else found[1]
+
+    def knows(self, pid: int) -> bool:
+        """Whether the mounts of a process can (still) be read."""
+        return bool(self._mounts(str(pid)))
+
+    def _inside(self, process: str, dev: int, path: str | None) -> tuple[Mount, str] | None:
+        """The mount on `dev` that holds `path` of a process, and the place within the file system."""
+        fits = [
+            (mount, rest)
+            for mount in self._mounts(process)
+            if path is not None and mount.dev == dev and (rest := _below(path, mount.point)) is not None
+        ]
+        mount, rest = max(fits, key=lambda fit: len(fit[0].point), default=(None, ""))
+        return None if mount is None else (mount, _join(mount.root, rest))
 
     def of(self, dev: int, place: str | None) -> str | None:
         """What lies at `place` within the file system on `dev`, as culpa sees it; None where that is not mounted."""
@@ -78,9 +99,24 @@ def parse_mountinfo(text: str) -> tuple[Mount, ...]:
         if len(fields) < 6 or not re.fullmatch(r"\d+:\d+", fields[2]):
             continue
         major, minor = fields[2].split(":")
-        root, point = (_OCTAL.sub(lambda found: chr(int(found[1], 8)), part) for part in fields[3:5])
-        mounts.append(Mount(dev=dev_t(int(major), int(minor)), root=root, point=point))
+        root, point = (_plain(part) for part in fields[3:5])
+        mounts.append(Mount(dev=dev_t(int(major), int(minor)), root=root, point=point, layers=_layers(fields)))
     return tuple(mounts)
+
+
+def _layers(fields: list[str]) -> tuple[str, ...]:
+    """The folders of an overlay; relative ones cannot be followed."""
+    end = fields.index("-") if "-" in fields else len(fields)
+    if fields[end + 1 : end + 2] != ["overlay"] or len(fields) < end + 4:
+        return ()
+    options = [option.partition("=")[::2] for option in fields[end + 3].split(",")]
+    upper = [_plain(value) for name, value in options if name == "upperdir"]
+    lower = [part for name, value in options if name in _LOWER for part in _COLON.split(_plain(value)) if part]
+    return tuple(layer.replace("\\:", ":") for layer in upper + lower if layer.startswith("/"))
+
+
+def _plain(text: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _below(path: str, folder: str) -> str | None:

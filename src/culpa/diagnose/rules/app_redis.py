@@ -54,8 +54,8 @@ def _spoken(verb: str | None, detail: str | None) -> str:
     title="A read request writes to Redis",
     needs=(MESSAGES,),
     fixes=("app-keep-results-in-memory",),
-    fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"), Lab("cache-aside")),
+    fires=(Lab("redis-slow"), Lab("containers")),
+    silent=(Lab("redis-slow-healthy"), Lab("containers-healthy"), Lab("cache-aside")),
 )
 def write_in_read_path(picture: Picture) -> Iterator[Finding]:
     """What it detects: while it answers a GET or HEAD, the application sends commands to Redis that change data.

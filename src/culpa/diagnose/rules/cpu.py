@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.diagnose import chatter
+from culpa.diagnose import chatter, workers
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -18,14 +18,20 @@ MIN_BUSY_SHARE = 0.5
 MIN_SHARE = 0.1
 
 
-def _by_process(picture: Picture, kind: Kind) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = defaultdict(list)
+def _by_process(picture: Picture, kind: Kind) -> list[list[int]]:
+    """Nodes by process, largest first; workers behind one port count as one process: each may have a small part."""
+    found: dict[int | str, list[int]] = defaultdict(list)
+    teams = workers.teams(picture)
     for node in picture.nodes(kind):
-        who = picture.blame.nodes[node].who
-        pid = picture.objects.pid_of.get(who, who)
+        who, pid = picture.blame.nodes[node].who, _pid(picture, node)
         if who >= 0 and who not in picture.objects.kernel_tids:
-            found[pid].append(node)
-    return found
+            found[teams.get(pid, pid)].append(node)
+    return list(found.values())
+
+
+def _pid(picture: Picture, node: int) -> int:
+    who = picture.blame.nodes[node].who
+    return picture.objects.pid_of.get(who, who)
 
 
 @rule(
@@ -52,11 +58,12 @@ def busy(picture: Picture) -> Iterator[Finding]:
     talking = chatter.spent(chatter.repeated(picture))
     queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
     limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
-    for pid, nodes in _by_process(picture, Kind.RUNNING).items():
+    for nodes in _by_process(picture, Kind.RUNNING):
         nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes).minus(talking)
-        if moments.ns < limit_ns:
+        if not nodes or moments.ns < limit_ns:
             continue
+        pid = _pid(picture, nodes[0])
         line = line_of(picture, threads_of(picture, nodes))
         fact = f"{picture.objects.thread_name(pid)} on a CPU"
         evidence = [
@@ -70,6 +77,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
         ]
         if line is not None:
             evidence.append(code_evidence(line))
+        evidence += workers.more_like_it(picture, workers.beside(picture, nodes, pid))
         yield Finding(
             moments=moments,
             nearness=Nearness.CODE,
@@ -87,7 +95,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
     title="It sleeps by its own choice",
     needs=(),
     fixes=(),
-    fires=(Lab("sleep-by-choice"), Lab("peer-in-netns")),
+    fires=(Lab("sleep-by-choice"), Lab("peer-in-netns"), Lab("prefork")),
     silent=(Lab("sleep-by-choice-healthy"), Lab("peer-in-netns-healthy"), Lab("remote-slow")),
 )
 def sleeping(picture: Picture) -> Iterator[Finding]:
@@ -100,11 +108,12 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
 
     What to do: look at the named line; wait for the event instead of the clock.
     """
-    for pid, nodes in _by_process(picture, Kind.SLEEP).items():
+    for nodes in _by_process(picture, Kind.SLEEP):
         nodes = own_work(picture, nodes)
         moments = picture.moments(*nodes)
-        if picture.share(moments.ns) < MIN_SHARE:
+        if not nodes or picture.share(moments.ns) < MIN_SHARE:
             continue
+        pid = _pid(picture, nodes[0])
         line = line_of(picture, threads_of(picture, nodes))
         on = picture.blame.nodes[nodes[0]].on
         call = on.syscall if on else None
@@ -119,6 +128,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
         ]
         if line is not None:
             evidence.append(code_evidence(line))
+        evidence += workers.more_like_it(picture, workers.beside(picture, nodes, pid))
         yield Finding(
             moments=moments,
             nearness=Nearness.CODE,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from culpa.capture.schema import BLOCKS
-from culpa.diagnose import predict
+from culpa.diagnose import predict, workers
 from culpa.diagnose.code import line_of
 from culpa.diagnose.devicequeue import DeviceQueue, Waited, joined
 from culpa.diagnose.finding import Finding, Nearness
@@ -32,6 +32,7 @@ from culpa.units import NS_PER_SECOND, format_count
 MIN_DEVICE_SHARE = 0.1
 MIN_SYNCS = 10
 """Syncs in one request, or in one window of a process, from which they are a habit and not a commit or a checkpoint."""
+SEVERAL = "{} processes sync small pieces to disk again and again"
 MAX_FILLERS = 3
 SLOW_NS = 500_000
 """Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
@@ -42,8 +43,8 @@ SLOW_NS = 500_000
     title="One process syncs small pieces to disk again and again",
     needs=(),
     fixes=("app-sync-less-often",),
-    fires=(Lab("fsync-loop"),),
-    silent=(Lab("fsync-loop-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    fires=(Lab("fsync-loop"), Lab("prefork")),
+    silent=(Lab("fsync-loop-healthy"), Lab("prefork-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits in fsync or fdatasync of one process, many times, or in writes to a file that
@@ -76,7 +77,8 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
             continue
         moments = picture.moments(*nodes)
         line = line_of(picture, threads_of(picture, nodes))
-        who = picture.objects.thread_name(picture.blame.nodes[nodes[0]].who)
+        others = workers.beside(picture, nodes, pid)
+        who = picture.objects.thread_name(largest) + (f" and {format_count(len(others))} more" if others else "")
         mean = f" x {calls.ns / calls.count / 1e6:.3g} ms" if calls else ""
         unit = f"{format_count(count)} calls{mean}" if calls else f"{count} samples"
         evidence = [
@@ -87,6 +89,7 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
                 threshold=None,
                 source=waits_source(picture),
             ),
+            *workers.more_like_it(picture, others),
             Evidence(fact="file", value=path, unit="", threshold=None, source="files"),
         ]
         if len(files) > 1:
@@ -116,7 +119,8 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
             moments=moments,
             nearness=Nearness.CODE,
             pid=pid,
-            tid=picture.blame.nodes[nodes[0]].who,
+            tid=largest,
+            title=SEVERAL.format(format_count(len(others) + 1)) if others else None,
             on=On(path=path, syscall=calls.name if calls else None, code=line.place if line else None),
             evidence=tuple(evidence),
             confidence=0.7 if picture.sampled else 0.92,

@@ -23,8 +23,8 @@ ALWAYS = "always"
     title="Every Redis write waits for the disk (appendfsync always)",
     needs=(),
     fixes=("redis-appendfsync-everysec",),
-    fires=(Lab("redis-slow"),),
-    silent=(Lab("redis-slow-healthy"),),
+    fires=(Lab("redis-slow"), Lab("containers")),
+    silent=(Lab("redis-slow-healthy"), Lab("containers-healthy")),
 )
 def fsync_always(picture: Picture) -> Iterator[Finding]:
     """What it detects: Redis' main thread sits in fsync or fdatasync on its append-only file while a request waits.

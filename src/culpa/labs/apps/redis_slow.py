@@ -1,7 +1,7 @@
 """The application of seed 000: a small HTTP service that finds keys by value in Redis, in a bad way and in a good one.
 
-A standalone program: `python redis_slow.py --port P --redis redis://127.0.0.1:6379/0 [--seed N]`. It must not import
-culpa: labs copy it out of the package and run it as anybody's program.
+A standalone program: `python redis_slow.py --port P --redis redis://127.0.0.1:6379/0 [--host H] [--seed N]`. It must
+not import culpa: labs copy it out of the package and run it as anybody's program.
 
     /                        a greeting
     /init[/N]                empty the database, then write N keys `uuid:*`, each good, bad or normal
@@ -120,12 +120,13 @@ def main() -> None:
     """Serve until stopped."""
     arguments = argparse.ArgumentParser(description="the case application of redis-slow")
     arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--redis", required=True, help="redis://host:port/db")
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
     client = redis.Redis.from_url(given.redis, decode_responses=True, socket_timeout=120)
     Handler.cache = Cache(client, given.seed)
-    with ThreadingHTTPServer(("127.0.0.1", given.port), Handler) as server:
+    with ThreadingHTTPServer((given.host, given.port), Handler) as server:
         server.serve_forever()
 
 
