@@ -83,3 +83,11 @@ def test_an_unknown_stack_keeps_its_symbol() -> None:
 def test_no_stack_is_unexplained() -> None:
     """An empty stack does not crash."""
     assert "unexplained" == classify([]).kind
+
+
+def test_a_write_to_a_file_opened_with_o_dsync_is_a_sync() -> None:
+    """The same wait below fsync(2) and below write(2); a write that is merely held up is none."""
+    inner = ["schedule", "io_schedule", "submit_bio_wait", "blkdev_issue_flush", "ext4_sync_file"]
+
+    assert classify([*inner, "ext4_buffered_write_iter", "vfs_write", "ksys_write"]).syncs
+    assert not classify(["schedule", "rwsem_down_write_slowpath", "ext4_buffered_write_iter", "vfs_write"]).syncs

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from culpa import syscalls
-from culpa.model.axis import Int64s
+from culpa.model.axis import Bools, Int64s
 from culpa.model.calls import Calls
 from culpa.model.devices import BlockIndex
 from culpa.model.kinds import NO_THING, NONE, OF_STAGE, Kind
@@ -143,7 +143,8 @@ class KernelWaits:
                 self._pieces.label(here[self._pieces.on[here] == on], Thing(device=name, stage=stage))
 
     def wrap(self, index: Int64s) -> None:
-        """Put pieces into the call they are part of: all explained time of a sync, kernel waits of other file I/O.
+        """Put pieces into the call they are part of: all explained time of a sync, kernel waits of other file I/O and
+        of writes that sync.
 
         Args:
             index: the same pieces as in `explain`.
@@ -154,7 +155,18 @@ class KernelWaits:
         pieces.wrap(within, Kind.FSYNC, self._file_or_call(pieces.call[within]))
         call = pieces.call[index]
         io = calls.among(call, syscalls.FILE_IO) & ~calls.is_socket(call)
+        syncing = io & self._syncs(index) & (pieces.kind[index] != Kind.UNEXPLAINED)
+        pieces.wrap(index[syncing], Kind.FSYNC, self._file_or_call(call[syncing]))
+        io &= ~syncing
         pieces.wrap(index[io], Kind.IO, self._file_or_call(call[io]))
+
+    def _syncs(self, index: Int64s) -> Bools:
+        """Waits within calls that, by the stack of one of their waits, sync what they write."""
+        pieces = self._pieces
+        stack = self._timeline.stack[pieces.segment[index]]
+        told = np.isin(stack, [stack_id for stack_id, stage in self._stages.items() if stage.syncs])
+        call = pieces.call[index]
+        return np.isin(call, call[told & (call != NONE)])
 
     def _file_or_call(self, call: Int64s) -> Int64s:
         """Things: the call's file where it is known to lie on a disk, else the call itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 StageKind = Literal["journal", "device", "throttle", "reclaim", "fault", "lock", "unexplained"]
@@ -16,10 +16,11 @@ StageKind = Literal["journal", "device", "throttle", "reclaim", "fault", "lock",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A named stage of a wait: its kind, and a few words for people."""
+    """A named stage of a wait: its kind, a few words for people, and whether it is part of a sync of some file."""
 
     kind: StageKind
     label: str
+    syncs: bool = False
 
 
 _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
@@ -54,6 +55,8 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
 )
 _FAULT = re.compile(r"filemap_fault|handle_mm_fault|do_page_fault|do_user_addr_fault|exc_page_fault|do_mem_abort")
 """Whatever a device does within one of these is part of a page fault, which no system call shows."""
+_SYNCING = re.compile(r"generic_write_sync|vfs_fsync_range|\w+_sync_file|\w+_file_fsync")
+"""What a write does before it returns if its file was opened with O_DSYNC or O_SYNC, or by RWF_DSYNC."""
 _COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
 _PLUMBING = re.compile(
     r"__schedule|schedule|schedule_timeout|io_schedule\w*|bit_wait\w*|__wait_on_bit\w*|out_of_line_wait_on_bit\w*"
@@ -73,6 +76,10 @@ def classify(frames: Sequence[str]) -> Stage:
         `unknown: symbol` where nothing is known.
     """
     names = [_SUFFIX.sub("", frame) for frame in frames]
+    return replace(_named(names), syncs=any(_SYNCING.fullmatch(name) for name in names))
+
+
+def _named(names: Sequence[str]) -> Stage:
     telling = [name for name in names if not _PLUMBING.fullmatch(name)]
     for name in telling:
         for pattern, stage in _COMPILED:

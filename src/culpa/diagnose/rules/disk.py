@@ -47,7 +47,8 @@ SLOW_NS = 500_000
     silent=(Lab("fsync-loop-healthy"), Lab("prefork-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:
-    """What it detects: the request waits in fsync or fdatasync of one process, many times.
+    """What it detects: the request waits in fsync or fdatasync of one process, many times, or in writes to a file that
+    was opened so that every write is synced (O_DSYNC, O_SYNC).
 
     Why it slows you: every sync waits for the file system's journal and for the device to flush its cache.
 
