@@ -45,13 +45,15 @@ import os, socket, sys
 left, each = int(sys.argv[1]), int(sys.argv[2])
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())
+ready, tell = os.pipe()
 while left > 0:
     if os.fork() == 0:
         held = [os.open("/dev/null", os.O_RDONLY) for _ in range(min(left, each))]
-        print(len(held), flush=True)
+        os.write(tell, b".")
         sys.stdin.read()
         os._exit(0)
     left -= each
+    os.read(ready, 1)
 print("up", flush=True)
 sys.stdin.read()
 """
@@ -204,7 +206,7 @@ def test_lost_events_lower_the_confidence(monkeypatch: pytest.MonkeyPatch) -> No
     write = (
         "import os, tempfile\nfile = tempfile.TemporaryFile()\nprint('up', flush=True)\n"
         "while True:\n    os.write(file.fileno(), b'x')\n    os.fsync(file.fileno())\n"
-        "    [os.getppid() for _ in range(3000)]\n"
+        "    [os.getppid() for _ in range(100)]\n"
     )
     with child(write) as process:
         wait_for(process, "up")

@@ -12,6 +12,8 @@ from culpa.labs.site import Program, Site, opened
 CPU_RUNQUEUE = "cpu.runqueue"
 BELOW = 60_000
 THREADS_PER_CPU = 3
+SLOW_REQUESTS = 15
+"""A thread that has just begun gets a CPU sooner than one that has been asking for a while."""
 ACTION = "by_division"
 
 
@@ -20,7 +22,7 @@ def play(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
         neighbour = _neighbour(here)
-        before = case.seconds(ACTION)
+        before = case.seconds(ACTION, requests=SLOW_REQUESTS)
         truth = _truth(case, neighbour)
         judged = case.judge(ACTION)
         neighbour.stop()

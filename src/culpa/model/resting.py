@@ -2,7 +2,8 @@
 
 A client that sat in one wait for the whole window may be idle, or may wait for an answer to a question asked before. It
 is idle where every connection on which it is the client is settled: answered in the window, or with data received after
-the last that was sent, or to a server on this host that has nothing to do.
+the last that was sent. Where both fell into one tick of the kernel's, the server must be on this host and have nothing
+to do.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from culpa.capture.bundle import Capture
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
 
-AT_REST = (syscalls.SLEEPS_IN | syscalls.RECEIVE) - syscalls.FUTEX
-"""Where a server's threads wait for work. In futex they may as well wait for a lock, with a question in hand."""
+AT_REST = syscalls.SLEEPS_IN | syscalls.RECEIVE
 
 
 def settled(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> frozenset[int]:
@@ -41,16 +41,18 @@ def _owed(capture: Capture, objects: Objects, requests: Requests, pids: frozense
     talk = requests.exchanges.select("ino", "role", "pid", open=pl.col("answer_end_ns").is_null())
     asked = dict(talk.filter(pl.col("role") == "client").group_by("ino").agg(pl.col("open").any()).iter_rows())
     busy = frozenset(talk.filter((pl.col("role") == "server") & pl.col("open"))["pid"].to_list())
-    resting, maybe = (_at_rest(capture, objects, calls) - busy for calls in (AT_REST, AT_REST | syscalls.FUTEX))
+    resting = _at_rest(capture, objects) - busy
     columns = ("pid", "ino", "peer_ino", "sent_ns", "received_ns")
     for pid, ino, peer_ino, sent_ns, received_ns in _connections(sockets, pids).select(columns).iter_rows():
         peer = holder.get(peer_ino)
         if ino in asked:
             owed = asked[ino]
-        elif sent_ns is not None and received_ns is not None and sent_ns != received_ns:
-            owed = sent_ns > received_ns
+        elif peer == pid:
+            owed = False
+        elif sent_ns is None or received_ns is None:
+            owed = True
         else:  # where both lie within one tick of the kernel's, the last question was answered, as a rule
-            owed = peer != pid and peer not in (resting if sent_ns is None else maybe)
+            owed = sent_ns > received_ns or (sent_ns == received_ns and peer not in resting)
         if owed:
             yield pid
 
@@ -65,9 +67,9 @@ def _connections(sockets: pl.DataFrame, pids: frozenset[int]) -> pl.DataFrame:
     return sockets.filter(pl.col("pid").is_in(list(pids)) & connected & ~serves)
 
 
-def _at_rest(capture: Capture, objects: Objects, names: frozenset[str]) -> frozenset[int]:
-    """Servers and nothing else, all of whose threads slept in one of these calls at the start and at the end."""
-    calls = list(syscalls.Numbers(capture.manifest.host.machine).of(names))
+def _at_rest(capture: Capture, objects: Objects) -> frozenset[int]:
+    """Servers and nothing else, all of whose threads slept in a wait for work at the start and at the end."""
+    calls = list(syscalls.Numbers(capture.manifest.host.machine).of(AT_REST))
     states = capture.frame(schema.THREAD_STATES).filter(pl.col("pid").is_in(list(objects.pure_servers)))
     sleeps = (pl.col("state").cast(pl.String) == "S") & pl.col("nr").is_in(calls).fill_null(value=False)
     found = states.group_by("pid").agg(sleeps.all().alias("rests"))

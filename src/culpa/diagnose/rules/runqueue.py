@@ -34,6 +34,9 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
     Why it slows you: more threads want to run than there are CPUs (or than the ones they may use), so each waits for
     its turn.
 
+    Where its own threads had them it is a note, unless a command, or a URL slower than `--slower-than`, is what was
+    asked about.
+
     How sure: the wait is measured from the wake-up, or from the moment another thread took the CPU, to the moment it
     ran again. Who is named ran last on the CPU that it then got. Where the CPUs idled meanwhile, or a quota stopped
     it, this rule is silent.
@@ -59,6 +62,7 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
         evidence=tuple(_who_ran(picture, others, moments.ns)),
         confidence=0.85 if first.ns >= MOST * moments.ns else 0.7,
         fixes=() if own else (_renice(first.pid),),
+        only_note=own and not picture.is_slow,
         title=_title(picture, first, own=own) if first.ns >= MOST * busy_ns else None,
     )
 
