@@ -1,9 +1,14 @@
-"""A service that computes a little in every request, beside a neighbour that wants all the CPUs; the twin is alone."""
+"""A service that computes a little in every request, beside a neighbour that wants all the CPUs; the twin is alone.
+
+The service runs at a low priority, as batch work does. Where the scheduler groups tasks by session (autogroup), the
+priority is that of the service's group; each program of a lab has a session of its own.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from culpa.labs import stand
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep, TruthWho
@@ -12,8 +17,8 @@ from culpa.labs.site import Program, Site, opened
 CPU_RUNQUEUE = "cpu.runqueue"
 BELOW = 60_000
 THREADS_PER_CPU = 3
-SLOW_REQUESTS = 15
-"""A thread that has just begun gets a CPU sooner than one that has been asking for a while."""
+NICE = 10
+SLOW_REQUESTS = 5
 ACTION = "by_division"
 
 
@@ -21,6 +26,7 @@ def play(conditions: Conditions) -> Played:
     """Beside the neighbour; the repair is that it stops."""
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
+        _yield_to_others(case.app.pid)
         neighbour = _neighbour(here)
         before = case.seconds(ACTION, requests=SLOW_REQUESTS)
         truth = _truth(case, neighbour)
@@ -40,6 +46,13 @@ def play_healthy(conditions: Conditions) -> Played:
 def _raised(here: Site, conditions: Conditions) -> stand.Stand:
     disk = stand.disk(here, conditions, slow=False)
     return stand.raised(here, conditions, on=disk, app="primes", arguments=(str(BELOW),))
+
+
+def _yield_to_others(pid: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists():
+        group.write_text(str(NICE))
 
 
 def _neighbour(here: Site) -> Program:
