@@ -112,8 +112,9 @@ def test_a_script_of_node_is_named_by_its_function(tmp_path: Path, kind: str, ru
     script = tmp_path / "shop.js"
     script.write_text(SCRIPT)
     maps = set(Path("/tmp").glob("perf-*.map"))
+    mapped = ("--perf-basic-prof", f"--logfile={tmp_path}/v8.log")
     try:
-        verdict = why("--", *AHEAD, "node", "--perf-basic-prof", str(script), kind, str(tmp_path / "ledger"))
+        verdict = why("--", *AHEAD, "node", *mapped, str(script), kind, str(tmp_path / "ledger"))
     finally:
         for path in set(Path("/tmp").glob("perf-*.map")) - maps:
             if str(script).encode() in path.read_bytes():

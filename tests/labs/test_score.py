@@ -107,6 +107,20 @@ def test_a_cause_in_a_because_counts_as_named() -> None:
     assert found.found
 
 
+def test_either_of_two_paths_is_right_and_no_path_is_not() -> None:
+    """A cause that names neither, or nothing, is not on the right file."""
+    either = msgspec.structs.replace(TRUTH, on=(TruthOn(cause="a.first", path=AOF, or_path="/data/dump.rdb"),))
+
+    def on_right(path: str | None, truth: Truth = either) -> bool:
+        return score(verdict(cause("a.first", pid=10, on=On(path=path)), SECOND), truth, MEASURED).on
+
+    assert on_right(AOF)
+    assert on_right("/data/dump.rdb")
+    assert not on_right("/data/other")
+    assert not on_right(None)
+    assert not on_right(None, msgspec.structs.replace(TRUTH, on=(TruthOn(cause="a.first", path=AOF),)))
+
+
 def test_a_missing_cause_is_missed_with_its_who_and_on() -> None:
     """Only the first is named."""
     found = score(verdict(FIRST), TRUTH, MEASURED)

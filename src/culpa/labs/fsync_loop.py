@@ -38,14 +38,15 @@ def _raised(here: Site, conditions: Conditions, *, slow: bool) -> stand.Stand:
 def _truth(case: stand.Stand) -> Truth:
     lines = source.call_lines(case.app_file, function="one_by_one", method="commit")
     line = TruthOn(cause=FSYNC_HEAVY, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
-    journal = str((case.disk.directory / f"{DATABASE}-journal").resolve())
+    database = str((case.disk.directory / DATABASE).resolve())
+    synced = TruthOn(cause=FSYNC_HEAVY, path=f"{database}-journal", or_path=database)  # two short syncs and a long one
     steps = (TruthStep(kind="fsync", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name))
     traced = case.conditions.trace  # samples alone need not tell the line or the device
     return Truth(
         causes=(FSYNC_HEAVY,),
         may=SEEN_FROM_BELOW,
         who=(stand.who(FSYNC_HEAVY, case.app.pid),),
-        on=(TruthOn(cause=FSYNC_HEAVY, path=journal), *([line] if traced else [])),
+        on=(synced, *([line] if traced else [])),
         path=steps if traced else steps[:1],
         fix="ask /together: one transaction for all rows",
     )

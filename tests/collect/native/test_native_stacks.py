@@ -208,7 +208,7 @@ def test_functions_of_node_are_named_by_its_perf_map(tmp_path: Path, argument: s
     script = tmp_path / "shop.js"
     script.write_text(SCRIPT)
     node = Path(shutil.which("node") or "")
-    with running(node, "--perf-basic-prof", str(script), argument) as child:
+    with running(node, "--perf-basic-prof", f"--logfile={tmp_path}/v8.log", str(script), argument) as child:
         try:
             with traced(child.pid) as stacks:
                 wait_until(lambda: own_functions(stacks.rows()).count((function, "handler")) >= 6)
