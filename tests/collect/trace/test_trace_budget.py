@@ -149,9 +149,9 @@ def cost_of_a_call(running: Tracer) -> float:
     assert probes is not None
     wait_until(lambda: running._costs[-1]._sampled is not None)
     probes.start_measuring()
-    before, own = probes.program_infos(), time.process_time_ns()
+    before, own = probes.object.program_infos(), time.process_time_ns()
     time.sleep(1)
-    own, after = time.process_time_ns() - own, probes.program_infos()
+    own, after = time.process_time_ns() - own, probes.object.program_infos()
     ran_ns = sum(after[name].run_time_ns - before[name].run_time_ns for name in after)
     calls = sum(after[name].run_count - before[name].run_count for name in after if "_return" in name)
     return (ran_ns + own) / calls

@@ -88,7 +88,7 @@ def test_every_relocation_resolves_or_is_guarded(recorded: Path, capsys: pytest.
     types = types_at(recorded)
     with Probes(follow=True, verbose=True, stack_period_ns=50_000_000, btf_path=recorded) as probes:
         loaded = {name.decode() for name in probes.loaded()}
-        programs = {probes._library.bpf_program__name(program).decode(): name for program, name in probes._programs()}
+        programs = {probes.object.program_name(program).decode(): name for program, name in probes.object.programs()}
         there = {name for name in programs.values() if types.parameters(name) is not None}
     found, unresolved = relocations(capsys.readouterr().err)
     assert there == {programs[name] for name in loaded}

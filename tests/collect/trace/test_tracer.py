@@ -473,7 +473,7 @@ def test_nothing_is_left_behind(spawn: Spawn, how: str) -> None:
     running = tracer(child.pid)
     with pytest.raises(ZeroDivisionError), running:  # noqa: PT012  # leaving by an exception is the case
         assert running._probes is not None
-        numbers = [info.id for info in running._probes.program_infos().values()]
+        numbers = [info.id for info in running._probes.object.program_infos().values()]
         assert all(program_exists(number) for number in numbers)
         if how != "exception":
             getattr(running, how)()

@@ -10,18 +10,18 @@ import ctypes
 import mmap
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf
+from culpa.collect.trace.bpfobject import BpfObject
 from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Ring
 from culpa.collect.trace.ticks import open_ticks
@@ -31,8 +31,6 @@ MAX_DEPTH: Final = 5
 """Steps of "woken by" from a process the user named: application, Redis, journal, device worker, and one to spare."""
 MAX_GROWN: Final = 1024
 """Processes the probes may add by themselves."""
-MAX_STACK_FRAMES: Final = 127
-_PREFIX: Final = "raw_tp/"
 _TICK, _TICKS = b"on_tick", "perf_event"
 """The probe that a timer runs, and what its links are kept under."""
 _DIRECT: Final = b"_direct"
@@ -85,7 +83,6 @@ class Probes:
         self.rings: dict[int, Ring] = {}
         self.lanes: dict[int, Lanes] = {}
         self.blind_spots: list[BlindSpot] = []
-        self._object: int | None = None
         self._links: list[tuple[str, int]] = []
         self._stats_fd = -1
         self._lost = 0
@@ -96,7 +93,9 @@ class Probes:
         self._library = libbpf.open_library()
         self._print = libbpf.log_function(self._log, verbose)
         self._library.libbpf_set_print(ctypes.cast(self._print, ctypes.c_void_p))
+        self.object = BpfObject(self._library, self._log)
         try:
+            self._open(kernel.OBJECT_NAME)
             self._load_best(follow)
         except BaseException:
             self.close()
@@ -107,8 +106,7 @@ class Probes:
 
         The same is true of the program that goes through the tasks: whoever has it loses it before anything else.
         """
-        self._open(kernel.OBJECT_NAME)
-        names = frozenset(name for _, name in self._programs())
+        names = frozenset(name for _, name in self.object.programs())
         known = kernel.kernel_types(self._library, names, self._btf_path).readable()
         ways = [
             replace(known, direct=direct, iterates=iterates)
@@ -135,23 +133,14 @@ class Probes:
 
     def _hand_out_slots(self) -> None:
         """Lay every place of a thread on the stack of free ones: these probes cannot count them out by themselves."""
-        stack = self._fd("free_slots")
         for slot in reversed(range(events.THREADS_MAX)):
-            number = ctypes.c_uint32(slot)
-            pushed = self._library.bpf_map_update_elem(stack, None, ctypes.byref(number), 0)
-            libbpf.checked(pushed, "laying out the threads' places")
-        values = self.counters()
-        values["slots"] = events.THREADS_MAX
-        self.put(_COUNTERS, 0, values, replace=True)
+            self.object.push("free_slots", slot)
+        self._count("slots", events.THREADS_MAX)
 
     def _open(self, name: str) -> None:
         self._free()
-        path = os.fsencode(kernel.object_path(name))
-        options = libbpf.OpenOptions(bytes=ctypes.sizeof(libbpf.OpenOptions))
-        if self._btf_path != kernel.BTF_PATH:
-            options.btf_path = os.fsencode(self._btf_path)
-        opened = self._library.bpf_object__open_file(path, ctypes.byref(options))
-        self._object = libbpf.checked(opened, "opening the probes", self._log)
+        btf_path = None if self._btf_path == kernel.BTF_PATH else os.fsencode(self._btf_path)
+        self.object.open(os.fsencode(kernel.object_path(name)), btf_path=btf_path)
 
     def _load(self, types: kernel.KernelTypes, follow: bool) -> None:
         self._choose(types, direct=types.direct)
@@ -160,62 +149,49 @@ class Probes:
         self._cpus = cpus
         self._set_constants(types, follow, cpus)
         self._size_maps(cpus)
-        libbpf.checked(self._library.bpf_object__load(self._object), "loading the probes", self._log)
+        self.object.load()
         self._map_memory(cpus)
 
     def _size_maps(self, cpus: int) -> None:
         """Give rings and lanes their sizes."""
         for ring in events.RINGS.values():
-            self._resize(ring.map_name, ring.size)
+            self.object.resize(ring.map_name, ring.size)
         for lanes in events.LANES.values():
-            self._resize(f"{lanes.name}_lanes", cpus)
-            self._resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
+            self.object.resize(f"{lanes.name}_lanes", cpus)
+            self.object.resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
         for name in ("seats", "strolls"):
-            self._resize(name, cpus)
-        self._resize("dirt", cpus * events.DIRT_SLOTS)
-
-    def _resize(self, name: str, entries: int) -> None:
-        libbpf.checked(self._library.bpf_map__set_max_entries(self._map(name), entries), f"sizing {name}")
+            self.object.resize(name, cpus)
+        self.object.resize("dirt", cpus * events.DIRT_SLOTS)
 
     def _map_memory(self, cpus: int) -> None:
         for number, ring in events.RINGS.items():
-            self.rings[number] = Ring(self._fd(ring.map_name), ring.size, ring.event)
+            self.rings[number] = Ring(self.object.fd(ring.map_name), ring.size, ring.event)
         for number, spec in events.LANES.items():
             self.lanes[number] = Lanes(
-                self._fd(f"{spec.name}_lanes"),
-                self._fd(f"{spec.name}_slots"),
+                self.object.fd(f"{spec.name}_lanes"),
+                self.object.fd(f"{spec.name}_slots"),
                 cpus=cpus,
                 slots=events.lane_slots(spec, cpus),
                 event=spec.event,
             )
 
-    def _programs(self) -> Iterator[tuple[int, str]]:
-        for program, section in self._sections():
-            if section.startswith(_PREFIX):
-                yield program, section.removeprefix(_PREFIX)
-
-    def _sections(self) -> Iterator[tuple[int, str]]:
-        program = self._library.bpf_object__next_program(self._object, None)
-        while program:
-            yield program, self._library.bpf_program__section_name(program).decode()
-            program = self._library.bpf_object__next_program(self._object, program)
-
     def _choose(self, types: kernel.KernelTypes, *, direct: bool) -> None:
         """Of the two versions of a probe load one, and none for a tracepoint that does not exist."""
-        twofold = {self._name(program) for program, _ in self._programs() if self._is_direct(program)}
-        for program, name in self._programs():
-            alone = not {self._name(program), self._name(program) + _DIRECT} & twofold
-            fits = alone or self._is_direct(program) == direct
-            self._library.bpf_program__set_autoload(program, fits and name in types.parameters)
-        tick = self._library.bpf_object__find_program_by_name(self._object, _TICK)
-        self._library.bpf_program__set_autoload(tick, bool(self._stack_period_ns))
-        for name in {name for _, name in self._programs()} - types.parameters.keys():
+        names = {program: self.object.program_name(program) for program, _ in self.object.programs()}
+        twofold = {name for name in names.values() if name.endswith(_DIRECT)}
+        for program, name in self.object.programs():
+            alone = not {names[program], names[program] + _DIRECT} & twofold
+            fits = alone or names[program].endswith(_DIRECT) == direct
+            self.object.set_autoload(program, fits and name in types.parameters)
+        tick = self.object.program(_TICK)
+        self.object.set_autoload(tick, bool(self._stack_period_ns))
+        for name in {name for _, name in self.object.programs()} - types.parameters.keys():
             if _FORMER_NAMES.get(name) not in types.parameters:
                 self._unseen(name, "this kernel has no such tracepoint that can be read")
 
     def _choose_iterator(self, *, exists: bool) -> None:
-        iterator = self._library.bpf_object__find_program_by_name(self._object, _ITERATOR)
-        self._library.bpf_program__set_autoload(iterator, exists)
+        iterator = self.object.program(_ITERATOR)
+        self.object.set_autoload(iterator, exists)
         if not exists:
             self.blind_spots.append(
                 BlindSpot(
@@ -225,21 +201,15 @@ class Probes:
                 )
             )
 
-    def _name(self, program: int) -> bytes:
-        return bytes(self._library.bpf_program__name(program))
-
-    def _is_direct(self, program: int) -> bool:
-        return self._name(program).endswith(_DIRECT)
-
     def _is_sum(self, program: int) -> bool:
-        return self._name(program).startswith(_SUM)
+        return self.object.program_name(program).startswith(_SUM)
 
     def _unseen(self, name: str, why: str) -> None:
         if name in _UNSEEN:
             self.blind_spots.append(BlindSpot(what=_UNSEEN[name], why=f"{name}: {why}", way_out="a newer kernel"))
 
     def _set_constants(self, types: kernel.KernelTypes, follow: bool, cpus: int) -> None:
-        settings = self._globals(".rodata.settings", events.SETTINGS)
+        settings = self.object.globals(".rodata.settings", events.SETTINGS)
         settings["follow_wakers"] = follow
         settings["max_depth"] = MAX_DEPTH
         settings["max_grown"] = MAX_GROWN
@@ -253,29 +223,13 @@ class Probes:
         settings["stack_period_ns"] = self._stack_period_ns
         settings["call_kind"] = calls.kinds(platform.machine())
 
-    def _map(self, name: str) -> int:
-        found = self._library.bpf_object__find_map_by_name(self._object, name.encode())
-        return libbpf.checked(found, f"finding the map {name}")
-
-    def _fd(self, name: str) -> int:
-        return int(self._library.bpf_map__fd(self._map(name)))
-
-    def _globals(self, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-        """The first values of the global variables in `name`, one record that is the memory itself; until the load."""
-        size = ctypes.c_size_t()
-        address = self._library.bpf_map__initial_value(self._map(name), ctypes.byref(size))
-        if not address or size.value < dtype.itemsize:
-            raise TraceError(f"cannot trace: {name} of the probes has the wrong size", way_out="reinstall culpa")
-        memory = (ctypes.c_uint8 * dtype.itemsize).from_address(address)
-        return np.ndarray(shape=(1,), dtype=dtype, buffer=memoryview(memory).cast("B"))
-
     def attach(self) -> None:
         """Let the probes that write records run.
 
         Raises:
             TraceError: not one could be attached.
         """
-        for program, name in self._programs():
+        for program, name in self.object.programs():
             if not self._is_sum(program):
                 self._attach(program, name)
         self._attach_ticks()
@@ -283,7 +237,7 @@ class Probes:
             raise TraceError("cannot trace: the kernel lets no probe be attached", way_out="run with --no-trace")
 
     def _attach(self, program: int, name: str) -> None:
-        if self._library.bpf_program__fd(program) < 0:
+        if self.object.program_fd(program) < 0:
             return
         link = self._library.bpf_program__attach(program)
         if link:
@@ -295,7 +249,7 @@ class Probes:
         """Let timers run the probe that takes the user stacks of computing threads."""
         if not self._stack_period_ns:
             return
-        program, attached = self._library.bpf_object__find_program_by_name(self._object, _TICK), False
+        program, attached = self.object.program(_TICK), False
         for tick in open_ticks(libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")):
             link = self._library.bpf_program__attach_perf_event(program, tick)
             if link:
@@ -323,12 +277,9 @@ class Probes:
 
     def begin_sums(self, from_ns: int, seeds: npt.NDArray[np.void]) -> None:
         """Keep sums from `from_ns` on, after `end_records`; `seeds` are `events.THREAD_SUM` by slot."""
-        with mmap.mmap(self._fd("thread_sums"), _pages(seeds.nbytes), mmap.MAP_SHARED) as memory:
-            memory[: seeds.nbytes] = seeds.tobytes()
-        values = self.counters()
-        values["sums_from_ns"] = from_ns
-        self.put(_COUNTERS, 0, values, replace=True)
-        for program, name in self._programs():
+        self.object.fill_array("thread_sums", seeds)
+        self._count("sums_from_ns", from_ns)
+        for program, name in self.object.programs():
             if self._is_sum(program):
                 self._attach(program, name)
 
@@ -354,9 +305,8 @@ class Probes:
     def counters(self) -> npt.NDArray[np.void]:
         """`events.COUNTERS`, one record: a copy of what the probes have counted so far."""
         values = np.zeros(1, dtype=events.COUNTERS)
-        key = ctypes.c_uint32(0)
-        found = self._library.bpf_map_lookup_elem(self._fd(_COUNTERS), ctypes.byref(key), values.ctypes.data)
-        libbpf.checked(found, "reading the probes' counters")
+        if not self.object.get(_COUNTERS, 0, values):
+            raise TraceError("cannot read the probes' counters", way_out="run with --no-trace")
         return values
 
     def lost(self) -> int:
@@ -372,84 +322,53 @@ class Probes:
         self._pause(events.PAUSED)
 
     def _pause(self, how: int) -> None:
+        self._count("paused", how)
+
+    def _count(self, field: str, value: int) -> None:
+        """Set one of the probes' counters; the others keep what they are."""
         values = self.counters()
-        values["paused"] = how
-        self.put(_COUNTERS, 0, values, replace=True)
+        values[field] = value
+        self.object.put(_COUNTERS, 0, values, replace=True)
 
     def probe_cpu_ns(self) -> int:
         """Kernel time spent in the probes so far; 0 where the kernel would not measure it."""
-        return sum(info.run_time_ns for info in self.program_infos().values())
-
-    def program_infos(self) -> dict[str, libbpf.ProgramInfo]:
-        """Run time and run count of each loaded probe, by its name."""
-        infos = {}
-        for program, _ in self._sections():
-            info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
-            fd = self._library.bpf_program__fd(program)
-            if fd >= 0 and not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                infos[self._name(program).decode()] = info
-        return infos
+        return sum(info.run_time_ns for info in self.object.program_infos().values())
 
     def loaded(self) -> list[bytes]:
         """The names of the probes that the kernel holds."""
         return [
-            self._library.bpf_program__name(program)
-            for program, _ in self._programs()
-            if self._library.bpf_program__fd(program) >= 0
+            self.object.program_name(program)
+            for program, _ in self.object.programs()
+            if self.object.program_fd(program) >= 0
         ]
 
-    def put(self, name: str, key: int, value: npt.NDArray[np.void], *, replace: bool) -> bool:
-        """Write one record under a 32-bit key; False where the map is full, or holds the key and `replace` is off."""
-        number = ctypes.c_uint32(key)
-        flags = 0 if replace else 1
-        result = self._library.bpf_map_update_elem(self._fd(name), ctypes.byref(number), value.ctypes.data, flags)
-        return bool(result == 0)
-
-    def table(
-        self, name: str, key: str, dtype: np.dtype[np.void], limit: int
-    ) -> tuple[list[int], npt.NDArray[np.void]]:
-        """Keys and records of a hash map, at most `limit` of them; `key` is the numpy type of its keys."""
-        fd = self._fd(name)
-        keys: list[int] = []
-        found = np.zeros(limit, dtype=dtype)
-        previous, here = None, np.zeros(1, dtype=key)
-        while len(keys) < limit and not self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
-            at = found[len(keys) :].ctypes.data
-            if not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, at):
-                keys.append(int(here[0]))
-            previous = here.ctypes.data
-        return keys, found[: len(keys)]
+    def requests(self, limit: int) -> npt.NDArray[np.void]:
+        """`events.BLOCK_EVENT` of the requests under way, at most `limit` of them."""
+        return self.object.table("requests", "<u8", events.BLOCK_EVENT, limit)[1]
 
     def threads(self) -> npt.NDArray[np.void]:
         """`events.THREAD_STATE` of every watched thread, as of now."""
-        states = self._array("threads", events.THREAD_STATE, events.THREADS_MAX)
+        states = self.object.array("threads", events.THREAD_STATE, events.THREADS_MAX)
         watched: npt.NDArray[np.void] = states[states["tid"] != 0]
         return watched
 
     def dirt(self) -> npt.NDArray[np.void]:
         """`events.DIRTIED_EVENT`: the sums that were not handed over yet."""
-        places = self._array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
+        places = self.object.array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
         sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
         return sums
 
     def thread_sums(self) -> npt.NDArray[np.void]:
         """`events.THREAD_SUM` of every thread that has any, those that ended included."""
-        sums = self._array("thread_sums", events.THREAD_SUM, events.THREADS_MAX)
+        sums = self.object.array("thread_sums", events.THREAD_SUM, events.THREADS_MAX)
         used: npt.NDArray[np.void] = sums[sums["tid"] != 0]
         return used
 
     def call_sums(self) -> npt.NDArray[np.void]:
         """`events.CALL_SUM`, one for each thread, call and file."""
-        sums = self._array("call_sums", events.CALL_SUM, events.CALL_SUMS)
+        sums = self.object.array("call_sums", events.CALL_SUM, events.CALL_SUMS)
         used: npt.NDArray[np.void] = sums[sums["tid"] != 0]
         return used
-
-    def _array(self, name: str, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
-        """A copy of a mapped array."""
-        size = count * dtype.itemsize
-        with mmap.mmap(self._fd(name), _pages(size), mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            copy: npt.NDArray[np.void] = np.frombuffer(memory[:size], dtype=dtype)
-        return copy
 
     def states(self) -> npt.NDArray[np.void]:
         """`events.STATE_EVENT` of every thread of the watched processes and of the caller; empty on older kernels.
@@ -457,26 +376,12 @@ class Probes:
         Raises:
             TraceError: the kernel refuses to go through its tasks.
         """
-        program = self._library.bpf_object__find_program_by_name(self._object, _ITERATOR)
-        if self._library.bpf_program__fd(program) < 0:
+        program = self.object.program(_ITERATOR)
+        if self.object.program_fd(program) < 0:
             return np.zeros(0, dtype=events.STATE_EVENT)
-        link = libbpf.checked(self._library.bpf_program__attach_iter(program, None), "going through the tasks")
-        try:
-            fd = libbpf.checked(self._library.bpf_iter_create(self._library.bpf_link__fd(link)), "reading the tasks")
-            with os.fdopen(fd, "rb", buffering=0) as file:
-                content = b"".join(iter(lambda: file.read(1 << 18), b""))
-        finally:
-            self._library.bpf_link__destroy(link)
+        content = self.object.iterate(program)
         whole = len(content) // events.STATE_EVENT.itemsize * events.STATE_EVENT.itemsize
         return np.frombuffer(content[:whole], dtype=events.STATE_EVENT)
-
-    def stack(self, stack_id: int) -> list[int]:
-        """Return addresses of one kernel stack, innermost first; empty if it is not kept any more."""
-        frames = np.zeros(MAX_STACK_FRAMES, dtype="<u8")
-        number = ctypes.c_uint32(stack_id)
-        if self._library.bpf_map_lookup_elem(self._fd("stacks"), ctypes.byref(number), frames.ctypes.data):
-            return []
-        return cast(list[int], frames[frames != 0].tolist())
 
     def close(self) -> None:
         """Detach and free everything; safe to call twice."""
@@ -497,16 +402,10 @@ class Probes:
         self.detach()
         self.unmap()
         self.blind_spots, self._lost = [], 0
-        if self._object is not None:
-            self._library.bpf_object__close(self._object)
-            self._object = None
+        self.object.close()
 
     def __enter__(self) -> Probes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _pages(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

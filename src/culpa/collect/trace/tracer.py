@@ -163,12 +163,12 @@ class Tracer:
     def _put_watch(self, pid: int, *, excluded: bool) -> None:
         state = np.zeros(1, dtype=events.WATCH_STATE)
         state["excluded"] = excluded
-        self._loaded().put("watched", pid, state, replace=True)
+        self._loaded().object.put("watched", pid, state, replace=True)
 
     def watched(self) -> frozenset[int]:
         """Every process watched so far, those that the probes added and those that ended included."""
         with self._lock:
-            pids, states = self._loaded().table("watched", "<u4", events.WATCH_STATE, MAX_PROCESSES)
+            pids, states = self._loaded().object.table("watched", "<u4", events.WATCH_STATE, MAX_PROCESSES)
             seen = self._identities.watched_pids()
         return seen | {pid for pid, out in zip(pids, states["excluded"].tolist(), strict=True) if not out}
 
@@ -201,7 +201,7 @@ class Tracer:
     def cost_of(self, *probes: str) -> float:
         """Kernel time of one run of these probes so far, in ns; 0 if none ran while it was measured."""
         with self._lock:
-            infos = [info for name, info in self._loaded().program_infos().items() if name in probes]
+            infos = [info for name, info in self._loaded().object.program_infos().items() if name in probes]
         runs = sum(info.run_count for info in infos)
         return sum(info.run_time_ns for info in infos) / runs if runs else 0.0
 
@@ -334,7 +334,7 @@ class Tracer:
     def _still_open(self, threads: Records) -> Mapping[int, pl.DataFrame]:
         """By ring, the rows of what is open now, and the sums of dirtied pages that were not handed over yet."""
         probes = self._loaded()
-        _, requests = probes.table("requests", "<u8", events.BLOCK_EVENT, MAX_REQUESTS)
+        requests = probes.requests(MAX_REQUESTS)
         dirt = probes.dirt()
         self._identities.take_writers(dirt)
         return self._rows.still_open(threads, requests, dirt)
@@ -344,7 +344,9 @@ class Tracer:
         if len(self._rows.stack_ids) + len(self._state_stacks) == len(self._stacks):
             return
         probes = self._loaded()
-        unnamed = {stack_id: probes.stack(stack_id) for stack_id in self._rows.stack_ids - self._stacks.keys()}
+        unnamed = {
+            stack_id: probes.object.stack("stacks", stack_id) for stack_id in self._rows.stack_ids - self._stacks.keys()
+        }
         unnamed |= {number: list(stack) for stack, number in self._state_stacks.items() if number not in self._stacks}
         if unnamed and self._symbols is None:
             self._symbols = KernelSymbols()
