@@ -8,7 +8,7 @@
     ├── TraceError        1   the kernel side cannot be used; carries the way out
     └── LabError          1   a lab cannot be run here
 
-A message is one sentence that names the way out. `cli.py` prints it and exits; nothing below ever calls exit.
+A message is one sentence that names the way out. `cli` prints it and exits; nothing below ever calls exit.
 """
 
 from __future__ import annotations
