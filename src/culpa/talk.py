@@ -1,6 +1,6 @@
 """The two streams: data to stdout, sentences for a person to stderr, and what the terminal behind them can show.
 
-A reader that went away is no error.
+A reader that went away is no error. Data that cannot be written is one; a sentence that nobody can be told is not.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Final, TextIO
 
+from culpa.errors import CulpaError
+
 LINE_WIDTH: Final = 79
 """Of a page, and of the line that changes, where the terminal has no fewer columns."""
 _NO_ESCAPES: Final = frozenset({"", "dumb", "unknown"})
@@ -16,20 +18,30 @@ _NO_ESCAPES: Final = frozenset({"", "dumb", "unknown"})
 
 
 def out(text: str) -> None:
-    """Print to stdout; a reader that went away is no error."""
+    """Print to stdout.
+
+    Raises:
+        CulpaError: it cannot be written, other than because its reader went away.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence(sys.stdout.fileno())
+    except OSError as error:
+        _silence(sys.stdout.fileno())
+        reason = (error.strerror or str(error)).lower()
+        raise CulpaError(
+            f"cannot write to stdout: {reason}", way_out="send it elsewhere, or make room there"
+        ) from error
 
 
 def err(text: str) -> None:
-    """Print to stderr; a reader that went away is no error."""
+    """Print to stderr, if it can be written to: what is said there is never worth a verdict."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:
         _silence(sys.stderr.fileno())
 
 

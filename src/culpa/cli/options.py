@@ -6,9 +6,11 @@ from typing import Annotated, Final
 
 import typer
 
-from culpa.units import parse_duration
+from culpa.units import NS_PER_SECOND, parse_duration, printable
 
 DEFAULT_BUDGET_PERCENT: Final = 20.0
+LONGEST_NS: Final = 7 * 24 * 3600 * NS_PER_SECOND
+"""A week: a capture of more would not be opened again."""
 
 
 def example(*lines: str) -> str:
@@ -18,9 +20,12 @@ def example(*lines: str) -> str:
 
 def _duration(text: str) -> int:
     try:
-        return int(parse_duration(text))
+        duration_ns = parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if duration_ns > LONGEST_NS:
+        raise typer.BadParameter(f"more than a week: {printable(text, 40)!r}")
+    return duration_ns
 
 
 TargetArgument = Annotated[

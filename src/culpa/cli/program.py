@@ -13,7 +13,7 @@ from culpa import __version__
 from culpa.cli import doctor, lab, record, why
 from culpa.cli.gathering import Invocation
 from culpa.cli.options import example
-from culpa.errors import CulpaError, Interrupted
+from culpa.errors import CulpaError, Interrupted, exhausted
 from culpa.talk import err, out
 from culpa.units import printable
 
@@ -70,13 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=before, prog_name="culpa", obj=Invocation(command=command))
     except CulpaError as error:
-        err(f"culpa: {_bounded(error)}\n")
-        sys.exit(error.exit_code)
+        _end(error)
+    except (OSError, MemoryError) as error:
+        told = exhausted(error)
+        if told is None:
+            raise
+        _end(CulpaError(f"cannot go on: {told.what}", way_out=told.way_out))
     except KeyboardInterrupt:
         sys.exit(Interrupted.exit_code)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's own way out
     sys.exit(0)
+
+
+def _end(error: CulpaError) -> NoReturn:
+    err(f"culpa: {_bounded(error)}\n")
+    sys.exit(error.exit_code)
 
 
 def _bounded(error: CulpaError) -> str:
