@@ -342,7 +342,7 @@ def test_fail_on_finds_a_busy_command() -> None:
 
 
 def test_doctor_and_lab_list_as_json() -> None:
-    """Both are lists of objects with the fields of CONTRACT.md."""
+    """Both are lists of objects with the fields that scripts lean on."""
     checks = json.loads(culpa("doctor", "--json").stdout)
     assert {"name", "state"} <= checks[0].keys()
     labs = json.loads(culpa("lab", "list", "--json").stdout)
