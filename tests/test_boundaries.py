@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from culpa.collect.trace.tracer import usable
+from whole_runs import needs_tracing, why
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.trace,
-    pytest.mark.skipif(usable() is not None, reason=f"tracing is impossible here: {usable()}"),
+    needs_tracing,
 ]
 
 PAUSE_SECONDS = 0.25
@@ -60,14 +57,6 @@ def serving(*arguments: str | Path) -> Iterator[tuple[int, int]]:
     finally:
         running.kill()
         running.communicate()
-
-
-def why(*arguments: str) -> dict[str, Any]:
-    """The verdict as a script gets it."""
-    argv = [sys.executable, "-m", "culpa", "why", "--json", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def test_a_request_over_tls_is_its_server_s_time(tmp_path: Path) -> None:

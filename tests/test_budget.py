@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from whole_runs import why
 
 from culpa.capture import schema
 from culpa.capture.bundle import open_capture
@@ -40,22 +40,14 @@ def program(code: str, *arguments: str) -> Iterator[int]:
             child.kill()
 
 
-def verdict_of(*arguments: str) -> dict:
-    """What culpa says."""
-    argv = [sys.executable, "-m", "culpa", "why", "--json", *arguments]
-    run = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
-    assert 0 == run.returncode, run.stderr
-    return json.loads(run.stdout)
-
-
 def test_above_the_budget_the_verdict_rests_on_what_was_recorded(tmp_path: Path) -> None:
     """The sync loop is named from the first seconds, the sums say that it went on, and the rest is a blind spot."""
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
     saved = tmp_path / "over.culpa"
     with program(SYNCING, str(tmp_path / "ledger.db")) as pid:
-        verdict = verdict_of(str(pid), "--budget", "0.1", "-o", str(saved))
-        whole = verdict_of(str(pid), "--budget", "100", "--for", "3s")
+        verdict = why(str(pid), "--budget", "0.1", "-o", str(saved))
+        whole = why(str(pid), "--budget", "100", "--for", "3s")
     capture = open_capture(saved)
     evidence, window = capture.manifest.evidence, capture.manifest.window
     assert evidence.detail_end_ns is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from whole_runs import why
 
 from culpa.capture import schema
 from culpa.capture.bundle import open_capture
@@ -80,10 +81,7 @@ def limit(disk: slowdisk.Disk, write_iops: int) -> None:
 
 def verdict_of(target: int | str, seconds: float, saved: Path) -> dict:
     """What culpa says of a target after watching it so long."""
-    program = [sys.executable, "-m", "culpa", "why", str(target), "--for", f"{seconds}s", "--json", "-o", str(saved)]
-    run = subprocess.run(program, capture_output=True, text=True, timeout=90, check=False)
-    assert 0 == run.returncode, run.stderr
-    return json.loads(run.stdout)
+    return why(str(target), "--for", f"{seconds}s", "-o", str(saved))
 
 
 def leaves(node: dict) -> Iterator[dict]:

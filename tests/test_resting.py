@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -13,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from whole_runs import needs_tracing, why
 
 from culpa.collect.sockdiag import tcp_talk
-from culpa.collect.trace.tracer import usable
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.trace,
-    pytest.mark.skipif(usable() is not None, reason=f"tracing is impossible here: {usable()}"),
+    needs_tracing,
 ]
 
 SERVER = """
@@ -66,10 +65,7 @@ def verdict_on(manner: str) -> dict[str, Any]:
     """What culpa says of a client that waits for a server which waits too."""
     with program(SERVER) as (_, port), program(CLIENT, port, manner) as (pid, _):
         time.sleep(0.5)
-        argv = [sys.executable, "-m", "culpa", "why", str(pid), "--json", "--for", "1s"]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        return why(str(pid), "--for", "1s")
 
 
 def test_a_client_that_has_its_answer_is_idle() -> None:

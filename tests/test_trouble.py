@@ -76,7 +76,7 @@ def verdict_of(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 def broken_invariants(verdict: dict) -> list[str]:
-    """What CONTRACT.md promises of every verdict and this one does not keep."""
+    """What every verdict keeps to and this one does not."""
     broken: list[str] = []
 
     def leaves(node: dict) -> float:

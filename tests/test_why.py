@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from culpa.collect.trace.tracer import usable
-
-needs_tracing = pytest.mark.skipif(usable() is not None, reason=f"tracing is impossible here: {usable()}")
-
-
-def why(*arguments: str, expected: int = 0) -> dict[str, Any]:
-    """The verdict as a script gets it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "culpa", "why", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert expected == done.returncode, done.stderr
-    return json.loads(done.stdout)
+from whole_runs import every, needs_tracing, why
 
 
 @pytest.mark.trace
@@ -90,8 +72,3 @@ def test_an_idle_process_is_not_blamed() -> None:
 
     assert [] == [cause for cause in verdict["causes"] if cause["level"] != "note"]
     assert "slow" != verdict["state"]
-
-
-def every(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """A blame tree's nodes."""
-    return [node, *(below for child in node["children"] for below in every(child))]

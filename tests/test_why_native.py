@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_why import needs_tracing, why
+from whole_runs import needs_tracing, why
 
 CODE = """\
 #include <fcntl.h>

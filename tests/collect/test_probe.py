@@ -45,13 +45,16 @@ class Counting(http.server.BaseHTTPRequestHandler):
         type(self).bodies.append((dict(self.headers), self.rfile.read(length)))
         if self.path == "/slow":
             time.sleep(0.3)
-        status = {"/error": 500, "/moved": 302, "/away": 302, "/round": 302, "/other-port": 302}.get(self.path, 200)
+        status = {"/error": 500, "/moved": 302, "/away": 302, "/round": 302, "/other-port": 302, "/nowhere": 302}.get(
+            self.path, 200
+        )
         self.send_response(status)
         places = {
             "/moved": "/here",
             "/away": "http://elsewhere.invalid/x?token=secret",
             "/round": "/round",
             "/other-port": "http://127.0.0.1:1/",
+            "/nowhere": "http://[::1",
         }
         if self.path in places:
             self.send_header("Location", places[self.path])
@@ -181,7 +184,7 @@ def test_redirect_to_the_same_server_is_followed(server: type[Counting]) -> None
     assert "/here" in said[0]
 
 
-@pytest.mark.parametrize("path", ["/away", "/other-port"])
+@pytest.mark.parametrize("path", ["/away", "/other-port", "/nowhere"])
 def test_redirect_to_another_server_is_not_followed(server: type[Counting], path: str) -> None:
     """Nobody else is asked; the query of the other address, which may be secret, is not shown."""
     probe = run_probe(f"http://127.0.0.1:{server.port}{path}")

@@ -1,4 +1,4 @@
-"""When a window ends: the rules of CONTRACT.md, on a clock of the test's own."""
+"""When a window ends: each rule of `collect/window.py`, on a clock of the test's own."""
 
 from __future__ import annotations
 

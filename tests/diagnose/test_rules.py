@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from scene import AOF, APP, JOURNAL, MS, REDIS, Scene
 
@@ -197,10 +199,13 @@ def test_another_host_is_named_by_its_address() -> None:
     scene.compute(10 * MS)
     scene.remote(30 * MS)
     scene.answer()
-    found = cause(judge(scene.capture()), "net.remote-slow")
+    verdict = judge(scene.capture())
+    found = cause(verdict, "net.remote-slow")
 
     assert found.on is not None
     assert "192.0.2.9:443" == found.on.peer
+    (fact,) = found.evidence
+    assert ("s", pytest.approx(0.1 * verdict.root.seconds, abs=1e-6)) == (fact.unit, fact.threshold)
     assert 0.75 == pytest.approx(found.share, abs=0.01)
 
 
@@ -314,6 +319,13 @@ def test_a_rule_without_its_table_is_skipped_and_a_broken_one_is_shown() -> None
     assert "app.redis.write-in-read-path" not in heads(without)
     assert ["cpu.busy"] == [spot.what for spot in verdict.blind_spots]
     assert "redis.aof.fsync-always" in heads(verdict)
+
+
+def test_a_cause_links_to_its_section_of_the_rules_page() -> None:
+    """Each section of docs/reference/rules.md has the rule's id as its anchor."""
+    page = (Path(__file__).parents[2] / "docs/reference/rules.md").read_text(encoding="utf-8")
+    for found in judge(redis_slow().capture(appendfsync="always")).causes:
+        assert f'<a id="{found.docs.partition("#")[2]}"></a>' in page
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)

@@ -165,7 +165,7 @@ class Exchange:
         with self._lock:
             self._was_cut = True
             if self._handle is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # it is closed already, which is what is wanted
                     self._handle.shutdown(socket.SHUT_RDWR)
 
     def _fail(self, outcome: Outcome, sentence: str) -> None:

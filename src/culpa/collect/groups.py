@@ -158,7 +158,7 @@ def _of_container(name: str, known: Iterable[str], root: Path) -> tuple[set[str]
     by_id: dict[str, set[str]] = {}
     for path in known:
         for one in container_ids(path):
-            by_id.setdefault(one, set()).update(_tops(path, lambda part, one=one: one in part))  # type: ignore[misc]
+            by_id.setdefault(one, set()).update(_tops(path, lambda part, one=one: one in part))  # type: ignore[misc]  # bound now
     names = ids_by_name(root)
     wanted = {name} if name in by_id else {one for one in names.get(name, ()) if one in by_id}
     if not wanted and len(name) >= MIN_ID_CHARS and _HEX.issuperset(name):

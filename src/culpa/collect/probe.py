@@ -23,7 +23,7 @@ from culpa.errors import CulpaError
 from culpa.units import NS_PER_SECOND, printable
 
 MIN_INTERVAL_NS: Final = NS_PER_SECOND // 20
-"""At most 20 requests a second (CONTRACT.md)."""
+"""At most 20 requests a second: what is looked at must not be culpa's own load."""
 MAX_FAILURES: Final = 3
 """Failed requests in a row after which the probe gives up."""
 MAX_HOPS: Final = 5
@@ -153,13 +153,18 @@ class HttpProbe:
             there = urlsplit(urljoin(plan.url, sent.location))
             same = _server(there) == _server(urlsplit(plan.url))
         except ValueError:
+            self._note(_not_followed(plan, "what is no address", "correct the server's redirect"))
             return None
         if same and hops < MAX_HOPS and plan.method in SAFE_METHODS:
             self._say(f"follows a redirect to {shown_url(there)} and asks that from now on")
             return replace(plan, url=there._replace(fragment="", netloc=urlsplit(plan.url).netloc).geturl())
-        if not self._notes:
-            self._notes.append(_not_followed(plan, shown_url(there)))
+        self._note(_not_followed(plan, shown_url(there), f"ask that address instead: culpa why {shown_url(there)}"))
         return None
+
+    def _note(self, spot: BlindSpot) -> None:
+        """What is said once, however often it happens."""
+        if not self._notes:
+            self._notes.append(spot)
 
 
 def request_rows(requests: Sequence[Sent]) -> pl.DataFrame:
@@ -193,12 +198,12 @@ def _gave_up(last: Sent) -> BlindSpot:
     )
 
 
-def _not_followed(plan: HttpPlan, there: str) -> BlindSpot:
+def _not_followed(plan: HttpPlan, there: str, way_out: str) -> BlindSpot:
     return BlindSpot(
         what="the request behind the redirect",
         why=f"{plan.shown} redirects to {there}, which culpa does not follow: only GET and HEAD, to the same server, "
         f"at most {MAX_HOPS} times",
-        way_out=f"ask that address instead: culpa why {there}",
+        way_out=way_out,
     )
 
 

@@ -40,7 +40,7 @@ TICK_SECONDS: Final = 0.1
 SOMETHING_NS: Final = NS_PER_SECOND // 10
 """A window shorter than this saw nothing worth a verdict."""
 SLOWER_THAN_NS: Final = NS_PER_SECOND // 5
-"""Default of `--slower-than` (CONTRACT.md)."""
+"""Default of `--slower-than`."""
 GRACE_SECONDS: Final = 1.0
 """A request that is nearly done is not cut off: servers complain about that."""
 TELL_AFTER_NS: Final = 15 * NS_PER_SECOND

@@ -1,4 +1,4 @@
-"""When enough was seen: the rule that ends a window (CONTRACT.md, "How long").
+"""When enough was seen: the rule that ends a window where `--for` does not.
 
 Pure: it is told what happened and when, and answers whether the window is over. The clock is the caller's.
 """

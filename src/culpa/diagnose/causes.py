@@ -12,9 +12,13 @@ from culpa.diagnose.verdict import Cause, Evidence, Level, Predicted, Who
 from culpa.units import NS_PER_SECOND
 
 CRITICAL_SHARE = 0.5
+"""Of the root's time, and so are the next two: without the cause it would be less than half."""
 WARNING_SHARE = 0.1
+"""A tenth is the least that anybody would notice."""
 MIN_NS_PER_REQUEST = 1_000_000
+"""A millisecond: nobody waits for less."""
 MIN_WALL_SHARE = 0.01
+"""Of a thread's time in the window, where there are no requests to count by."""
 MIN_NOTE_WALL_SHARE = 0.1
 """Of the window, for notes about a process or a host: below it nothing would be gained."""
 SAME_SHARE = 0.10
@@ -154,5 +158,5 @@ def _cause(picture: Picture, found: Found, because: tuple[Cause, ...]) -> Cause:
         share=round(found.share, 6), saves_seconds=round(found.saves_seconds, 9), predicted=found.predicted,
         confidence=round(finding.confidence * doubt, 3), who=who(picture, finding.pid, finding.tid), on=finding.on,
         evidence=_evidence(picture, finding), because=because,
-        fixes=finding.fixes, docs=f"{DOCS}#{found.rule.id.replace('.', '')}",
+        fixes=finding.fixes, docs=f"{DOCS}#{found.rule.id}",
     )  # fmt: skip

@@ -20,6 +20,7 @@ SHORT_NS = 3 * NS_PER_SECOND
 FEW_REQUESTS = 10
 """A shorter part with fewer requests is a small sample of the window."""
 SMALL_SAMPLE = 0.85
+"""What the confidence of a verdict on such a part is multiplied by."""
 
 
 def part(capture: Capture) -> Capture:

@@ -39,6 +39,7 @@ MIN_SEEN_NS = 100_000_000
 MAX_UNEXPLAINED = 0.5
 """Above this share of unexplained time a slow target cannot be called healthy."""
 P99_FROM = 100
+"""Finished requests; with fewer the slowest of them is all that a 99th percentile could say."""
 
 
 def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:

@@ -16,7 +16,9 @@ IDLE_CPU = 0.20
 SMALL_SHARE = 0.05
 """Below this share of the root a suspect cannot be the cause."""
 FREE_MEMORY = 0.10
+"""Of the memory, available: with less the kernel begins to reclaim."""
 BUSY_DISK = 0.90
+"""Of the window, with a request in flight: with less it had time to spare."""
 
 
 class Counters:

@@ -12,6 +12,7 @@ from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
 
 MIN_NODE_SHARE = 0.001
+"""Of the root's time; smaller nodes are added up, and so is what comes after the largest of them."""
 MAX_CHILDREN = 12
 
 

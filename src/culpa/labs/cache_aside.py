@@ -25,9 +25,7 @@ CACHE_ASIDE = Lab(
     name="cache-aside",
     family="double",
     needs=("trace", "redis-server"),
-    seed=None,
     fires=(),
     silent=("app.redis.write-in-read-path", "app.redis.round-trips", "redis.aof.fsync-always"),
-    fast=True,
     play=play,
 )

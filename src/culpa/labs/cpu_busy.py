@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from culpa.labs import source, stand
-from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthStep
 from culpa.labs.site import Site, opened
 
 CPU_BUSY = "cpu.busy"
@@ -30,7 +30,7 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.function_lines(case.app_file, function="is_prime")
-    line = TruthOn(cause=CPU_BUSY, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(CPU_BUSY)
     return Truth(
         causes=(CPU_BUSY,),
         may=("cpu.runqueue",),
@@ -45,19 +45,8 @@ LAB_CPU_BUSY = Lab(
     name="cpu-busy",
     family="hosts",
     needs=(),
-    seed=None,
     fires=(CPU_BUSY,),
     silent=("disk.fsync-heavy", "sleep.by-choice", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-LAB_CPU_BUSY_HEALTHY = Lab(
-    name="cpu-busy-healthy",
-    family="hosts",
-    needs=(),
-    seed=None,
-    fires=(),
-    silent=(CPU_BUSY,),
-    fast=True,
-    play=play_healthy,
-)
+LAB_CPU_BUSY_HEALTHY = LAB_CPU_BUSY.healthy(silent=(CPU_BUSY,), play=play_healthy)

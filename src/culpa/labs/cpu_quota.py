@@ -58,19 +58,8 @@ LAB_CPU_QUOTA = Lab(
     name="cpu-quota",
     family="hosts",
     needs=("root", "trace", "cpu-quota"),
-    seed=None,
     fires=(CPU_QUOTA,),
     silent=("cpu.runqueue", "disk.fsync-heavy", "sleep.by-choice"),
-    fast=True,
     play=play,
 )
-LAB_CPU_QUOTA_HEALTHY = Lab(
-    name="cpu-quota-healthy",
-    family="hosts",
-    needs=("root", "trace", "cpu-quota"),
-    seed=None,
-    fires=(),
-    silent=(CPU_QUOTA,),
-    fast=True,
-    play=play_healthy,
-)
+LAB_CPU_QUOTA_HEALTHY = LAB_CPU_QUOTA.healthy(silent=(CPU_QUOTA,), play=play_healthy)

@@ -75,19 +75,8 @@ LAB_CPU_RUNQUEUE = Lab(
     name="cpu-runqueue",
     family="hosts",
     needs=("trace",),
-    seed=None,
     fires=(CPU_RUNQUEUE,),
     silent=("disk.fsync-heavy", "sleep.by-choice", "net.remote-slow", "cpu.cgroup-quota"),
-    fast=True,
     play=play,
 )
-LAB_CPU_RUNQUEUE_HEALTHY = Lab(
-    name="cpu-runqueue-healthy",
-    family="hosts",
-    needs=("trace",),
-    seed=None,
-    fires=(),
-    silent=(CPU_RUNQUEUE,),
-    fast=True,
-    play=play_healthy,
-)
+LAB_CPU_RUNQUEUE_HEALTHY = LAB_CPU_RUNQUEUE.healthy(silent=(CPU_RUNQUEUE,), play=play_healthy)

@@ -81,16 +81,13 @@ DIRTY_THROTTLE_LAB = Lab(
     seed="004",
     fires=(DIRTY_THROTTLE,),
     silent=("disk.fsync-heavy", "cpu.busy", "redis.aof.fsync-always"),
-    fast=True,
     play=play,
 )
 DIRTY_THROTTLE_HEALTHY = Lab(
     name="dirty-throttle-healthy",
     family="writeback",
     needs=("root", "trace", "slow-disk"),
-    seed=None,
     fires=(),
     silent=(DIRTY_THROTTLE, NEIGHBOUR),
-    fast=True,
     play=play_healthy,
 )

@@ -9,7 +9,7 @@ takes; its twin has a disk that nothing holds back.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from culpa.labs import slowdisk, stand, throttle
@@ -40,10 +40,6 @@ class Sizes:
         tables = chance.randrange(8, 20)
         seconds = chance.uniform(0.6, 1.2)
         return Sizes(cards=int(seconds * iops / (1 if alone else 4)), tables=tables)
-
-    def as_parameters(self) -> dict[str, int]:
-        """For the record of the run."""
-        return {"cards": self.cards, "tables": self.tables}
 
 
 def play_saturated(conditions: Conditions) -> Played:
@@ -76,7 +72,7 @@ def _beside_imports(conditions: Conditions, *, programs: bool, paced: bool) -> P
         imports = [_importer(case, file, number, count, paced=paced) for number, count in enumerate(tables)]
         if paced:
             played = case.sound(BUSY)
-            return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+            return replace(played, drawn=asdict(sizes))
         case.seconds(BUSY, requests=WARM_UP)
         before = case.seconds(BUSY, requests=WARM_UP)
         truth = _truth_saturated(case) if programs else _truth_neighbour(case, imports[0])
@@ -87,7 +83,7 @@ def _beside_imports(conditions: Conditions, *, programs: bool, paced: bool) -> P
         conditions.progress("the import has ended")
         after = case.seconds(BUSY, requests=stand.FAST_REQUESTS)
         stage = case.stage("as found", BUSY, truth, judged, Measured(before=before, after_fix=after))
-    return Played(stages=(stage,), disk=case.disk.kind, drawn=sizes.as_parameters())
+    return Played(stages=(stage,), disk=case.disk.kind, drawn=asdict(sizes))
 
 
 def play_slow(conditions: Conditions) -> Played:
@@ -96,7 +92,7 @@ def play_slow(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions, sizes, write_iops=conditions.parameters.write_iops)
         played = case.troubled(BUSY, _truth_slow(case), repaired=AT_REST)
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def play_slow_healthy(conditions: Conditions) -> Played:
@@ -104,7 +100,7 @@ def play_slow_healthy(conditions: Conditions) -> Played:
     sizes = Sizes.drawn(conditions, alone=True)
     with opened(conditions.progress) as here:
         played = _raised(here, conditions, sizes, write_iops=UNLIMITED).sound(BUSY)
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def _raised(here: Site, conditions: Conditions, sizes: Sizes, *, write_iops: int) -> stand.Stand:
@@ -168,59 +164,26 @@ DISK_SATURATED = Lab(
     name="disk-saturated",
     family="hosts",
     needs=("root", "trace", "slow-disk"),
-    seed=None,
     fires=(SATURATED,),
     silent=("disk.fsync-heavy", "app.files.temp-churn", "app.log.flood", "cpu.busy"),
-    fast=True,
     play=play_saturated,
 )
-DISK_SATURATED_HEALTHY = Lab(
-    name="disk-saturated-healthy",
-    family="hosts",
-    needs=("root", "trace", "slow-disk"),
-    seed=None,
-    fires=(),
-    silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE),
-    fast=True,
-    play=play_saturated_healthy,
-)
+DISK_SATURATED_HEALTHY = DISK_SATURATED.healthy(silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE), play=play_saturated_healthy)
 DISK_NEIGHBOUR = Lab(
     name="disk-neighbour",
     family="hosts",
     needs=("root", "trace", "slow-disk"),
-    seed=None,
     fires=(NEIGHBOUR,),
     silent=("disk.fsync-heavy", "app.files.temp-churn", "app.log.flood", "cpu.busy"),
-    fast=True,
     play=play_neighbour,
 )
-DISK_NEIGHBOUR_HEALTHY = Lab(
-    name="disk-neighbour-healthy",
-    family="hosts",
-    needs=("root", "trace", "slow-disk"),
-    seed=None,
-    fires=(),
-    silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE),
-    fast=True,
-    play=play_neighbour_healthy,
-)
+DISK_NEIGHBOUR_HEALTHY = DISK_NEIGHBOUR.healthy(silent=(SATURATED, NEIGHBOUR, SLOW_DEVICE), play=play_neighbour_healthy)
 DISK_SLOW = Lab(
     name="disk-slow",
     family="hosts",
     needs=("root", "trace", "slow-disk"),
-    seed=None,
     fires=(SLOW_DEVICE,),
     silent=(SATURATED, "disk.fsync-heavy", "app.files.temp-churn", "app.log.flood", "cpu.busy"),
-    fast=True,
     play=play_slow,
 )
-DISK_SLOW_HEALTHY = Lab(
-    name="disk-slow-healthy",
-    family="hosts",
-    needs=("root", "trace", "slow-disk"),
-    seed=None,
-    fires=(),
-    silent=(SATURATED, SLOW_DEVICE),
-    fast=True,
-    play=play_slow_healthy,
-)
+DISK_SLOW_HEALTHY = DISK_SLOW.healthy(silent=(SATURATED, SLOW_DEVICE), play=play_slow_healthy)

@@ -37,7 +37,7 @@ def _raised(here: Site, conditions: Conditions, *, slow: bool) -> stand.Stand:
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.call_lines(case.app_file, function="one_by_one", method="commit")
-    line = TruthOn(cause=FSYNC_HEAVY, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(FSYNC_HEAVY)
     database = str((case.disk.directory / DATABASE).resolve())
     synced = TruthOn(cause=FSYNC_HEAVY, path=f"{database}-journal", or_path=database)  # two short syncs and a long one
     steps = (TruthStep(kind="fsync", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name))
@@ -56,19 +56,8 @@ FSYNC_LOOP = Lab(
     name="fsync-loop",
     family="applications",
     needs=(),
-    seed=None,
     fires=(FSYNC_HEAVY,),
     silent=("redis.aof.fsync-always", "app.redis.write-in-read-path", "app.redis.round-trips", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-FSYNC_LOOP_HEALTHY = Lab(
-    name="fsync-loop-healthy",
-    family="applications",
-    needs=(),
-    seed=None,
-    fires=(),
-    silent=(FSYNC_HEAVY,),
-    fast=True,
-    play=play_healthy,
-)
+FSYNC_LOOP_HEALTHY = FSYNC_LOOP.healthy(silent=(FSYNC_HEAVY,), play=play_healthy)

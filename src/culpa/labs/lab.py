@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -189,16 +189,23 @@ class Played:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lab:
-    """A declaration: data, and `play`, which makes the trouble, has it judged and repairs it."""
+    """A declaration: data, and `play`, which makes the trouble, has it judged and repairs it.
+
+    `seed` is the described case that the lab repeats; one that is not `fast` takes minutes.
+    """
 
     name: str
     family: Family
     needs: tuple[Need, ...]
-    seed: str | None
     fires: tuple[str, ...]
     silent: tuple[str, ...]
-    fast: bool
     play: Callable[[Conditions], Played]
+    seed: str | None = None
+    fast: bool = True
+
+    def healthy(self, *, silent: tuple[str, ...], play: Callable[[Conditions], Played]) -> Lab:
+        """Its twin: the same load on a sound set-up."""
+        return replace(self, name=f"{self.name}-healthy", fires=(), silent=silent, fast=True, play=play)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,3 +215,7 @@ class CodeRange:
     file: Path
     first_line: int
     last_line: int
+
+    def named_in(self, cause: str) -> TruthOn:
+        """That one of them must be named in a cause."""
+        return TruthOn(cause=cause, code=str(self.file), first_line=self.first_line, last_line=self.last_line)

@@ -158,10 +158,10 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 def _kill(pids: tuple[int, ...]) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # what does not end is told below
             os.kill(pid, signal.SIGKILL)
     for pid in pids:
-        loopdev.wait_until(lambda pid=pid: starttime(pid) is None, what=f"process {pid} to end")  # type: ignore[misc]
+        loopdev.wait_until(lambda pid=pid: starttime(pid) is None, what=f"process {pid} to end")  # type: ignore[misc]  # bound now
 
 
 def _loops(places: Places) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from culpa.labs import source, stand
-from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthStep
 from culpa.labs.site import Site, opened
 
 CONTENTION = "lock.contention"
@@ -32,7 +32,7 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.function_lines(case.app_file, function="renew")
-    line = TruthOn(cause=CONTENTION, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(CONTENTION)
     return Truth(
         causes=(CONTENTION,),
         may=("cpu.busy", "cpu.runqueue"),
@@ -47,19 +47,8 @@ LOCK_HOLDERS = Lab(
     name="lock-holders",
     family="hosts",
     needs=("trace",),
-    seed=None,
     fires=(CONTENTION,),
     silent=("app.loop.blocked", "sleep.by-choice", "disk.fsync-heavy", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-LOCK_HOLDERS_HEALTHY = Lab(
-    name="lock-holders-healthy",
-    family="hosts",
-    needs=("trace",),
-    seed=None,
-    fires=(),
-    silent=(CONTENTION,),
-    fast=True,
-    play=play_healthy,
-)
+LOCK_HOLDERS_HEALTHY = LOCK_HOLDERS.healthy(silent=(CONTENTION,), play=play_healthy)

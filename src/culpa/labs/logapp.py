@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from culpa.labs import source, stand
 from culpa.labs.lab import Conditions, Lab, Measured, Parameters, Played, Truth, TruthOn, TruthStep
@@ -42,13 +42,6 @@ class Sizes:
             disk_bytes_per_s=chance.randrange(unit // 3, unit * 2 // 3), dirty_bytes=chance.randrange(unit // 2, unit),
         )  # fmt: skip
 
-    def as_parameters(self) -> dict[str, int]:
-        """For the record of the run."""
-        return {
-            "record_bytes": self.record_bytes, "records_per_part": self.records_per_part,
-            "disk_bytes_per_s": self.disk_bytes_per_s, "dirty_bytes": self.dirty_bytes,
-        }  # fmt: skip
-
 
 def play(conditions: Conditions) -> Played:
     """Judged at level DEBUG, then told by signal to log less."""
@@ -61,7 +54,7 @@ def play(conditions: Conditions) -> Played:
         os.kill(case.app.pid, signal.SIGUSR2)
         after = case.seconds(ACTION, requests=stand.FAST_REQUESTS)
         stage = case.stage("as found", ACTION, truth, judged, Measured(before=before, after_fix=after))
-    return Played(stages=(stage,), disk=case.disk.kind, drawn=sizes.as_parameters())
+    return Played(stages=(stage,), disk=case.disk.kind, drawn=asdict(sizes))
 
 
 def play_healthy(conditions: Conditions) -> Played:
@@ -70,7 +63,7 @@ def play_healthy(conditions: Conditions) -> Played:
     usual = conditions.parameters.chance("logapp-healthy").randrange(200, 2000)
     with opened(conditions.progress) as here:
         played = _raised(here, conditions, sizes, bounded=True, record_bytes=usual).sound(ACTION)
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters() | {"record_bytes": usual})
+    return replace(played, drawn=asdict(sizes) | {"record_bytes": usual})
 
 
 def play_cached(conditions: Conditions) -> Played:
@@ -80,7 +73,7 @@ def play_cached(conditions: Conditions) -> Played:
         case = _raised(here, conditions, sizes, bounded=False, record_bytes=sizes.record_bytes)
         keep_busy(case)
         played = case.sound(ACTION)
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def _raised(here: Site, conditions: Conditions, sizes: Sizes, *, bounded: bool, record_bytes: int) -> stand.Stand:
@@ -98,7 +91,7 @@ def _truth(case: stand.Stand) -> Truth:
         who=(stand.who(LOG_FLOOD, case.app.pid),),
         on=(
             TruthOn(cause=LOG_FLOOD, path=str(case.disk.directory / LOG)),
-            TruthOn(cause=LOG_FLOOD, code=str(line.file), first_line=line.first_line, last_line=line.last_line),
+            line.named_in(LOG_FLOOD),
         ),
         path=(TruthStep(kind="io", pid=case.app.pid),),
         fix="kill -USR2: level WARNING",
@@ -112,19 +105,9 @@ LOGAPP = Lab(
     seed="003",
     fires=(LOG_FLOOD,),
     silent=(TEMP_CHURN, "disk.fsync-heavy", "sleep.by-choice", "cpu.busy"),
-    fast=True,
     play=play,
 )
-LOGAPP_HEALTHY = Lab(
-    name="logapp-healthy",
-    family="seeds",
-    needs=("root", "trace", "slow-disk"),
-    seed="003",
-    fires=(),
-    silent=(LOG_FLOOD,),
-    fast=True,
-    play=play_healthy,
-)
+LOGAPP_HEALTHY = LOGAPP.healthy(silent=(LOG_FLOOD,), play=play_healthy)
 LOGAPP_CACHED = Lab(
     name="logapp-cached",
     family="double",
@@ -132,6 +115,5 @@ LOGAPP_CACHED = Lab(
     seed="003",
     fires=(),
     silent=(LOG_FLOOD, "disk.saturated", "disk.slow-device"),
-    fast=True,
     play=play_cached,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from culpa.labs import ports, source, stand, stopwatch
-from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthOn, TruthStep
+from culpa.labs import source, stand
+from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep
 from culpa.labs.site import Program, Site, opened
 
 BLOCKED = "app.loop.blocked"
@@ -40,11 +40,8 @@ def play_healthy(conditions: Conditions) -> Played:
 
 def _raised(here: Site, conditions: Conditions) -> stand.Stand:
     disk = stand.disk(here, conditions, slow=False)
-    file, port = stand.copied(here, "tally.py", "app.py"), ports.free_port()
-    program = here.start([sys.executable, str(file), "--port", str(port), str(WORK_MS)], name="app")
-    url = f"http://{ports.LOOPBACK}:{port}"
-    stopwatch.wait_ready(f"{url}/", program)
-    return stand.Stand(site=here, conditions=conditions, disk=disk, app=program, app_file=file, url=url)
+    script = stand.copied(here, "tally.py", "app.py")
+    return stand.started(here, conditions, script, on=disk, arguments=(str(WORK_MS),))
 
 
 def _askers(case: stand.Stand, action: str) -> list[Program]:
@@ -56,7 +53,7 @@ def _askers(case: stand.Stand, action: str) -> list[Program]:
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.function_lines(case.app_file, function="thorough")
-    line = TruthOn(cause=BLOCKED, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(BLOCKED)
     return Truth(
         causes=(BLOCKED,),
         may=("cpu.busy", "cpu.runqueue"),
@@ -71,19 +68,8 @@ LOOP_BLOCKED = Lab(
     name="loop-blocked",
     family="applications",
     needs=("trace",),
-    seed=None,
     fires=(BLOCKED,),
     silent=("app.pool.exhausted", "lock.contention", "sleep.by-choice", "disk.fsync-heavy", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-LOOP_BLOCKED_HEALTHY = Lab(
-    name="loop-blocked-healthy",
-    family="applications",
-    needs=("trace",),
-    seed=None,
-    fires=(),
-    silent=(BLOCKED,),
-    fast=True,
-    play=play_healthy,
-)
+LOOP_BLOCKED_HEALTHY = LOOP_BLOCKED.healthy(silent=(BLOCKED,), play=play_healthy)

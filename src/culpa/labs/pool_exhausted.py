@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from culpa.labs import ports, source, stand, stopwatch
-from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthOn, TruthStep
+from culpa.labs import source, stand
+from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep
 from culpa.labs.site import Site, opened
 
 EXHAUSTED = "app.pool.exhausted"
@@ -39,20 +39,18 @@ def play_healthy(conditions: Conditions) -> Played:
 def _raised(here: Site, conditions: Conditions, *, desks: int, wait_ms: int, clients: int, name: str) -> stand.Stand:
     """The service, and other clients, which never stop asking."""
     disk = stand.disk(here, conditions, slow=False)
-    file, port = stand.copied(here, "desks.py", "app.py"), ports.free_port()
-    argv = [sys.executable, str(file), "--port", str(port), str(desks), str(wait_ms)]
-    program = here.start(argv, name=f"app-{name}")
-    url = f"http://{ports.LOOPBACK}:{port}"
-    stopwatch.wait_ready(f"{url}/", program)
+    script = stand.copied(here, "desks.py", "app.py")
+    arguments = (str(desks), str(wait_ms))
+    case = stand.started(here, conditions, script, on=disk, arguments=arguments, name=f"app-{name}")
     asker = stand.copied(here, "asker.py", "asker.py")
     for number in range(clients):
-        here.start([sys.executable, str(asker), f"{url}/{SLOW}"], name=f"asker-{name}-{number}")
-    return stand.Stand(site=here, conditions=conditions, disk=disk, app=program, app_file=file, url=url)
+        here.start([sys.executable, str(asker), f"{case.url}/{SLOW}"], name=f"asker-{name}-{number}")
+    return case
 
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.function_lines(case.app_file, function=SLOW)
-    line = TruthOn(cause=EXHAUSTED, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(EXHAUSTED)
     return Truth(
         causes=(EXHAUSTED,),
         may=("cpu.runqueue",),
@@ -67,19 +65,8 @@ POOL_EXHAUSTED = Lab(
     name="pool-exhausted",
     family="applications",
     needs=("trace",),
-    seed=None,
     fires=(EXHAUSTED,),
     silent=("app.loop.blocked", "sleep.by-choice", "lock.contention", "disk.fsync-heavy", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-POOL_EXHAUSTED_HEALTHY = Lab(
-    name="pool-exhausted-healthy",
-    family="applications",
-    needs=("trace",),
-    seed=None,
-    fires=(),
-    silent=(EXHAUSTED, "app.loop.blocked"),
-    fast=True,
-    play=play_healthy,
-)
+POOL_EXHAUSTED_HEALTHY = POOL_EXHAUSTED.healthy(silent=(EXHAUSTED, "app.loop.blocked"), play=play_healthy)

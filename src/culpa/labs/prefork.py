@@ -6,11 +6,10 @@ Two stages: workers forked after the port was opened, which sync every line they
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
-from culpa.labs import loopdev, ports, slowdisk, source, stand, stopwatch
+from culpa.labs import loopdev, slowdisk, source, stand
 from culpa.labs.fsync_loop import FSYNC_HEAVY, SEEN_FROM_BELOW
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Stage, Truth, TruthOn, TruthStep
 from culpa.labs.site import Program, Site, opened
@@ -42,15 +41,13 @@ def play_healthy(conditions: Conditions) -> Played:
 
 
 def _raised(here: Site, conditions: Conditions, disk: slowdisk.Disk, share: Share) -> stand.Stand:
-    file, port = stand.copied(here, "crew.py", f"{share}.py"), ports.free_port()
-    argv = [sys.executable, str(file), "--port", str(port), "--workers", str(WORKERS), "--share", share]
-    program = here.start([*argv, str(disk.directory / JOURNAL), str(LINES)], name=share)
-    url = f"http://{ports.LOOPBACK}:{port}"
-    stopwatch.wait_ready(f"{url}/", program)
-    loopdev.wait_until(lambda: len(_workers(program)) == WORKERS, what="the workers")
-    for pid in (program.pid, *_workers(program)):
+    script = stand.copied(here, "crew.py", f"{share}.py")
+    arguments = ("--workers", str(WORKERS), "--share", share, str(disk.directory / JOURNAL), str(LINES))
+    case = stand.started(here, conditions, script, on=disk, arguments=arguments, name=share)
+    loopdev.wait_until(lambda: len(_workers(case.app)) == WORKERS, what="the workers")
+    for pid in _workers(case.app):
         disk.admit(pid)
-    return stand.Stand(site=here, conditions=conditions, disk=disk, app=program, app_file=file, url=url)
+    return case
 
 
 def _workers(program: Program) -> list[int]:
@@ -90,26 +87,22 @@ def _slept(case: stand.Stand) -> Truth:
 
 def _line(case: stand.Stand, cause: str, function: str, method: str) -> TruthOn:
     lines = source.call_lines(case.app_file, function=function, method=method)
-    return TruthOn(cause=cause, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    return lines.named_in(cause)
 
 
 PREFORK = Lab(
     name="prefork",
     family="hosts",
     needs=("root", "trace", "slow-disk"),
-    seed=None,
     fires=(FSYNC_HEAVY, SLEEP),
     silent=("net.remote-slow", "cpu.busy"),
-    fast=True,
     play=play,
 )
 PREFORK_HEALTHY = Lab(
     name="prefork-healthy",
     family="hosts",
     needs=("trace",),
-    seed=None,
     fires=(),
     silent=(FSYNC_HEAVY, SLEEP),
-    fast=True,
     play=play_healthy,
 )

@@ -96,7 +96,7 @@ def _truth_as_found(stand: RedisStand) -> Truth:
     if not stand.conditions.trace:
         return Truth(causes=(FSYNC_ALWAYS,), may=(WRITE_IN_READ, *may), who=(fsync_who,), on=(fsync_on,), fix=fix)
     lines = source.call_lines(stand.app_file, function="get_cache", method="sadd")
-    code_on = TruthOn(cause=WRITE_IN_READ, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    code_on = lines.named_in(WRITE_IN_READ)
     return Truth(
         causes=(FSYNC_ALWAYS, WRITE_IN_READ),
         may=may,
@@ -121,13 +121,4 @@ REDIS_SLOW = Lab(
     fast=False,
     play=play,
 )
-REDIS_SLOW_HEALTHY = Lab(
-    name="redis-slow-healthy",
-    family="seeds",
-    needs=("redis-server",),
-    seed="000",
-    fires=(),
-    silent=(FSYNC_ALWAYS, WRITE_IN_READ, ROUND_TRIPS),
-    fast=True,
-    play=play_healthy,
-)
+REDIS_SLOW_HEALTHY = REDIS_SLOW.healthy(silent=(FSYNC_ALWAYS, WRITE_IN_READ, ROUND_TRIPS), play=play_healthy)

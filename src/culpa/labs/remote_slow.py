@@ -45,19 +45,8 @@ LAB_REMOTE_SLOW = Lab(
     name="remote-slow",
     family="hosts",
     needs=("root", "trace", "ip", "tun"),
-    seed=None,
     fires=(REMOTE_SLOW,),
     silent=("sleep.by-choice", "cpu.busy", "disk.fsync-heavy"),
-    fast=True,
     play=play,
 )
-LAB_REMOTE_SLOW_HEALTHY = Lab(
-    name="remote-slow-healthy",
-    family="hosts",
-    needs=("root", "trace", "ip", "tun"),
-    seed=None,
-    fires=(),
-    silent=(REMOTE_SLOW,),
-    fast=True,
-    play=play_healthy,
-)
+LAB_REMOTE_SLOW_HEALTHY = LAB_REMOTE_SLOW.healthy(silent=(REMOTE_SLOW,), play=play_healthy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from culpa.labs import source, stand
-from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthStep
 from culpa.labs.site import Site, opened
 
 SLEEP = "sleep.by-choice"
@@ -31,7 +31,7 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
 
 def _truth(case: stand.Stand) -> Truth:
     lines = source.call_lines(case.app_file, function="wait_by_clock", method="sleep")
-    line = TruthOn(cause=SLEEP, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line)
+    line = lines.named_in(SLEEP)
     return Truth(
         causes=(SLEEP,),
         who=(stand.who(SLEEP, case.app.pid),),
@@ -45,19 +45,8 @@ SLEEP_BY_CHOICE = Lab(
     name="sleep-by-choice",
     family="hosts",
     needs=("trace",),
-    seed=None,
     fires=(SLEEP,),
     silent=("disk.fsync-heavy", "cpu.busy", "net.remote-slow"),
-    fast=True,
     play=play,
 )
-SLEEP_BY_CHOICE_HEALTHY = Lab(
-    name="sleep-by-choice-healthy",
-    family="hosts",
-    needs=("trace",),
-    seed=None,
-    fires=(),
-    silent=(SLEEP,),
-    fast=True,
-    play=play_healthy,
-)
+SLEEP_BY_CHOICE_HEALTHY = SLEEP_BY_CHOICE.healthy(silent=(SLEEP,), play=play_healthy)

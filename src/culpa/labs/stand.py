@@ -94,13 +94,34 @@ def raised(
         LabError: it does not start.
     """
     server, file = copied(here, SERVER, SERVER), copied(here, f"{app}.py", "app.py")
+    return started(here, conditions, server, on=on, arguments=(str(file), *arguments), app_file=file)
+
+
+def started(
+    here: Site,
+    conditions: Conditions,
+    script: Path,
+    *,
+    on: slowdisk.Disk,
+    arguments: tuple[str, ...],
+    app_file: Path | None = None,
+    name: str = "app",
+) -> Stand:
+    """Start a script that takes `--port` before its arguments, and wait until it answers.
+
+    `app_file` is the source to be named where that is not the script itself.
+
+    Raises:
+        LabError: it does not start.
+    """
     port = ports.free_port()
-    argv = [sys.executable, str(server), "--port", str(port), str(file), *arguments]
-    program = here.start(argv, name="app")
+    program = here.start([sys.executable, str(script), "--port", str(port), *arguments], name=name)
     on.admit(program.pid)
     url = f"http://{ports.LOOPBACK}:{port}"
     stopwatch.wait_ready(f"{url}/", program)
-    return Stand(site=here, conditions=conditions, disk=on, app=program, app_file=file, url=url)
+    return Stand(
+        site=here, conditions=conditions, disk=on, app=program, app_file=app_file or script, url=url
+    )  # fmt: skip
 
 
 def disk(here: Site, conditions: Conditions, *, slow: bool) -> slowdisk.Disk:

@@ -8,7 +8,7 @@ pages: another program keeps the disk busy, the files are there and gone, and no
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from culpa.labs import slowdisk, source, stand, throttle
 from culpa.labs.lab import Conditions, Lab, Parameters, Played, Truth, TruthOn, TruthStep
@@ -49,13 +49,6 @@ class Sizes:
             disk_bytes_per_s=chance.randrange(24 * MIB, 40 * MIB), dirty_bytes=chance.randrange(32 * MIB, 64 * MIB),
         )  # fmt: skip
 
-    def as_parameters(self) -> dict[str, int]:
-        """For the record of the run."""
-        return {
-            "files": self.files, "file_bytes": self.file_bytes, "disk_bytes_per_s": self.disk_bytes_per_s,
-            "dirty_bytes": self.dirty_bytes,
-        }  # fmt: skip
-
 
 def play(conditions: Conditions) -> Played:
     """By way of files."""
@@ -65,7 +58,7 @@ def play(conditions: Conditions) -> Played:
         diary = _diary(case)
         played = case.troubled(f"popularity/{WORD}", _truth(case, diary), repaired=f"popular/{WORD}")
         diary.require_running()
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def play_healthy(conditions: Conditions) -> Played:
@@ -73,7 +66,7 @@ def play_healthy(conditions: Conditions) -> Played:
     sizes = Sizes.drawn(conditions.parameters)
     with opened(conditions.progress) as here:
         played = _raised(here, conditions, sizes, bounded=True).sound(f"popular/{WORD}")
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def play_cached(conditions: Conditions) -> Played:
@@ -83,7 +76,7 @@ def play_cached(conditions: Conditions) -> Played:
         case = _raised(here, conditions, sizes, bounded=False)
         keep_busy(case)
         played = case.sound(f"popularity/{WORD}")
-    return Played(stages=played.stages, disk=played.disk, drawn=sizes.as_parameters())
+    return replace(played, drawn=asdict(sizes))
 
 
 def _raised(here: Site, conditions: Conditions, sizes: Sizes, *, bounded: bool) -> stand.Stand:
@@ -127,7 +120,7 @@ def _truth(case: stand.Stand, diary: Program) -> Truth:
         bystanders=(stand.who(TEMP_CHURN, diary.pid),),
         on=(
             TruthOn(cause=TEMP_CHURN, path=f"{case.disk.directory}/<uuid>/*.txt"),
-            TruthOn(cause=TEMP_CHURN, code=str(lines.file), first_line=lines.first_line, last_line=lines.last_line),
+            lines.named_in(TEMP_CHURN),
         ),
         path=(TruthStep(kind="io", pid=case.app.pid),),
         fix="ask /popular: count in memory",
@@ -141,19 +134,9 @@ WORD_POP = Lab(
     seed="002",
     fires=(TEMP_CHURN,),
     silent=(LOG_FLOOD, "disk.fsync-heavy", "sleep.by-choice", "cpu.busy"),
-    fast=True,
     play=play,
 )
-WORD_POP_HEALTHY = Lab(
-    name="word-pop-healthy",
-    family="seeds",
-    needs=("root", "trace", "slow-disk"),
-    seed="002",
-    fires=(),
-    silent=(TEMP_CHURN,),
-    fast=True,
-    play=play_healthy,
-)
+WORD_POP_HEALTHY = WORD_POP.healthy(silent=(TEMP_CHURN,), play=play_healthy)
 WORD_POP_CACHED = Lab(
     name="word-pop-cached",
     family="double",
@@ -161,6 +144,5 @@ WORD_POP_CACHED = Lab(
     seed="002",
     fires=(),
     silent=(TEMP_CHURN, "disk.saturated", "disk.slow-device"),
-    fast=True,
     play=play_cached,
 )

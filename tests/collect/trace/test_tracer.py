@@ -1,55 +1,25 @@
-"""The tracer on this kernel: children do exactly known things, and exactly these are seen."""
+"""The tracer on this kernel: children do exactly known things, and exactly these calls, waits and files are seen."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-from watched_children import Child, Spawn, go, line_of, open_fds, run, wait_until
+from tracing import CLOCK_NANOSLEEP, FDATASYNC, FSYNC, PWRITE, READ, WRITE, calls_of, traced, tracer
+from watched_children import Spawn, go, line_of, run, wait_until
 
 from culpa.capture import schema
-from culpa.collect.trace import kernel, libbpf
-from culpa.collect.trace.tracer import Tracer, TraceResult, usable
-from culpa.errors import TraceError
+from culpa.collect.trace import kernel
+from culpa.collect.trace.tracer import TraceResult
 
 pytestmark = [pytest.mark.root, pytest.mark.trace]
-
-READ, WRITE, PWRITE, FDATASYNC, CLOCK_NANOSLEEP, SENDTO, RECVFROM = 0, 1, 18, 75, 230, 44, 45
-
-
-def tracer(*pids: int, **settings: object) -> Tracer:
-    """A tracer that never watches this test."""
-    return Tracer(pids=pids, exclude_pids=[os.getpid()], **settings)  # type: ignore[arg-type]
-
-
-def traced(child: Child, **settings: object) -> TraceResult:
-    """What is seen while the child's code runs."""
-    with tracer(child.pid, **settings) as running:
-        run(child)
-        return running.stop()
-
-
-def calls_of(result: TraceResult, pid: int, nr: int) -> pl.DataFrame:
-    """The finished calls of that number by that process."""
-    return result.tables["syscalls"].filter(pl.col("pid") == pid, pl.col("nr") == nr, pl.col("exit_ns").is_not_null())
-
-
-FSYNC = """
-import os
-fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
-for i in range(23):
-    os.pwrite(fd, b'x' * 4096, i * 4096)
-    os.fdatasync(fd)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -179,114 +149,6 @@ def test_sleeps_have_their_length(spawn: Spawn) -> None:
     assert 5 == len(long.filter(pl.col("on_ns") <= sleeps["exit_ns"].max()))
 
 
-TALK = """
-import os, socket
-kind, n = sys.argv[1], int(sys.argv[2])
-if kind == 'tcp':
-    listener = socket.create_server(('127.0.0.1', 0))
-    a = socket.create_connection(listener.getsockname()); b, _ = listener.accept()
-else:
-    a, b = socket.socketpair()
-print(os.fstat(a.fileno()).st_ino, os.fstat(b.fileno()).st_ino, flush=True)
-cpus = sorted(os.sched_getaffinity(0))
-pid = os.fork()
-os.sched_setaffinity(0, {cpus[0] if pid else cpus[-1]})  # on one CPU they may take turns without ever sleeping
-if pid == 0:
-    for _ in range(n):
-        b.recv(4096); b.sendall(b'+OK\\r\\n')
-    os._exit(0)
-print(pid, flush=True)
-sys.stdin.readline()
-for i in range(n):
-    a.sendall(b'*2\\r\\n$3\\r\\nGET\\r\\n$6\\r\\nkey:%02d\\r\\n' % i); a.recv(4096)
-"""
-
-
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_both_ends_of_a_conversation(spawn: Spawn, kind: str) -> None:
-    """The peer becomes watched by waking; each of 50 requests and replies is seen at both ends of the connection."""
-    child = spawn(TALK, kind, "50")
-    go(child)
-    here, there = map(int, line_of(child).split())
-    peer = int(line_of(child))
-    with tracer(child.pid) as running:
-        run(child)
-        running.snapshot()
-        assert peer in running.watched()
-        result = running.stop()
-    messages = result.tables["messages"]
-    client = messages.filter(pl.col("pid") == child.pid, pl.col("ino") == here)
-    assert client.group_by("direction", "protocol", "kind", "verb", "detail", "status", "bytes").len().sort(
-        "direction"
-    ).rows() == [
-        ("in", "resp", "response", None, None, 0, 5, 50),
-        ("out", "resp", "request", "GET", "key:*", None, 25, 50),
-    ]
-    server = messages.filter(pl.col("pid") == peer, pl.col("ino") == there)
-    # Watched since it first woke the child, which it need not do while that still runs: a part of the 50 is missing.
-    assert 25 <= len(server.filter(direction="in")) <= 50
-    assert 25 <= len(server.filter(direction="out")) <= 50
-    sockets = {row["ino"]: row for row in result.tables["sockets"].iter_rows(named=True)}
-    assert (there, here) == (sockets[here]["peer_ino"], sockets[there]["peer_ino"])
-    assert kind == sockets[here]["family"]
-    if kind == "tcp":
-        assert ("127.0.0.1", sockets[there]["peer_port"]) == (sockets[here]["local_addr"], sockets[here]["local_port"])
-    waits = result.tables["offcpu"].filter(tid=child.pid, state=1)
-    assert len(waits.filter(waker_pid=peer)) >= 1
-
-
-def test_without_follow_only_the_named_are_watched(spawn: Spawn) -> None:
-    """`follow=False` leaves the peer alone."""
-    child = spawn(TALK, "unix", "50")
-    go(child)
-    line_of(child)
-    peer = int(line_of(child))
-    result = traced(child, follow=False)
-    assert {child.pid} == set(result.tables["syscalls"]["pid"])
-    assert peer in set(result.tables["offcpu"]["waker_pid"].drop_nulls())
-
-
-def test_writev_heads_are_read(spawn: Spawn) -> None:
-    """A head and a body in two pieces, by writev and by sendmsg, are one message that begins with the head."""
-    child = spawn("""
-import os, socket
-a, b = socket.socketpair()
-c, d = socket.socketpair()
-for _ in range(3):
-    os.writev(c.fileno(), [b'HTTP/1.1 200 OK\\r\\n', b'Content-Length: 3\\r\\n\\r\\nabc'])
-    a.sendmsg([b'$100', b'0\\r\\n' + b'x' * 1000, b'\\r\\n'])
-""")
-    messages = traced(child).tables["messages"].filter(pid=child.pid)
-    assert messages.group_by("protocol", "kind", "status", "bytes").len().sort("bytes").rows() == [
-        ("http", "response", 200, 41, 3),
-        ("resp", "response", 0, 1009, 3),
-    ]
-
-
-def test_peeked_bytes_are_not_counted(spawn: Spawn) -> None:
-    """Bytes that are looked at and then read are one message."""
-    child = spawn("""
-import socket
-a, b = socket.socketpair()
-a.send(b'+OK\\r\\n')
-b.recv(100, socket.MSG_PEEK); b.recvmsg(100, 0, socket.MSG_PEEK); b.recv(100)
-""")
-    messages = traced(child).tables["messages"].filter(pid=child.pid)
-    assert ["in", "out"] == sorted(messages["direction"])
-
-
-def test_children_and_programs_are_watched(spawn: Spawn) -> None:
-    """A forked child and the program it becomes are watched from their birth to their end."""
-    child = spawn("import os\npid = os.spawnv(os.P_WAIT, '/bin/true', ['true'])")
-    result = traced(child)
-    born = result.tables["tasks"].filter(pl.col("comm") == "true")
-    assert 1 == len(born)
-    pid = born["pid"][0]
-    assert born["watched_ns"][0] < born["exit_ns"][0]
-    assert len(result.tables["syscalls"].filter(pid=pid)) > 10
-    assert 0 == len(result.tables["syscalls"].filter(pl.col("pid") == pid, pl.col("exit_ns").is_null()))
-
-
 def test_short_lived_files_keep_their_paths(spawn: Spawn, tmp_path: Path) -> None:
     """A file that is deleted at once is named; of several with one inode number it is the last."""
     child = spawn(
@@ -363,76 +225,6 @@ def test_a_burst_is_seen_whole(spawn: Spawn) -> None:
     assert 400_000 == len(result.tables["syscalls"].filter(pid=child.pid, nr=110))
 
 
-def test_recording_stops_at_its_limit(spawn: Spawn) -> None:
-    """Beyond max_events the probes pause, and that is a blind spot."""
-    child = spawn("import os, time\nfor _ in range(300): [os.getppid() for _ in range(200)]; time.sleep(0.001)")
-    result = traced(child, max_events=5000)
-    assert 5000 <= result.events < 60_000
-    assert any("5,000 events" in spot.why for spot in result.blind_spots)
-
-
-def test_excluded_processes_are_never_watched(spawn: Spawn) -> None:
-    """Exclusion wins over being named."""
-    child = spawn("import os; [os.getppid() for _ in range(10)]")
-    with Tracer(pids=[child.pid], exclude_pids=[os.getpid(), child.pid]) as running:
-        run(child)
-        assert child.pid not in running.watched()
-        assert 0 == len(running.stop().tables["syscalls"].filter(pid=child.pid))
-
-
-CHATTER = "for i in 1 2 3 4 5 6 7 8 9 10; do printf x; sleep 0.01; done"
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_what_an_excluded_process_starts_is_excluded(named: bool) -> None:
-    """A program that this test starts meanwhile wakes the watched one, and is left alone unless it is named."""
-    left, right = socket.socketpair()
-    with left, right:
-        child = subprocess.Popen([sys.executable, "-S", "-c", "import os\nwhile os.read(0, 10): pass"], stdin=right)
-        try:
-            with tracer(child.pid) as running:
-                talker = subprocess.Popen(["sh", "-c", CHATTER], stdout=left)
-                running.watch([talker.pid] if named else [])
-                assert 0 == talker.wait()
-                seen, result = running.watched(), running.stop()
-        finally:
-            child.kill()
-            child.wait()
-    assert talker.pid in set(result.tables["offcpu"].filter(pid=child.pid)["waker_pid"])
-    assert named == (talker.pid in seen)
-    assert named == (talker.pid in set(result.tables["syscalls"]["pid"]))
-
-
-def test_watch_adds_a_running_process(spawn: Spawn) -> None:
-    """A process added later is seen from then on, with a name even if it stays asleep."""
-    first, second = spawn("pass"), spawn("import os; os.getppid()")
-    with tracer(first.pid) as running:
-        running.watch([second.pid])
-        assert {first.pid, second.pid} <= running.watched()
-        run(second)
-        result = running.stop()
-    assert 1 == len(calls_of(result, second.pid, 110))
-    assert 2 == len(
-        result.tables["tasks"].filter(pl.col("tid").is_in([first.pid, second.pid]), pl.col("watched_ns") > 0)
-    )
-
-
-def test_a_snapshot_is_cheap(spawn: Spawn) -> None:
-    """With 200,000 events seen, a snapshot takes at most 150 ms (the best of three), and tracing goes on."""
-    child = spawn("import os\nfor _ in range(200_000): os.getppid()")
-    with tracer(child.pid) as running:
-        run(child)
-        wait_until(lambda: running.events() >= 200_000)
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            result = running.snapshot()
-            times.append(time.perf_counter() - start)
-        assert result.events >= 200_000
-        assert min(times) <= 0.15
-        assert running.stop().events >= result.events
-
-
 IN_NAMESPACE = 'mount --bind "$1" "$2"; echo ready; read x; echo hello > "$2/log"; echo done; read x'
 
 
@@ -455,87 +247,3 @@ def test_paths_inside_another_mount_namespace(spawn: Spawn, tmp_path: Path) -> N
         child.kill()
         child.communicate()
     assert [(str(outside / "log"), str(inside / "log"))] == files.select("path", "inner_path").rows()
-
-
-def program_exists(number: int) -> bool:
-    """Whether the kernel still has the BPF program with that id."""
-    library = libbpf.open_library()
-    fd = library.bpf_prog_get_fd_by_id(ctypes.c_uint32(number))
-    if fd >= 0:
-        os.close(fd)
-    return bool(fd >= 0)
-
-
-@pytest.mark.parametrize("how", ["stop", "close", "exception"])
-def test_nothing_is_left_behind(spawn: Spawn, how: str) -> None:
-    """However a trace ends, its programs are gone from the kernel, and its descriptors and thread from here."""
-    child, before = spawn("pass"), open_fds()
-    running = tracer(child.pid)
-    with pytest.raises(ZeroDivisionError), running:  # noqa: PT012  # leaving by an exception is the case
-        assert running._probes is not None
-        numbers = [info.id for info in running._probes.object.program_infos().values()]
-        assert all(program_exists(number) for number in numbers)
-        if how != "exception":
-            getattr(running, how)()
-        raise ZeroDivisionError
-    wait_until(lambda: not any(program_exists(number) for number in numbers))
-    assert before == open_fds()
-    running.close()
-
-
-def test_a_broken_object_is_an_error(spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that cannot be loaded give one sentence with a way out, and leave nothing."""
-    broken = tmp_path / "broken.bpf.o"
-    broken.write_bytes(kernel.object_path().read_bytes()[:5000])
-    monkeypatch.setattr(kernel, "object_path", lambda name=kernel.OBJECT_NAME: broken)
-    before = open_fds()
-    with pytest.raises(TraceError, match=r"cannot trace: .*--no-trace"):
-        tracer(os.getpid()).start()
-    assert before == open_fds()
-
-
-def test_attaching_is_quick() -> None:
-    """Load and attach within 150 ms (the best of three)."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with tracer():
-            times.append(time.perf_counter() - start)
-    assert min(times) <= 0.15
-
-
-def test_an_event_costs_at_most_500_ns(spawn: Spawn) -> None:
-    """Kernel time of all probes per event, as the kernel measures it, over a conversation; the best of three."""
-    costs = []
-    for _ in range(3):
-        child = spawn(TALK.replace("for i in range(n):", "for i in range(n):\n    i %= 90"), "tcp", "5000")
-        go(child)
-        line_of(child), line_of(child)
-        result = traced(child)
-        assert result.events > 20_000
-        costs.append(result.probe_cpu_ns / result.events)
-    assert min(costs) <= 500
-
-
-ASK = "from culpa.collect.trace.tracer import usable; print(usable())"
-
-
-def said(*prefix: str) -> str:
-    """What a Python under `prefix` prints."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([*prefix, sys.executable, "-c", ASK], env=environment, capture_output=True, text=True).stdout
-
-
-def test_without_rights_it_says_so() -> None:
-    """Without capabilities one is told to become root."""
-    assert "CAP_BPF" in said("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-
-
-def test_in_another_pid_namespace_it_says_so() -> None:
-    """The kernel would report the host's pids: refused with a sentence."""
-    assert "pid namespace" in said("unshare", "--pid", "--fork", "--mount-proc")
-
-
-def test_here_it_is_usable() -> None:
-    """On the machine these tests run on nothing is missing."""
-    assert usable() is None

@@ -83,7 +83,7 @@ class Binaries:
         process has ended, this host's, if the device is the same too.
         """
         for path in (f"{process}/map_files/{mapping.range_name}", f"{process}/root{mapping.path}", mapping.path):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError):  # gone, refused, or no name that can be opened: the next one
                 status = Path(path).stat()
                 if status.st_ino != mapping.inode or (path == mapping.path and status.st_dev != mapping.dev):
                     continue
@@ -152,7 +152,7 @@ def _debug_file(elf: Elf, process: str) -> Elf | None:
         source = open_regular(f"{root}{DEBUG_FOLDER}/{build_id[:2]}/{build_id[2:]}.debug")
         if source is None:
             continue
-        with suppress(NotElf):
+        with suppress(NotElf):  # what lies there under that name is not what it says
             debug = Elf(source)
             if debug.build_id() == build_id:
                 return debug

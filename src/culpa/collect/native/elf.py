@@ -69,7 +69,7 @@ class Source:
         """Up to `size` bytes; fewer at the end or where the file cannot be read."""
         if isinstance(self._content, bytes):
             return self._content[offset : offset + size]
-        with suppress(OSError, OverflowError, ValueError):
+        with suppress(OSError, OverflowError, ValueError):  # offsets are whatever the file claims
             return os.pread(self._content, size, offset)
         return b""
 

@@ -174,7 +174,7 @@ class ProcessCode:
             return
         status = parse_status(read_bounded(f"{self._folder}/status") or b"")
         inner = status.ns_pids[-1] if status is not None and status.ns_pids else Path(self._folder).name
-        with suppress(OSError):
+        with suppress(OSError):  # the process has ended
             owner = Path(self._folder).stat().st_uid
             known = self._map or PerfMap()
             before = known.bytes

@@ -10,19 +10,16 @@ from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.crews import crews, is_behind_another
+from culpa.diagnose.rules.crews import MIN_QUEUED_SHARE, crews, is_behind_another, served_meanwhile
 from culpa.diagnose.rules.evidence import (
     activities,
     code_evidence,
-    seconds,
+    lasted,
     threads_of,
-    waits_source,
     without_run_queue,
 )
-from culpa.diagnose.verdict import Evidence, On
+from culpa.diagnose.verdict import On
 from culpa.model.kinds import Kind
-
-MIN_QUEUED_SHARE = 0.1
 
 
 @rule(
@@ -55,9 +52,11 @@ def blocked(picture: Picture) -> Iterator[Finding]:
         if tid not in alone or picture.share(without_run_queue(picture, nodes)) < MIN_QUEUED_SHARE:
             continue
         pid = picture.objects.pid_of.get(tid, tid)
-        evidence = [_fact(picture, f"not read by {picture.objects.thread_name(tid)}", nodes)]
-        evidence += [_fact(picture, f"queued behind {text}", found) for text, found in _by_request(picture, nodes)]
-        evidence += [_fact(picture, f"meanwhile it was {what}", found) for what, found in activities(picture, nodes)]
+        evidence = [lasted(picture, f"not read by {picture.objects.thread_name(tid)}", nodes)]
+        evidence += [
+            lasted(picture, f"queued behind {text}", found) for text, found in served_meanwhile(picture, nodes)
+        ]
+        evidence += [lasted(picture, f"meanwhile it was {what}", found) for what, found in activities(picture, nodes)]
         line = line_of(picture, threads_of(picture, nodes))
         if line is not None:
             evidence.append(code_evidence(line))
@@ -70,18 +69,3 @@ def blocked(picture: Picture) -> Iterator[Finding]:
             evidence=tuple(evidence),
             confidence=0.9,
         )
-
-
-def _by_request(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
-    """The requests that were served meanwhile, those that took longest first, at most three."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for node in nodes:
-        on = picture.blame.nodes[node].on
-        found[(on.behind if on else None) or ""].append(node)
-    return sorted(found.items(), key=lambda entry: (-picture.moments(*entry[1]).ns, entry[0]))[:3]
-
-
-def _fact(picture: Picture, fact: str, nodes: list[int]) -> Evidence:
-    return Evidence(
-        fact=fact, value=seconds(picture.moments(*nodes).ns), unit="s", threshold=None, source=waits_source(picture)
-    )

@@ -15,21 +15,29 @@ from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.crews import Crew, all_at_once, all_busy, crews, is_behind_another
+from culpa.diagnose.rules.crews import (
+    MIN_QUEUED_SHARE,
+    Crew,
+    all_at_once,
+    all_busy,
+    crews,
+    is_behind_another,
+    served_meanwhile,
+)
 from culpa.diagnose.rules.evidence import (
     activities,
     code_evidence,
+    lasted,
     seconds,
     threads_of,
-    waits_source,
     without_run_queue,
 )
 from culpa.diagnose.tree import label
 from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
-MIN_QUEUED_SHARE = 0.1
 MIN_WORKERS = 2
+"""Threads that serve; one alone is a loop, which has a rule of its own."""
 MIN_FULL_SHARE = 0.8
 """Of the time in the queue: for so much of it all workers, or all connections, were seen at work. The rest is room for
 the moments in which one has just ended and takes what comes next."""
@@ -77,10 +85,12 @@ def exhausted(picture: Picture) -> Iterator[Finding]:
         if pool is None:
             continue
         line = line_of(picture, threads_of(picture, nodes))
-        evidence = [_fact(picture, "queued behind other requests", nodes), _size(pool, moments)]
-        evidence += [_fact(picture, f"behind {text}", found) for text, found in _by_request(picture, nodes)]
-        evidence += [_fact(picture, f"meanwhile they were {what}", found) for what, found in activities(picture, nodes)]
-        evidence += [_fact(picture, f"most of it: {what}", found) for what, found in _longest(picture, nodes)]
+        evidence = [lasted(picture, "queued behind other requests", nodes), _size(pool, moments)]
+        evidence += [lasted(picture, f"behind {text}", found) for text, found in served_meanwhile(picture, nodes)]
+        evidence += [
+            lasted(picture, f"meanwhile they were {what}", found) for what, found in activities(picture, nodes)
+        ]
+        evidence += [lasted(picture, f"most of it: {what}", found) for what, found in _longest(picture, nodes)]
         if line is not None:
             evidence.append(code_evidence(line))
         yield Finding(
@@ -163,15 +173,6 @@ def _names(picture: Picture, crew: Crew) -> str:
     return f"{name} and {more} more" if more else name
 
 
-def _by_request(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
-    """The requests that were served meanwhile, those that took longest first, at most three."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for node in nodes:
-        on = picture.blame.nodes[node].on
-        found[(on.behind if on else None) or ""].append(node)
-    return sorted(found.items(), key=lambda entry: (-picture.moments(*entry[1]).ns, entry[0]))[:3]
-
-
 def _longest(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
     """The largest of the innermost parts of the queue, as the tree calls it, if it is about something."""
     blamed = picture.blame.nodes
@@ -191,9 +192,3 @@ def _size(pool: _Pool, moments: Moments) -> Evidence:
         fact=pool.fact, value=seconds(pool.full_ns), unit="s", threshold=seconds(MIN_FULL_SHARE * moments.ns),
         source="messages",
     )  # fmt: skip
-
-
-def _fact(picture: Picture, fact: str, nodes: list[int]) -> Evidence:
-    return Evidence(
-        fact=fact, value=seconds(picture.moments(*nodes).ns), unit="s", threshold=None, source=waits_source(picture)
-    )

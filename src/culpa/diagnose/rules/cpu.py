@@ -15,7 +15,9 @@ from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
 MIN_BUSY_SHARE = 0.5
+"""Of the time for which it had a CPU: with less, something that it waits for is the larger part."""
 MIN_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 
 
 def _by_process(picture: Picture, kind: Kind) -> list[list[int]]:

@@ -5,6 +5,7 @@ Redis servers are left out: their one thread is how they are made, and there the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.model.arrivals import SEVERAL
 from culpa.model.objects import Thing
+
+MIN_QUEUED_SHARE = 0.1
+"""Of the root's time, in the queue for a thread of the crew: a cause with less is no more than a note."""
+MAX_SERVED = 3
+"""Requests that are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +83,12 @@ def all_at_once(each: Moments, members: int) -> Moments:
 def is_behind_another(on: Thing | None) -> bool:
     """Whether a node's time was spent behind one other request that is known."""
     return on is not None and on.behind not in (None, SEVERAL)
+
+
+def served_meanwhile(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
+    """The requests that were served while others lay in the queue, and the nodes of each, the longest first."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for node in nodes:
+        on = picture.blame.nodes[node].on
+        found[(on.behind if on else None) or ""].append(node)
+    return sorted(found.items(), key=lambda entry: (-picture.moments(*entry[1]).ns, entry[0]))[:MAX_SERVED]

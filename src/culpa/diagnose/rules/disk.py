@@ -30,10 +30,12 @@ from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_count
 
 MIN_DEVICE_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 MIN_SYNCS = 10
 """Syncs in one request, or in one window of a process, from which they are a habit and not a commit or a checkpoint."""
 SEVERAL = "{} processes sync small pieces to disk again and again"
 MAX_FILLERS = 3
+"""Of those whose requests fill the queue, so many are named."""
 SLOW_NS = 500_000
 """Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
 

@@ -49,6 +49,12 @@ def seconds(ns: float) -> float:
     return round(ns / NS_PER_SECOND, 6)
 
 
+def lasted(picture: Picture, fact: str, nodes: list[int], *, threshold: float | None = None) -> Evidence:
+    """How long something was so (s): the nodes' time, each moment counted once."""
+    value = seconds(picture.moments(*nodes).ns)
+    return Evidence(fact=fact, value=value, unit="s", threshold=threshold, source=waits_source(picture))
+
+
 def part(picture: Picture, nodes: list[int], kind: Kind, stage: str | None = None) -> int:
     """Time below the nodes that lies in nodes of one kind (and stage), each moment counted once."""
     below = {n for node in nodes for n in picture.blame.under(node, kind)}
@@ -125,6 +131,7 @@ _DOING: dict[Kind, str] = {
     Kind.FAULT: "in a page fault", Kind.STOPPED: "stopped", Kind.UNEXPLAINED: "in a wait that is not explained",
 }  # fmt: skip
 MAX_ACTIVITIES = 3
+"""Things done meanwhile: so many are told."""
 MIN_ACTIVITY = 0.05
 """Of the time in question; less is not worth a line."""
 

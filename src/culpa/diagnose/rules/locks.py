@@ -13,15 +13,15 @@ from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import (
     activities,
     code_evidence,
-    seconds,
+    lasted,
     threads_of,
-    waits_source,
     without_run_queue,
 )
-from culpa.diagnose.verdict import Evidence, On
+from culpa.diagnose.verdict import On
 from culpa.model.kinds import Kind
 
 MIN_LOCK_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 
 
 @rule(
@@ -55,12 +55,12 @@ def contention(picture: Picture) -> Iterator[Finding]:
         longest = picture.blame.nodes[max(held, key=lambda n: (picture.blame.nodes[n].ns, -n))]
         lock = longest.on.lock if longest.on else None
         line = line_of(picture, threads_of(picture, held))
-        evidence = [_fact(picture, f"waiting for a lock that {picture.objects.process(pid).comm}[{pid}] holds", nodes)]
+        evidence = [lasted(picture, f"waiting for a lock that {picture.objects.process(pid).comm}[{pid}] holds", nodes)]
         evidence += [
-            _fact(picture, f"meanwhile the holder was {what}", found) for what, found in activities(picture, held)
+            lasted(picture, f"meanwhile the holder was {what}", found) for what, found in activities(picture, held)
         ]
         if len(held) < len(nodes):
-            evidence.append(_fact(picture, "holder unknown", [n for n in nodes if n not in held]))
+            evidence.append(lasted(picture, "holder unknown", [n for n in nodes if n not in held]))
         if line is not None:
             evidence.append(code_evidence(line))
         yield Finding(
@@ -77,9 +77,3 @@ def contention(picture: Picture) -> Iterator[Finding]:
 def _is_unknown(picture: Picture, node: int) -> bool:
     on = picture.blame.nodes[node].on
     return on is not None and on.stage is not None
-
-
-def _fact(picture: Picture, fact: str, nodes: list[int]) -> Evidence:
-    return Evidence(
-        fact=fact, value=seconds(picture.moments(*nodes).ns), unit="s", threshold=None, source=waits_source(picture)
-    )

@@ -21,6 +21,7 @@ from culpa.units import format_bytes, format_count, format_share
 STAGES = (DIRTY_PAGES, "dirty page throttling")
 """The second is the stage in the stack: all there is where the pauses themselves were not seen."""
 NAMED_WRITERS = 3
+"""Of those who dirtied the pages."""
 
 
 @rule(

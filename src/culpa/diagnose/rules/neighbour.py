@@ -17,6 +17,7 @@ from culpa.model.kinds import Kind
 from culpa.model.writeback import QUEUE
 
 MIN_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 SLOW_NS = 500_000
 """Mean time of the waits behind the neighbour below which it delays nobody: flash answers in less."""
 

@@ -13,6 +13,7 @@ from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
 
 MIN_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 
 
 @rule(
@@ -54,7 +55,7 @@ def remote_slow(picture: Picture) -> Iterator[Finding]:
                     fact=f"{who} waited for {peer}",
                     value=seconds(moments.ns),
                     unit="s",
-                    threshold=MIN_SHARE,
+                    threshold=seconds(MIN_SHARE * picture.root.ns),
                     source="messages, sockets",
                 ),
             ),

@@ -14,9 +14,11 @@ from culpa.diagnose.verdict import Evidence, Fix, On
 from culpa.units import format_count
 
 MIN_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 MOST = 0.5
 """Of the waiting: from here on one process, or nobody, had the CPUs."""
 SHOWN = 3
+"""Processes that had the CPUs: so many are named."""
 
 
 @rule(

@@ -9,12 +9,13 @@ from culpa.capture import schema
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.evidence import seconds, waits_source
-from culpa.diagnose.verdict import Evidence
+from culpa.diagnose.rules.evidence import lasted, seconds
 from culpa.model.kinds import Kind
 
 MIN_STOPPED_SHARE = 0.1
+"""Of the root's time; a cause with less is no more than a note."""
 MAX_WAYS = 3
+"""By whom it was stopped, or let go on: so many are named."""
 
 
 @rule(
@@ -46,8 +47,9 @@ def stopped(picture: Picture) -> Iterator[Finding]:
             continue
         name = f"{picture.objects.process(pid).comm}[{pid}]"
         ways = _ways(picture, nodes)
-        evidence = [_fact(picture, f"{name} stopped", nodes, seconds(MIN_STOPPED_SHARE * picture.root.ns))]
-        evidence += [_fact(picture, f"{name} stopped {way}", found, None) for way, found in ways]
+        limit = seconds(MIN_STOPPED_SHARE * picture.root.ns)
+        evidence = [lasted(picture, f"{name} stopped", nodes, threshold=limit)]
+        evidence += [lasted(picture, f"{name} stopped {way}", found) for way, found in ways]
         yield Finding(
             moments=moments,
             nearness=Nearness.NEIGHBOUR,
@@ -68,13 +70,3 @@ def _ways(picture: Picture, nodes: list[int]) -> list[tuple[str, list[int]]]:
         if on is not None and on.stage is not None:
             found[on.stage].append(node)
     return sorted(found.items(), key=lambda entry: (-picture.moments(*entry[1]).ns, entry[0]))[:MAX_WAYS]
-
-
-def _fact(picture: Picture, fact: str, nodes: list[int], threshold: float | None) -> Evidence:
-    return Evidence(
-        fact=fact,
-        value=seconds(picture.moments(*nodes).ns),
-        unit="s",
-        threshold=threshold,
-        source=waits_source(picture),
-    )

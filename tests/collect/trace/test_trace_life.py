@@ -1,0 +1,128 @@
+"""From attaching to the end: what a trace costs, where it stops, what it leaves, and where it is impossible."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tracing import TALK, traced, tracer
+from watched_children import Spawn, go, line_of, open_fds, run, wait_until
+
+from culpa.collect.trace import kernel, libbpf
+from culpa.collect.trace.tracer import usable
+from culpa.errors import TraceError
+
+pytestmark = [pytest.mark.root, pytest.mark.trace]
+
+
+def test_recording_stops_at_its_limit(spawn: Spawn) -> None:
+    """Beyond max_events the probes pause, and that is a blind spot."""
+    child = spawn("import os, time\nfor _ in range(300): [os.getppid() for _ in range(200)]; time.sleep(0.001)")
+    result = traced(child, max_events=5000)
+    assert 5000 <= result.events < 60_000
+    assert any("5,000 events" in spot.why for spot in result.blind_spots)
+
+
+def test_a_snapshot_is_cheap(spawn: Spawn) -> None:
+    """With 200,000 events seen, a snapshot takes at most 150 ms (the best of three), and tracing goes on."""
+    child = spawn("import os\nfor _ in range(200_000): os.getppid()")
+    with tracer(child.pid) as running:
+        run(child)
+        wait_until(lambda: running.events() >= 200_000)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            result = running.snapshot()
+            times.append(time.perf_counter() - start)
+        assert result.events >= 200_000
+        assert min(times) <= 0.15
+        assert running.stop().events >= result.events
+
+
+def program_exists(number: int) -> bool:
+    """Whether the kernel still has the BPF program with that id."""
+    library = libbpf.open_library()
+    fd = library.bpf_prog_get_fd_by_id(ctypes.c_uint32(number))
+    if fd >= 0:
+        os.close(fd)
+    return bool(fd >= 0)
+
+
+@pytest.mark.parametrize("how", ["stop", "close", "exception"])
+def test_nothing_is_left_behind(spawn: Spawn, how: str) -> None:
+    """However a trace ends, its programs are gone from the kernel, and its descriptors and thread from here."""
+    child, before = spawn("pass"), open_fds()
+    running = tracer(child.pid)
+    with pytest.raises(ZeroDivisionError), running:  # noqa: PT012  # leaving by an exception is the case
+        assert running._probes is not None
+        numbers = [info.id for info in running._probes.object.program_infos().values()]
+        assert all(program_exists(number) for number in numbers)
+        if how != "exception":
+            getattr(running, how)()
+        raise ZeroDivisionError
+    wait_until(lambda: not any(program_exists(number) for number in numbers))
+    assert before == open_fds()
+    running.close()
+
+
+def test_a_broken_object_is_an_error(spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that cannot be loaded give one sentence with a way out, and leave nothing."""
+    broken = tmp_path / "broken.bpf.o"
+    broken.write_bytes(kernel.object_path().read_bytes()[:5000])
+    monkeypatch.setattr(kernel, "object_path", lambda name=kernel.OBJECT_NAME: broken)
+    before = open_fds()
+    with pytest.raises(TraceError, match=r"cannot trace: .*--no-trace"):
+        tracer(os.getpid()).start()
+    assert before == open_fds()
+
+
+def test_attaching_is_quick() -> None:
+    """Load and attach within 150 ms (the best of three)."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with tracer():
+            times.append(time.perf_counter() - start)
+    assert min(times) <= 0.15
+
+
+def test_an_event_costs_at_most_500_ns(spawn: Spawn) -> None:
+    """Kernel time of all probes per event, as the kernel measures it, over a conversation; the best of three."""
+    costs = []
+    for _ in range(3):
+        child = spawn(TALK.replace("for i in range(n):", "for i in range(n):\n    i %= 90"), "tcp", "5000")
+        go(child)
+        line_of(child), line_of(child)
+        result = traced(child)
+        assert result.events > 20_000
+        costs.append(result.probe_cpu_ns / result.events)
+    assert min(costs) <= 500
+
+
+ASK = "from culpa.collect.trace.tracer import usable; print(usable())"
+
+
+def said(*prefix: str) -> str:
+    """What a Python under `prefix` prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([*prefix, sys.executable, "-c", ASK], env=environment, capture_output=True, text=True).stdout
+
+
+def test_without_rights_it_says_so() -> None:
+    """Without capabilities one is told to become root."""
+    assert "CAP_BPF" in said("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def test_in_another_pid_namespace_it_says_so() -> None:
+    """The kernel would report the host's pids: refused with a sentence."""
+    assert "pid namespace" in said("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def test_here_it_is_usable() -> None:
+    """On the machine these tests run on nothing is missing."""
+    assert usable() is None

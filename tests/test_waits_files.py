@@ -1,0 +1,46 @@
+"""Whole runs of `culpa why` on waits for files: mapped ones, and those opened to be synced."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from whole_runs import every, needs_tracing, why
+
+pytestmark = [pytest.mark.trace, needs_tracing]
+
+
+def test_a_page_fault_names_the_mapped_file_and_the_device_below_it(tmp_path: Path) -> None:
+    """A program reads pages of a mapping in no order; the page cache has none of them."""
+    file = tmp_path / "mapped"
+    file.write_bytes(os.urandom(64 << 20))
+    program = """
+        import mmap, os, random, sys
+        descriptor = os.open(sys.argv[1], os.O_RDWR)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        pages.madvise(mmap.MADV_RANDOM)
+        for number in random.Random(1).sample(range(len(pages) >> 12), 4000): pages[number << 12]
+    """
+    verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file))
+
+    faults = [node for node in every(verdict["blame"]) if node["kind"] == "fault" and node["on"]]
+    assert [str(file)] == [node["on"]["path"] for node in faults]
+    assert faults[0]["count"] > 3000
+    below = [child["share"] for child in faults[0]["children"] if child["kind"] == "device"]
+    assert sum(below) > 0.9 * faults[0]["share"]
+
+
+def test_writes_that_are_synced_one_by_one_are_syncs(tmp_path: Path) -> None:
+    """dd(1) with O_DSYNC: no call is named sync."""
+    file = tmp_path / "log"
+    verdict = why("--", "dd", "if=/dev/zero", f"of={file}", "bs=4k", "count=1500", "oflag=dsync", "status=none")
+
+    syncs = [node for node in every(verdict["blame"]) if node["kind"] == "fsync"]
+    assert {str(file)} == {node["on"]["path"] for node in syncs}
+    cause = next(cause for cause in verdict["causes"] if cause["id"] == "disk.fsync-heavy")
+    assert ("dd", "write", str(file)) == (cause["who"]["comm"], cause["on"]["syscall"], cause["on"]["path"])
