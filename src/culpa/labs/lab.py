@@ -96,10 +96,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of one request by the lab's own clock: as found, and after the fix was made."""
+    """Seconds of one request by the lab's own clock: as found, and after the fix was made.
+
+    `longest`: of many requests the longest, where the trouble meets few of them; else the median.
+    """
 
     before: float
     after_fix: float | None = None
+    longest: bool = False
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):

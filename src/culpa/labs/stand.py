@@ -35,6 +35,12 @@ class Stand:
         self.conditions.progress(f"GET /{action}: {format_seconds(seconds)}")
         return seconds
 
+    def longest_seconds(self, action: str, *, for_s: float) -> float:
+        """The longest request of some seconds by the lab's own clock; says it."""
+        seconds = stopwatch.longest_seconds(f"{self.url}/{action}", for_s=for_s)
+        self.conditions.progress(f"GET /{action}: at most {format_seconds(seconds)}")
+        return seconds
+
     def ready(self, action: str) -> None:
         """Wait until an action gives its answer; raises LabError if it never does."""
         stopwatch.wait_ready(f"{self.url}/{action}", self.app)
