@@ -174,12 +174,15 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on."""
+    """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on;
+    `page_options` are those of `culpa why` for it.
+    """
 
     parameters: Parameters
     trace: bool
     progress: Callable[[str], None]
     on_page: Callable[[str], None] | None = None
+    page_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
