@@ -1,6 +1,6 @@
 """`make demo`: the case of redis-slow from trouble to repair, told as it happens.
 
-`make demo LAB='word-pop -v'` tells that of another lab, with these options of `culpa why` for the page. What culpa prints
+`make demo LAB='word-pop -v'` tells that of another lab, with these options for `culpa why`. What culpa prints
 goes to stdout, the telling to stderr. Exit code 0 if culpa found the whole truth and nothing of the lab is left on the
 host, 5 if it missed some of it, 1 if the lab could not be run.
 """
