@@ -134,6 +134,8 @@ def _everysec(picture: Picture, pid: int) -> Fix:
     address = picture.redis_address(pid)
     host, _, port = (address or "").rpartition(":")
     where = ("-h", host, "-p", port) if host and port.isdigit() else ()
+    if address is not None and address.startswith("unix:"):
+        where = ("-s", address.removeprefix("unix:"))
     return Fix(
         id="redis-appendfsync-everysec",
         argv=("redis-cli", *where, "CONFIG", "SET", "appendfsync", "everysec"),
