@@ -60,8 +60,8 @@ def test_without_a_nap_the_syncs_stay(syncs: list[int], nap_ms: int) -> None:
     assert predicted.low - slack <= twin <= predicted.high + slack
     assert predicted.high == pytest.approx(twin, abs=slack)
     share = nap_ms * MS / NS_PER_SECOND / seconds(scene(syncs, nap_ms))
-    assert predicted.high - predicted.low <= share * twin + slack
-    assert abs(predicted.p50 - twin) <= share * twin + slack
+    assert predicted.high - predicted.low <= 2 * share * twin + slack
+    assert abs(predicted.p50 - twin) <= 2 * share * twin + slack
 
 
 @few
@@ -94,13 +94,11 @@ def test_what_takes_nothing_saves_nothing(syncs: list[int], nap_ms: int) -> None
 
 
 def test_a_larger_part_of_the_same_cause_reaches_further_down() -> None:
-    """Half of the syncs, and all of them: the lower bound follows."""
-    drawn = picture(scene([1, 20, 2, 20] * 10, 50))
+    """A third of the syncs, and all of them: the lower bound follows."""
+    drawn = picture(scene([1, 20, 2] * 12, 100))
     everything = drawn.moments(*drawn.nodes(Kind.FSYNC))
-    half = Moments(
-        item=everything.item[::2], start_ns=everything.start_ns[::2], end_ns=everything.end_ns[::2]
-    )  # fmt: skip
-    less, more = predict.without(drawn, half), predict.without(drawn, everything)
+    part = Moments(item=everything.item[::3], start_ns=everything.start_ns[::3], end_ns=everything.end_ns[::3])
+    less, more = predict.without(drawn, part), predict.without(drawn, everything)
     assert less is not None
     assert more is not None
     assert more.low < less.low < less.high

@@ -7,8 +7,8 @@ cause gone the rest gets faster too (warm caches, fewer helpers on the CPUs), so
 bounds.
 
 How much faster the rest of a step gets depends on how much of it, or of the whole request, the cause takes: so far
-goes its price from what it was to what it costs unhindered. Removing a small cause beside a large one repairs nothing
-of what the large one does.
+goes its price from what it was to what it costs unhindered, all the way from a half on. Removing a small cause beside a
+large one repairs little of what the large one does.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from culpa.units import NS_PER_SECOND
 UNHINDERED_QUANTILE = 0.10
 """The price of a step when nothing was in its way: low enough to be free of hindrance, high enough to be no fluke."""
 LIKELY_QUANTILE = 0.50
+HINDERING_SHARE = 0.50
+"""Of a step, or of its request: what takes this much or more is what was in its way, and it gets its full price."""
 
 
 def without(picture: Picture, moments: Moments) -> Predicted | None:
@@ -50,7 +52,7 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
 
 def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
     """item, shape, net_ns, touched: every round trip and every gap of the finished requests, less the cause's moments,
-    and the share of it or of its request, whichever is larger, that these take.
+    and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is larger.
     """
     trips = (
         picture.own_exchanges.filter(pl.col("item").is_in(items.tolist()))
@@ -83,7 +85,7 @@ def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end
     length = pl.Series(stop - begin, dtype=pl.Int64)
     parts = parts.with_columns(length_ns=length, cause_ns=pl.Series(moments.overlap(begin, stop, item), dtype=pl.Int64))
     whole = pl.col("cause_ns").sum().over("item") / pl.col("length_ns").sum().over("item")
-    touched = pl.max_horizontal(pl.col("cause_ns") / pl.col("length_ns"), whole)
+    touched = (pl.max_horizontal(pl.col("cause_ns") / pl.col("length_ns"), whole) / HINDERING_SHARE).clip(0, 1)
     return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("cause_ns"), touched=touched)
 
 
