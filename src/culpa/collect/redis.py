@@ -148,12 +148,16 @@ class RedisCollector:
             spoke_resp: processes that were seen to receive RESP requests.
             named: processes that were named as Redis servers, whom the credentials are for.
         """
+        listening = {sock.ino: sock.local_port for sock in table.sockets if sock.listening}
         for pid in sorted(pids):
             server = self._servers.get(pid)
             if server is not None:
                 if server.far and server.address is None:
                     self._look_again(server, table)
-            elif len(self._servers) < MAX_SERVERS and self._is_redis(pid, table, {*spoke_resp, *named}):
+                continue
+            ports = {listening[ino] for ino in table.holders.sockets_of(pid) if ino in listening}
+            known = pid in spoke_resp or pid in named
+            if len(self._servers) < MAX_SERVERS and (known or self._is_redis(pid, ports)):
                 self._take(pid, table, meant=pid in named)
 
     def _take(self, pid: int, table: SocketTable, *, meant: bool) -> None:
@@ -177,19 +181,16 @@ class RedisCollector:
             if set(addresses) - set(server.addresses) and not self._silent:
                 server.addresses, server.failed = addresses, None
 
-    def _is_redis(self, pid: int, table: SocketTable, known: Collection[int]) -> bool:
-        """What speaks for it; its program is read through once."""
-        if pid in known or named_like_redis(pid, self._proc_root):
+    def _is_redis(self, pid: int, ports: Collection[int | None]) -> bool:
+        """Whether its name, the port it listens on or its program speaks for it; the program is read through once."""
+        if named_like_redis(pid, self._proc_root):
             return True
-        if pid in self._others:
+        if not ports or pid in self._others:
             return False
-        held = table.holders.sockets_of(pid)
-        ports = {sock.local_port for sock in table.sockets if sock.ino in held and sock.listening}
-        if ports and (REDIS_PORT in ports or program_is_redis(pid, self._proc_root)):
-            return True
-        if ports:
+        found = REDIS_PORT in ports or program_is_redis(pid, self._proc_root)
+        if not found:
             self._others.add(pid)
-        return False
+        return found
 
     def stop(self) -> None:
         """Ask each server that answered once more, then end; at most a few seconds."""
@@ -238,9 +239,10 @@ class RedisCollector:
                 self._ask(server)
             pause = RETRY_SECONDS if waiting else RETRY_SECONDS / 10
         with self._lock:
-            servers = list(self._servers.values())
-        for server in servers if not self._silent else ():
-            self._ask(server)
+            servers = [server for server in self._servers.values() if not self._silent]
+        for server in servers:
+            if server.address or not server.far or server.failed is None or server.failed.busy:
+                self._ask(server)
 
     def _unasked(self) -> list[_Server]:
         with self._lock:
