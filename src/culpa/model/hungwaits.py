@@ -8,6 +8,8 @@ connection, else the one that came to rest next after the question: whoever took
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from culpa import syscalls
@@ -15,12 +17,13 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.model.axis import NO_THREAD, Bools, Int64s
 from culpa.model.calls import Calls
-from culpa.model.kinds import NONE, Kind
+from culpa.model.kinds import NO_THING, NONE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations
 from culpa.model.pieces import Pieces
 from culpa.model.resting import Debt
 from culpa.model.timeline import Activity, Timeline
+from culpa.units import format_ns
 
 TICK_NS = 10_000_000
 """Both moments are inexact: when data was last sent to the kernel's tick, when a thread last ran to a millisecond."""
@@ -73,8 +76,7 @@ class HungWaits:
             lane = self._who_hangs(pid, socket.peer_ino, int(talk.ask_end[exchange]))
             # Whoever may read it and does not is innocent unless it is known to be kept from it.
             if lane != NO_THREAD and self._is_still(lane) and not self._has(lane, Kind.IDLE, Kind.UNEXPLAINED):
-                pieces.label(here, Thing(peer=socket.peer))
-                pieces.follow(here, np.full(len(here), lane), Kind.PEER)
+                self._follow(here, socket.peer, lane)
 
     def _open(self, index: Int64s) -> Bools:
         pieces = self._pieces
@@ -100,11 +102,25 @@ class HungWaits:
         pid = self._holder.get(socket.peer_ino or NONE)
         lane = NO_THREAD if pid is None else self._who_hangs(pid, socket.peer_ino, debt.asked_ns or 0)
         if lane != NO_THREAD:
-            pieces.label(index, Thing(peer=socket.peer))
-            pieces.follow(index, np.full(len(index), lane), Kind.PEER)
+            self._follow(index, socket.peer, lane)
         else:
             pieces.label(index, Thing(peer=socket.peer, stage=NO_ANSWER))
             pieces.owner[index] = NONE if pid is None else pid
+
+    def _follow(self, index: Int64s, peer: str, lane: int) -> None:
+        """Lead on to a thread; where nothing tells what that waits for, say in which call it is, and for how long."""
+        pieces, axis = self._pieces, self._timeline.axis
+        pieces.label(index, Thing(peer=peer))
+        pieces.follow(index, np.full(len(index), lane), Kind.PEER)
+        since_ns, at = self._rest_since(lane), np.arange(len(pieces.start))[self._of_lane(lane)]
+        at = at[np.isin(pieces.kind[at], (Kind.UNEXPLAINED, Kind.IDLE)) & (pieces.next[at] == NO_THREAD)]
+        if not self._is_still(lane) or not NONE < since_ns < axis.start_ns:
+            return
+        for number in np.unique(pieces.on[at][pieces.on[at] != NO_THING]).tolist():
+            thing = pieces.things.all()[number]
+            if thing.stage is None and thing.syscall is not None:
+                age = f"for {format_ns(axis.end_ns - since_ns)}"
+                pieces.label(at[pieces.on[at] == number], replace(thing, stage=age))
 
     def _who_hangs(self, pid: int, ino: int | None, asked_ns: int) -> int:
         """The lane of the process's thread that is to answer on a socket, else `NO_THREAD`."""
