@@ -210,6 +210,25 @@ def test_a_long_poll_names_no_cause() -> None:
     assert "slow" != verdict["state"]
 
 
+def test_a_long_poll_at_a_busy_server_blames_nothing_that_it_does(tmp_path: Path) -> None:
+    """One thread serves everybody: it syncs a file all the while, and holds this answer back."""
+    busy = SERVER.replace(
+        "    one.recv(100)\nwhile True:",
+        """
+    file = os.open(sys.argv[2], os.O_CREAT | os.O_RDWR)
+    while True:
+        os.pwrite(file, b"x", 0), os.fdatasync(file)
+while True:""",
+    )
+    assert busy != SERVER
+    with program(busy, "onward-not", str(tmp_path / "file")) as (peer, port), program(CLIENT, port) as (pid, _):
+        time.sleep(0.5)
+        verdict = verdict_on(pid)
+    assert [] == [cause["id"] for cause in verdict["causes"] if cause["level"] != "note"]
+    assert [("unexplained", peer)] == chain(verdict)
+    assert "no answer comes" in verdict["headline"]
+
+
 def test_a_request_whose_server_waits_for_a_stopped_peer() -> None:
     """A web server asks another process within the request, which never reads: culpa's own request hangs."""
     front = """

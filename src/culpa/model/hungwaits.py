@@ -96,12 +96,10 @@ class HungWaits:
 
     def _blame(self, index: Int64s, debt: Debt) -> None:
         pieces, socket = self._pieces, self._objects.sockets[debt.ino]
-        if not socket.peer_is_local:
-            pieces.label(index, Thing(peer=socket.peer), Kind.REMOTE)
-            return
         pid = self._holder.get(socket.peer_ino or NONE)
         lane = NO_THREAD if pid is None else self._who_hangs(pid, socket.peer_ino, debt.asked_ns or 0)
-        if lane != NO_THREAD:
+        # One that goes on with its work may owe nothing: it may let the asker wait for what is to come (a long poll).
+        if lane != NO_THREAD and self._is_still(lane):
             self._follow(index, socket.peer, lane)
         else:
             pieces.label(index, Thing(peer=socket.peer, stage=NO_ANSWER))
