@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml hatch_build.py $(BPF_SOURCES)
 	@touch $@
 
 demo: setup  ## the case of redis-slow from trouble to repair
-	@$(BIN)/python -m culpa.labs.demo
+	@$(BIN)/python -m culpa.labs.demo $(LAB)
 
 lint: setup
 	$(BIN)/ruff check .

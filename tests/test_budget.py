@@ -65,3 +65,52 @@ def test_above_the_budget_the_verdict_rests_on_what_was_recorded(tmp_path: Path)
     assert float(str(afterwards["value"]).split()[0]) > 20
     assert verdict["window"]["seconds"] * 0.9 > verdict["root"]["seconds"]
     assert [] == [s for s in whole["blind_spots"] if "single events after" in s["what"]]
+
+
+LATER = """\
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+print("ready", flush=True)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    for _ in range(2000): os.getppid()
+    time.sleep(0.02)
+while True:
+    os.pwrite(fd, b"x" * 4096, 0)
+    {rest}
+"""
+
+
+def test_what_begins_after_the_records_is_told_by_the_sums(tmp_path: Path) -> None:
+    """No single event of the syncs was recorded: their number, file and time are, and the verdict rests on these."""
+    if error := usable():
+        pytest.skip(f"tracing is impossible here: {error}")
+    saved = tmp_path / "later.culpa"
+    with program(LATER.format(rest="os.fdatasync(fd)"), str(tmp_path / "ledger.db"), "7") as pid:
+        verdict = verdict_of(str(pid), "--budget", "0.1", "--for", "12s", "-o", str(saved))
+    capture = open_capture(saved)
+    assert capture.manifest.evidence.detail_end_ns is not None
+    fdatasync = 75
+    assert fdatasync not in capture.frame(schema.SYSCALLS).filter(tid=pid)["nr"].to_list()
+    summed = capture.frame(schema.SUMS).filter(tid=pid, what="call", nr=fdatasync)
+    head = verdict["causes"][0]
+    assert ("disk.fsync-heavy", "slow", str(tmp_path / "ledger.db")) == (
+        head["id"], verdict["state"], head["on"]["path"]
+    )  # fmt: skip
+    assert ("fdatasync", pid) == (head["on"]["syscall"], head["who"]["pid"])
+    assert 0.7 >= head["confidence"]
+    assert "sums" == head["evidence"][0]["source"]
+    assert f"{summed['count'].sum():,} calls" in head["evidence"][0]["fact"]
+    assert summed["total_ns"].sum() / 1e9 == pytest.approx(head["evidence"][0]["value"], rel=0.02)
+    assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
+
+
+def test_sums_of_a_program_that_does_nothing_bad_name_nothing(tmp_path: Path) -> None:
+    """The same program that writes now and then and does not sync."""
+    if error := usable():
+        pytest.skip(f"tracing is impossible here: {error}")
+    with program(LATER.format(rest="time.sleep(0.01)"), str(tmp_path / "ledger.db"), "6") as pid:
+        verdict = verdict_of(str(pid), "--budget", "0.1", "--for", "9s")
+    assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
+    # On a machine that does other work too, it may well have waited for a CPU.
+    assert {"cpu.runqueue"} >= {cause["id"] for cause in verdict["causes"] if cause["level"] != "note"}

@@ -243,3 +243,22 @@ def test_a_rotated_log_is_one_log() -> None:
     assert (FLOOD, "/srv/app/data.txt") == (found.id, found.on.path if found.on else None)
     assert 2 == facts(found)["rotated by the process itself"]
     assert 2_000_000 == facts(found)["largest of 3 records a request"]
+
+
+def test_many_files_made_the_same_way_are_one_branch() -> None:
+    """100 files of which each takes a hundredth: one node under their pattern, nothing in smaller parts."""
+    blame = judge(churning(100).capture()).blame
+    waits = [node for node in blame.children if node.kind == "io"]
+
+    assert ["/tmp/<uuid>/*.txt"] == [node.on.path for node in waits if node.on]
+    assert [(100, APP)] == [(node.count, node.who.tid) for node in waits if node.who]
+    assert [] == [node for node in blame.children if "smaller parts" in node.label and node.share > 0.01]
+    assert sum(child.seconds for child in waits[0].children) <= waits[0].seconds * 1.000001
+
+
+def test_a_few_files_are_named_one_by_one() -> None:
+    """As many as can be shown."""
+    blame = judge(churning(5).capture()).blame
+    paths = {node.on.path for node in blame.children if node.kind == "io" and node.on}
+
+    assert {f"/tmp/9046db9e-fe25-11e8-b13f-0242ac110002/{number}.txt" for number in range(5)} == paths

@@ -1,16 +1,20 @@
 """One Redis server, asked once: a fixed list of read-only commands and their replies as facts.
 
-The protocol half of `redis.py`. What is asked holds no secret; of the slow log only the verb and the number of
-arguments are kept. Replies are bounded in number and width, and made printable before anything else sees them.
+The protocol half of `redis.py`. A password goes only to a server that wants one, over a connection that is proven. What
+is asked holds no secret; of the slow log only the verb and the number of arguments are kept. Replies are bounded in
+number and width, and made printable before anything else sees them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,6 +23,8 @@ from redis.retry import Retry
 from culpa.units import printable
 
 TIMEOUT_SECONDS: Final = 1.0
+CONNECT_SECONDS: Final = 0.5
+"""To an address of this host, or on a link of it."""
 MAX_FIELDS: Final = 2000
 MAX_VALUE_CHARS: Final = 500
 SLOWLOG_ENTRIES: Final = 16
@@ -34,6 +40,8 @@ SETTINGS: Final = (
 )  # fmt: skip
 _MORE_ARGUMENTS: Final = re.compile(rb"\.\.\. \((\d+) more arguments\)")
 
+Proof = Callable[[socket.socket], bool | None]
+"""Whether the other end of a connection is of a certain process; None: nobody has accepted it yet."""
 Reply = bytes | int | float | bool | str | None | list["Reply"] | dict["Reply", "Reply"] | Exception
 
 
@@ -44,6 +52,8 @@ class Address:
     host: str = ""
     port: int = 0
     path: str | None = None
+    must_be_proven: bool = False
+    """Not the server's own word but a way to it from another network namespace: others may answer there."""
 
     @property
     def shown(self) -> str:
@@ -84,6 +94,8 @@ class NotAnswered(Exception):
         """It may answer later."""
 
 
+_Line = Any
+"""A connection of redis-py, which has no types for it."""
 COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("INFO",),
     ("INFO", "commandstats"),
@@ -101,51 +113,122 @@ def ask(address: Address, credentials: Credentials) -> list[Fact]:
     Raises:
         NotAnswered: it is silent, is no Redis, or wants a password.
     """
-    client = _client(address, credentials)
+    with asking(address, credentials) as facts:
+        return facts
+
+
+@contextmanager
+def asking(address: Address, credentials: Credentials, *, proves: Proof = lambda _: True) -> Iterator[list[Fact]]:
+    """Ask one server once; the connection is there until the block ends.
+
+    Args:
+        address: where it listens.
+        credentials: sent only where a password is wanted, and only over a connection that is proven.
+        proves: whether the other end of a connection is whom the questions are meant for.
+
+    Raises:
+        NotAnswered: it is silent, is no Redis, or wants a password.
+    """
+    line = _line(address)
     try:
-        (greeting,) = _converse(client, (("PING",),))
+        yield _asked(line, address, credentials, proves)
+    finally:
+        line.disconnect()
+
+
+def _asked(line: _Line, address: Address, credentials: Credentials, proves: Proof) -> list[Fact]:
+    try:
+        proven = _open(line, proves)
+        if address.must_be_proven and not proven:
+            raise NotAnswered(f"somebody else answers at {address.shown}", "let it listen where nobody else does")
+        greeting = _greeting(line)
         if isinstance(greeting, redis.exceptions.AuthenticationError):
-            raise greeting
+            _say_password(line, credentials, proves)
+            greeting = _greeting(line)
+        if isinstance(greeting, Exception) and str(greeting).startswith("DENIED"):
+            raise NotAnswered("it answers only in its own network namespace (protected-mode)", "ask it from there")
         if greeting != b"PONG":
             raise NotAnswered("it does not answer PING as a Redis does", "check its state: it may be loading")
-        return list(facts_of(COMMANDS, _converse(client, COMMANDS)))
-    except redis.exceptions.AuthenticationError as error:
-        way_out = f"set {PASSWORD_VARIABLE} in culpa's environment, or name a redis:// URL with the password"
-        why = "it wants a password" if credentials.password is None else "it wants another password"
-        raise NotAnswered(why, way_out) from error
+        return list(facts_of(COMMANDS, _converse(line, COMMANDS)))
     except redis.exceptions.TimeoutError as error:
         why = f"it did not answer within {TIMEOUT_SECONDS:.0f} s"
         raise NotAnswered(why, "ask it again when it is less busy", busy=True) from error
     except (redis.exceptions.RedisError, OSError, ValueError) as error:
         raise NotAnswered("it does not answer as a Redis does", "check that it takes plain connections") from error
-    finally:
-        client.close()
 
 
-def _client(address: Address, credentials: Credentials) -> redis.Redis:
-    """A client that sends nothing of its own, retries nothing and leaves replies as they are."""
-    client = redis.Redis(
-        host=address.host,
-        port=address.port,
-        unix_socket_path=address.path,
-        username=credentials.username,
-        password=credentials.password,
+def _line(address: Address) -> _Line:
+    """A connection that sends nothing of its own, retries nothing and leaves replies as they are."""
+    kind: Any = redis.Connection if address.path is None else redis.UnixDomainSocketConnection
+    where: dict[str, str | int | None] = {"host": address.host, "port": address.port}
+    return kind(
+        **(where if address.path is None else {"path": address.path}),
         socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_SECONDS,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
         driver_info=None,
     )
-    client.response_callbacks.clear()
-    return client
 
 
-def _converse(client: redis.Redis, commands: Sequence[tuple[str, ...]]) -> list[Reply]:
+def _open(line: _Line, proves: Proof) -> bool:
+    """Connect, and say whether the other end is whom the questions are meant for; a busy server has a moment to accept.
+
+    Raises:
+        NotAnswered: it does not accept.
+    """
+    line.connect()
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, 0.005
+    connection = line._sock  # redis-py shows it to nobody, and nothing has been sent yet
+    while (proven := proves(connection)) is None:
+        if time.monotonic() > deadline:
+            why = f"it did not accept a connection within {TIMEOUT_SECONDS:.0f} s"
+            raise NotAnswered(why, "ask it again when it is less busy", busy=True)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return proven
+
+
+def _greeting(line: _Line) -> Reply:
+    return _converse(line, (("PING",),))[0]
+
+
+def _say_password(line: _Line, credentials: Credentials, proves: Proof) -> None:
+    """On a new connection, since redis-py cannot go on after such a refusal; this one must be proven in any case.
+
+    Raises:
+        NotAnswered: there is no password, or none that it takes, or somebody else would hear it.
+    """
+    way_out = f"set {PASSWORD_VARIABLE} in culpa's environment, or name a redis:// URL with the password"
+    if credentials.password is None:
+        raise NotAnswered("it wants a password", way_out)
+    line.disconnect()
+    if not _open(line, proves):
+        raise NotAnswered("it wants a password, and another program stands between it and culpa", way_out)
+    who = () if credentials.username is None else (credentials.username,)
+    if isinstance(_converse(line, (("AUTH", *who, credentials.password),))[0], Exception):
+        raise NotAnswered("it wants another password", way_out)
+
+
+def _converse(line: _Line, commands: Sequence[tuple[str, ...]]) -> list[Reply]:
     """Send all at once, then read one reply each; a refused command has its error as reply."""
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis has no types for it
-    return cast("list[Reply]", pipeline.execute(raise_on_error=False))
+    line.send_packed_command(line.pack_commands(commands))
+    return [_reply(line) for _ in commands]
+
+
+def _reply(line: _Line) -> Reply:
+    try:
+        return cast("Reply", line.read_response(disconnect_on_error=False))
+    except _REFUSALS as refusal:
+        return refusal
+
+
+_REFUSALS: Final = (
+    redis.exceptions.ResponseError,
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.BusyLoadingError,
+)
+"""What a server says instead of an answer; the connection goes on."""
 
 
 def facts_of(commands: Sequence[tuple[str, ...]], replies: Sequence[Reply]) -> Iterator[Fact]:

@@ -224,7 +224,7 @@ def _tcp_peers(sockets: Iterable[Socket]) -> dict[int, int]:
     """Inode of the other end by inode.
 
     Loopback addresses pair within one namespace only. Of several namespaces with the same addresses the own one wins;
-    between several foreign ones nothing is guessed.
+    between several foreign ones nothing is guessed. What is left over is paired by the client's end alone.
     """
     ends: dict[tuple[str | None, int | None, str | None, int | None], list[Socket]] = defaultdict(list)
     connected = [s for s in sockets if s.ino and s.peer_port is not None]
@@ -239,6 +239,25 @@ def _tcp_peers(sockets: Iterable[Socket]) -> dict[int, int]:
             if len(candidates) == 1:
                 found[s.ino] = candidates[0].ino
                 break
+    return found | _translated([s for s in connected if s.ino not in found])
+
+
+def _translated(alone: Iterable[Socket]) -> dict[int, int]:
+    """Ends of connections whose destination was rewritten on the way (a published port, a service address).
+
+    The client's end is the same on both sides, the server's is not; they lie in two namespaces, and there must be one
+    such client and one such server only.
+    """
+    by_client: dict[tuple[str | None, int | None], list[Socket]] = defaultdict(list)
+    by_server: dict[tuple[str | None, int | None], list[Socket]] = defaultdict(list)
+    for s in alone:
+        by_client[s.local_addr, s.local_port].append(s)
+        by_server[s.peer_addr, s.peer_port].append(s)
+    found: dict[int, int] = {}
+    for end, clients in by_client.items():
+        servers = by_server.get(end, [])
+        if len(clients) == len(servers) == 1 and clients[0].netns != servers[0].netns and not is_loopback(end[0]):
+            found[clients[0].ino], found[servers[0].ino] = servers[0].ino, clients[0].ino
     return found
 
 

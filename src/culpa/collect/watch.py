@@ -232,7 +232,7 @@ class Watch:
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
         named = self._targets if self._limits.redis else frozenset()
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp | named)
+        self._redis.found(concerned, table, spoke_resp=self._spoke_resp, named=named)
         self._stacks.watch(concerned)
         self._native.watch(concerned)
         self._processes.append(process_rows(self._roles))

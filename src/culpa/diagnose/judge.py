@@ -11,9 +11,9 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, tree, workers
+from culpa.diagnose import detail, summed, tree, workers
 from culpa.diagnose.causes import Found
-from culpa.diagnose.picture import Picture, draw
+from culpa.diagnose.picture import Picture, draw, draw_sums
 from culpa.diagnose.rule import Failed, Fired, Rule
 from culpa.diagnose.ruled_out import ruled_out
 from culpa.diagnose.rules import RULES
@@ -47,13 +47,18 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
 
     A caller that keeps no reference to the capture saves the memory of its messages.
     """
-    window = _window(capture)
+    window, sums = _window(capture), summed.part(capture)
     capture = backing.united(detail.part(capture))
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
-    found, broken = _ask(picture, rules)
-    heads = causes_of.arrange(picture, found)
+    heads, broken = _heads(picture, rules)
+    if sums is not None and not _names(heads):
+        # The trouble may have come, or shown itself, only after single events ended.
+        later = draw_sums(backing.united(sums), exchanges)
+        heads_later, broken_later = _heads(later, rules)
+        if _names(heads_later):
+            picture, heads, broken = later, heads_later, broken_later
     manifest = capture.manifest
     state = _state(picture, heads)
     blame = tree.of(picture)
@@ -82,6 +87,16 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     )  # fmt: skip
 
 
+def _heads(picture: Picture, rules: tuple[Rule, ...]) -> tuple[tuple[Cause, ...], tuple[BlindSpot, ...]]:
+    found, broken = _ask(picture, rules)
+    return causes_of.arrange(picture, found), broken
+
+
+def _names(heads: tuple[Cause, ...]) -> bool:
+    """Whether there is a cause above a note."""
+    return any(cause.level != "note" for cause in heads)
+
+
 def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
     found: list[Found] = []
     broken: list[BlindSpot] = []
@@ -105,7 +120,7 @@ def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
     """Slow with a cause; not slow if enough was seen and explained; unknown if not, or if it is slow without a
     cause.
     """
-    if any(cause.level != "note" for cause in heads):
+    if _names(heads):
         return "slow"
     if picture.is_slow or (picture.has_price and picture.typical_ns is None):
         return "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
 from culpa.diagnose import root as root_of
-from culpa.diagnose import sampled
+from culpa.diagnose import sampled, summed
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.root import Root
@@ -26,8 +27,8 @@ from culpa.syscalls import Numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A capture with its names, requests, wait graph, root and blame tree. `graph` is None where waits were only
-    sampled.
+    """A capture with its names, requests, wait graph, root and blame tree. `graph` is None where waits were not seen
+    one by one: `seen` says how they were.
     """
 
     capture: Capture
@@ -36,11 +37,12 @@ class Picture:
     graph: WaitGraph | None
     root: Root
     blame: Blame
+    seen: Literal["events", "samples", "sums"] = "events"
 
     @property
     def sampled(self) -> bool:
-        """Waits were seen in samples of /proc, not in events."""
-        return self.capture.manifest.evidence.waits == "samples"
+        """Waits were seen in samples of /proc or in sums of the kernel's, not in events: the weaker evidence."""
+        return self.seen != "events"
 
     @cached_property
     def redis_pids(self) -> frozenset[int]:
@@ -126,7 +128,22 @@ def draw(capture: Capture, found: Requests) -> Picture:
         tree = blame_of.share_out(graph, root.interval, root_of.seed(root), queued=root.queued)
         return Picture(capture=capture, objects=Objects(capture), requests=found, graph=graph, root=root, blame=tree)
     root, tree = sampled.share_out(capture)
-    return Picture(capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree)
+    return Picture(
+        capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree, seen="samples"
+    )
+
+
+def draw_sums(capture: Capture, found: Requests) -> Picture:
+    """Draw the picture of what was only summed up.
+
+    Args:
+        capture: as from `summed.part`.
+        found: the requests in the part that has events.
+    """
+    root, tree = summed.share_out(capture, sampled.own_requests(capture))
+    return Picture(
+        capture=capture, objects=Objects(capture), requests=found, graph=None, root=root, blame=tree, seen="sums"
+    )
 
 
 def _own_exchanges(picture: Picture) -> pl.DataFrame:

@@ -5,6 +5,10 @@ lower bound asks what the same steps cost in this very capture when nothing was 
 trip, and each gap between two of them, at its tenth percentile. The likely value uses their medians. With a slow
 cause gone the rest gets faster too (warm caches, fewer helpers on the CPUs), so the truth tends to lie between the
 bounds.
+
+How much faster the rest of a step gets depends on how much of it, or of the whole request, the cause takes: so far
+goes its price from what it was to what it costs unhindered, all the way from a half on. Removing a small cause beside a
+large one repairs little of what the large one does.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from culpa.units import NS_PER_SECOND
 UNHINDERED_QUANTILE = 0.10
 """The price of a step when nothing was in its way: low enough to be free of hindrance, high enough to be no fluke."""
 LIKELY_QUANTILE = 0.50
+HINDERING_SHARE = 0.50
+"""Of a step, or of its request: what takes this much or more is what was in its way, and it gets its full price."""
 
 
 def without(picture: Picture, moments: Moments) -> Predicted | None:
@@ -37,16 +43,17 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
     start, end = done["start_ns"].to_numpy(), done["end_ns"].to_numpy()
     high = float(np.median(end - start - moments.overlap(start, end, items)))
     steps = _steps(picture, moments, items, start, end)
-    low = _priced(steps, UNHINDERED_QUANTILE)
+    low = min(_priced(steps, UNHINDERED_QUANTILE), high)
     likely = _priced(steps, LIKELY_QUANTILE)
-    low = min(low, high)
     return Predicted(
         p50=min(max(likely, low), high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND
     )
 
 
 def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
-    """item, shape, net_ns: every round trip and every gap of the finished requests, less the cause's moments."""
+    """item, shape, net_ns, touched: every round trip and every gap of the finished requests, less the cause's moments,
+    and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is larger.
+    """
     trips = (
         picture.own_exchanges.filter(pl.col("item").is_in(items.tolist()))
         .select("item", "verb", "detail", start_ns="ask_start_ns", end_ns="stop_ns")
@@ -75,11 +82,19 @@ def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end
         ]
     ).filter(pl.col("to_ns") > pl.col("from_ns"))
     begin, stop, item = (parts[name].to_numpy() for name in ("from_ns", "to_ns", "item"))
-    return parts.with_columns(net_ns=pl.Series(stop - begin - moments.overlap(begin, stop, item), dtype=pl.Int64))
+    length = pl.Series(stop - begin, dtype=pl.Int64)
+    parts = parts.with_columns(length_ns=length, cause_ns=pl.Series(moments.overlap(begin, stop, item), dtype=pl.Int64))
+    whole = pl.col("cause_ns").sum().over("item") / pl.col("length_ns").sum().over("item")
+    touched = (pl.max_horizontal(pl.col("cause_ns") / pl.col("length_ns"), whole) / HINDERING_SHARE).clip(0, 1)
+    return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("cause_ns"), touched=touched)
 
 
 def _priced(steps: pl.DataFrame, quantile: float) -> float:
-    """The median over the requests of the sum of their steps, each at its shape's quantile; ns."""
-    priced = steps.with_columns(price=pl.col("net_ns").quantile(quantile, "linear").over("shape"))
+    """The median over the requests of the sum of their steps; ns.
+
+    Each has moved towards its shape's quantile as far as the cause touches it.
+    """
+    unhindered = pl.col("net_ns").quantile(quantile, "linear").over("shape")
+    priced = steps.with_columns(price=pl.col("net_ns") + pl.col("touched") * (unhindered - pl.col("net_ns")))
     total = priced.group_by("item").agg(pl.col("price").sum())["price"].median()
     return float(total) if isinstance(total, int | float) else 0.0

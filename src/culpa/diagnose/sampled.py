@@ -48,7 +48,7 @@ def share_out(capture: Capture) -> tuple[Root, Blame]:
         if len(chosen)
         else NOTHING,
         queued=NOTHING,
-        requests=_requests(capture),
+        requests=own_requests(capture),
         leads=(),
         threads=int(chosen["tid"].drop_nulls().n_unique()),
         idle_ns=max(0, window.end_ns - window.start_ns - int(chosen["length_ns"].sum())),
@@ -57,7 +57,8 @@ def share_out(capture: Capture) -> tuple[Root, Blame]:
     return root, tree.build()
 
 
-def _requests(capture: Capture) -> pl.DataFrame:
+def own_requests(capture: Capture) -> pl.DataFrame:
+    """culpa's own requests of the window, as in `Root.requests`."""
     end = capture.manifest.window.end_ns
     rows = capture.frame(schema.REQUESTS).sort("start_ns").with_row_index("item")
     return rows.select(
@@ -74,7 +75,7 @@ def _sweeps(capture: Capture) -> pl.DataFrame:
     sweeps = sweeps.with_columns(
         length_ns=(pl.col("ts_ns").shift(-1).fill_null(window.end_ns) - pl.col("ts_ns")).clip(0, None)
     )
-    requests = _requests(capture)
+    requests = own_requests(capture)
     if requests.is_empty():
         return sweeps.with_columns(item=pl.lit(0, pl.Int64))
     joined = sweeps.join_asof(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
+
 from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
+from culpa.diagnose.pathpattern import patterns
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
@@ -35,16 +39,17 @@ def _node(picture: Picture, group: list[int]) -> Node:
     ns = sum(blamed[n].ns for n in group)
     return Node(
         label=label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
-        who=_who(picture, group), on=_on(blamed[group[0]].on), seconds=ns / NS_PER_SECOND, share=picture.share(ns),
+        who=_who(picture, group), on=_on(_thing(picture, group)), seconds=ns / NS_PER_SECOND, share=picture.share(ns),
         count=sum(blamed[n].count for n in group), children=tuple(children),
     )  # fmt: skip
 
 
 def _families(picture: Picture, group: list[int]) -> list[list[int]]:
-    """Children of like nodes, gathered where they differ only in which thread they are about.
+    """Children of like nodes, gathered where they differ only in which thread they are about, or which of many files.
 
     Like threads of one process are one family, but its main thread stands alone; of processes that come and go
-    (children that were waited for, and what those did) all of one name are one family.
+    (children that were waited for, and what those did) all of one name are one family. Files are one family where more
+    than can be shown were made the same way.
     """
     passing = len({_pid(picture, picture.blame.nodes[n].who) for n in group}) > 1
     families: dict[tuple[Kind, int, str | None, Thing | None], list[int]] = {}
@@ -56,7 +61,31 @@ def _families(picture: Picture, group: list[int]) -> list[list[int]]:
         elif node.who == pid:
             name = None
         families.setdefault((node.kind, pid, name, node.on), []).append(index)
-    return list(families.values())
+    return _of_like_files(families)
+
+
+def _of_like_files(families: dict[tuple[Kind, int, str | None, Thing | None], list[int]]) -> list[list[int]]:
+    """The families; those that differ only in a file, if they are many, one for each pattern of paths."""
+    paths: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for kind, pid, name, on in families:
+        if on is not None and on.path is not None:
+            paths[kind, pid, name, replace(on, path=None)].add(on.path)
+    alike = {key: patterns(found) for key, found in paths.items() if len(found) > MAX_CHILDREN}
+    gathered: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for (kind, pid, name, on), nodes in families.items():
+        rest = None if on is None else replace(on, path=None)
+        pattern = alike.get((kind, pid, name, rest), {}).get((on.path if on else None) or "")
+        gathered[kind, pid, name, on if pattern is None else replace(rest or Thing(), path=pattern)] += nodes
+    return list(gathered.values())
+
+
+def _thing(picture: Picture, group: list[int]) -> Thing | None:
+    """What like nodes are about; of several files their pattern."""
+    first = picture.blame.nodes[group[0]].on
+    paths = {on.path for n in group if (on := picture.blame.nodes[n].on) is not None and on.path is not None}
+    if first is None or first.path is None or len(paths) < 2:
+        return first
+    return replace(first, path=patterns(paths)[first.path])
 
 
 def _is_passing(picture: Picture, node: BlameNode, pid: int) -> bool:
@@ -84,9 +113,10 @@ def _who(picture: Picture, group: list[int]) -> Who | None:
         return None
     pid = _pid(picture, tid)
     name = picture.objects.comm.get(tid) or picture.objects.process(pid).comm
-    if len({_pid(picture, picture.blame.nodes[n].who) for n in group}) > 1:
+    tids = {picture.blame.nodes[n].who for n in group}
+    if len({_pid(picture, tid) for tid in tids}) > 1:
         return Who(comm=name)
-    return Who(pid=pid, tid=tid if len(group) == 1 else None, comm=name)
+    return Who(pid=pid, tid=tid if len(tids) == 1 else None, comm=name)
 
 
 def _on(thing: Thing | None) -> On | None:
@@ -100,11 +130,12 @@ def label(picture: Picture, group: list[int]) -> str:
     """What the nodes are, in words: no jargon without its object."""
     node = picture.blame.nodes[group[0]]
     who = "" if node.who == NO_ONE else picture.objects.thread_name(node.who)
-    pids = {_pid(picture, picture.blame.nodes[n].who) for n in group}
-    if len(group) > 1 and who:
+    tids = {picture.blame.nodes[n].who for n in group}
+    pids = {_pid(picture, tid) for tid in tids}
+    if len(tids) > 1 and who:
         name = picture.objects.comm.get(node.who) or "thread"
-        who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(group)} threads of {name}[{min(pids)}]"
-    thing = node.on
+        who = f"{len(pids)} processes {name}" if len(pids) > 1 else f"{len(tids)} threads of {name}[{min(pids)}]"
+    thing = _thing(picture, group)
     if thing and thing.other:
         return _owned(node.kind, thing, who)
     what = (

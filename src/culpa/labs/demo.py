@@ -1,16 +1,18 @@
 """`make demo`: the case of redis-slow from trouble to repair, told as it happens.
 
-What culpa prints goes to stdout, the telling to stderr. Exit code 0 if culpa found the whole truth and nothing of the
-lab is left on the host, 5 if it missed some of it, 1 if the lab could not be run.
+`make demo LAB='word-pop -v'` tells that of another lab, with these options for `culpa why`. What culpa prints
+goes to stdout, the telling to stderr. Exit code 0 if culpa found the whole truth and nothing of the lab is left on the
+host, 5 if it missed some of it, 1 if the lab could not be run.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from culpa.errors import CulpaError
+from culpa.labs import catalogue
 from culpa.labs.lab import Conditions, LabResult, Parameters, Stage
 from culpa.labs.redis_slow import REDIS_SLOW
 from culpa.labs.run import run
@@ -19,16 +21,23 @@ from culpa.units import format_seconds, printable
 EXIT_INTERRUPTED = 130
 
 
-def main() -> int:
-    """Run the demonstration; returns the exit code."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the demonstration; returns the exit code.
+
+    Args:
+        arguments: a name of the catalogue, and options of `culpa why`; redis-slow where there are none.
+    """
+    name, *options = arguments or (REDIS_SLOW.name,)
     started = time.monotonic()
 
     def say(line: str) -> None:
         print(f"{time.monotonic() - started:5.1f} s  {printable(line)}", file=sys.stderr, flush=True)
 
     try:
-        conditions = Conditions(parameters=Parameters(), trace=True, progress=say, on_page=_show)
-        result = run(REDIS_SLOW, conditions)
+        conditions = Conditions(
+            parameters=Parameters(), trace=True, progress=say, on_page=_show, page_options=tuple(options)
+        )
+        result = run(catalogue.find(name), conditions)
     except CulpaError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
@@ -79,4 +88,4 @@ def _show(page: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

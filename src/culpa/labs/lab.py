@@ -96,10 +96,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of one request by the lab's own clock: as found, and after the fix was made."""
+    """Seconds of one request by the lab's own clock: as found, and after the fix was made.
+
+    `longest`: of many requests the longest, where the trouble meets few of them; else the median.
+    """
 
     before: float
     after_fix: float | None = None
+    longest: bool = False
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,12 +174,15 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on."""
+    """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on;
+    `page_options` are those of `culpa why` for it.
+    """
 
     parameters: Parameters
     trace: bool
     progress: Callable[[str], None]
     on_page: Callable[[str], None] | None = None
+    page_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

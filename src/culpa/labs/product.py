@@ -50,9 +50,9 @@ def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Judge
         raise NoVerdictError(f"culpa why --json printed no verdict: {error}") from error
 
 
-def page(site: Site, capture: Path) -> str:
+def page(site: Site, capture: Path, options: tuple[str, ...] = ()) -> str:
     """`culpa why FILE.culpa`: the page a person reads, from a saved capture."""
-    return _culpa(site, ["why", str(capture)], timeout_s=PAGE_TIMEOUT_S).decode(errors="replace")
+    return _culpa(site, ["why", str(capture), *options], timeout_s=PAGE_TIMEOUT_S).decode(errors="replace")
 
 
 def _culpa(site: Site, arguments: list[str], *, timeout_s: float) -> bytes:

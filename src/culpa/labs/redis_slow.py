@@ -7,7 +7,7 @@ ordinary disk under `everysec`: nothing is wrong.
 
 from __future__ import annotations
 
-from culpa.labs import product, redis_stand, source
+from culpa.labs import redis_stand, source
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Stage, Truth, TruthOn, TruthStep
 from culpa.labs.redis_stand import RedisStand
 from culpa.labs.stand import FAST_REQUESTS, who
@@ -63,10 +63,7 @@ def _as_found(stand: RedisStand) -> Stage:
     stand.server.set("appendfsync", "always")
     before = stand.seconds("get_cache")
     truth = _truth_as_found(stand)
-    capture = stand.site.directory / "slow.culpa" if stand.conditions.on_page else None
-    judged = stand.judge("get_cache", save=capture)
-    if capture and stand.conditions.on_page:
-        stand.conditions.on_page(product.page(stand.site, capture))
+    judged = stand.judge("get_cache", show=True)
     say("CONFIG SET appendfsync everysec")
     stand.server.set("appendfsync", "everysec")
     after = stand.seconds("get_cache", requests=FAST_REQUESTS)

@@ -92,8 +92,16 @@ def _is_step(node: Node, step: TruthStep) -> bool:
 
 
 def _prediction_error(verdict: Verdict, truth: Truth, measured: Measured) -> float | None:
-    """|predicted saving - measured saving| / measured saving, for the cause that the fix removes."""
-    if measured.after_fix is None or not truth.causes or verdict.observed is None or verdict.observed.p50 is None:
+    """|predicted saving - measured saving| / measured saving, for the cause that the fix removes; None also where the
+    longest request was measured: what is predicted is the median.
+    """
+    if (
+        measured.after_fix is None
+        or measured.longest
+        or not truth.causes
+        or verdict.observed is None
+        or verdict.observed.p50 is None
+    ):
         return None
     predicted = [cause.predicted for cause in verdict.causes if cause.id == truth.causes[0]]
     saved = measured.before - measured.after_fix

@@ -35,15 +35,25 @@ class Stand:
         self.conditions.progress(f"GET /{action}: {format_seconds(seconds)}")
         return seconds
 
+    def longest_seconds(self, action: str, *, for_s: float) -> float:
+        """The longest request of some seconds by the lab's own clock; says it."""
+        seconds = stopwatch.longest_seconds(f"{self.url}/{action}", for_s=for_s)
+        self.conditions.progress(f"GET /{action}: at most {format_seconds(seconds)}")
+        return seconds
+
     def ready(self, action: str) -> None:
         """Wait until an action gives its answer; raises LabError if it never does."""
         stopwatch.wait_ready(f"{self.url}/{action}", self.app)
 
-    def judge(self, action: str, *, save: Path | None = None) -> product.Judged:
-        """Have culpa look for the culprit of a request."""
-        url = f"{self.url}/{action}"
+    def judge(self, action: str, *, show: bool = False) -> product.Judged:
+        """Have culpa look for the culprit of a request; with `show` whoever looks on sees the page of it."""
+        url, on_page = f"{self.url}/{action}", self.conditions.on_page if show else None
         self.conditions.progress(f"culpa why {url}")
-        return product.why(self.site, url, trace=self.conditions.trace, save=save)
+        capture = self.site.directory / "shown.culpa" if on_page else None
+        judged = product.why(self.site, url, trace=self.conditions.trace, save=capture)
+        if capture and on_page:
+            on_page(product.page(self.site, capture, self.conditions.page_options))
+        return judged
 
     def stage(self, name: str, action: str, truth: Truth, judged: product.Judged, measured: Measured) -> Stage:
         """One scored diagnosis."""
@@ -60,7 +70,7 @@ class Stand:
     def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:
         """A case of one stage: measured, judged, and measured again the repaired way."""
         before = self.seconds(action)
-        judged = self.judge(action)
+        judged = self.judge(action, show=True)
         after = self.seconds(repaired, requests=FAST_REQUESTS)
         stage = self.stage("as found", action, truth, judged, Measured(before=before, after_fix=after))
         return Played(stages=(stage,), disk=self.disk.kind)

@@ -52,6 +52,15 @@ def median_seconds(url: str, *, requests: int) -> float:
     return statistics.median(get(url).seconds for _ in range(requests))
 
 
+def longest_seconds(url: str, *, for_s: float) -> float:
+    """The longest of the requests that fit, one after the other, into some seconds; the last one may outlast them."""
+    started = time.monotonic()
+    longest = get(url).seconds
+    while time.monotonic() < started + for_s:
+        longest = max(longest, get(url).seconds)
+    return longest
+
+
 def wait_ready(url: str, program: Program) -> None:
     """Ask until the program answers; raises LabError if it ends or stays silent."""
     deadline = time.monotonic() + READY_TIMEOUT_S

@@ -9,6 +9,7 @@ to do.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -21,40 +22,61 @@ from culpa.model.requests import Requests
 AT_REST = syscalls.SLEEPS_IN | syscalls.RECEIVE
 
 
-def settled(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> frozenset[int]:
-    """Of these processes those to whom nobody owes an answer, as far as can be told.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debt:
+    """A connection on which a process may be owed an answer, by the socket inode of its end.
+
+    `asked_ns`: when it had last sent something, where nothing has come since: then an answer is owed, unless the
+    protocol has none. None where that is not known.
+    """
+
+    pid: int
+    ino: int
+    asked_ns: int | None
+
+
+def debts(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> tuple[Debt, ...]:
+    """Where these processes may be owed an answer; those that have no debt are known to be idle.
 
     Args:
-        capture: `sockets` and `thread_states` are read.
+        capture: `sockets`, `thread_states` and `redis` are read.
         objects: of the same capture.
         requests: of the same capture.
         pids: processes with threads that wait all the while.
     """
-    owed = _owed(capture, objects, requests, pids)
-    return frozenset(pids) - frozenset(owed)
+    return tuple(_debts(capture, objects, requests, pids))
 
 
-def _owed(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> Iterator[int]:
-    """The process of each connection on which an answer may be owed."""
+def _debts(capture: Capture, objects: Objects, requests: Requests, pids: frozenset[int]) -> Iterator[Debt]:
     sockets = capture.frame(schema.SOCKETS).drop_nulls("ino")
     holder = dict(sockets.drop_nulls("pid").select("ino", "pid").iter_rows())
     talk = requests.exchanges.select("ino", "role", "pid", open=pl.col("answer_end_ns").is_null())
     asked = dict(talk.filter(pl.col("role") == "client").group_by("ino").agg(pl.col("open").any()).iter_rows())
     busy = frozenset(talk.filter((pl.col("role") == "server") & pl.col("open"))["pid"].to_list())
     resting = _at_rest(capture, objects) - busy
+    holding = _holds_answers_back(capture) & resting
     columns = ("pid", "ino", "peer_ino", "sent_ns", "received_ns")
     for pid, ino, peer_ino, sent_ns, received_ns in _connections(sockets, pids).select(columns).iter_rows():
-        peer = holder.get(peer_ino)
+        peer, asked_ns = holder.get(peer_ino), None
         if ino in asked:
             owed = asked[ino]
-        elif peer == pid:
+        elif peer == pid or peer in holding:
             owed = False
-        elif sent_ns is None or received_ns is None:
+        elif sent_ns is None:
             owed = True
+        elif received_ns is None or sent_ns > received_ns:
+            owed, asked_ns = True, sent_ns
         else:  # where both lie within one tick of the kernel's, the last question was answered, as a rule
-            owed = sent_ns > received_ns or (sent_ns == received_ns and peer not in resting)
+            owed = sent_ns == received_ns and peer not in resting
+            asked_ns = sent_ns
         if owed:
-            yield pid
+            yield Debt(pid=pid, ino=ino, asked_ns=asked_ns)
+
+
+def _holds_answers_back(capture: Capture) -> frozenset[int]:
+    """Redis servers that say that clients of theirs wait in a blocking command (BLPOP, XREAD BLOCK, WAIT)."""
+    said = capture.frame(schema.REDIS).filter((pl.col("field") == "blocked_clients") & (pl.col("value") != "0"))
+    return frozenset(said["pid"].drop_nulls().to_list())
 
 
 def _connections(sockets: pl.DataFrame, pids: frozenset[int]) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.devices import BlockIndex
 from culpa.model.filewaits import FileWaits
+from culpa.model.hungwaits import HungWaits
 from culpa.model.kernelwaits import KernelWaits
 from culpa.model.kinds import NONE, Kind
 from culpa.model.lockwaits import LockWaits
@@ -31,7 +32,7 @@ from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
-from culpa.model.resting import settled
+from culpa.model.resting import debts
 from culpa.model.stages import Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
@@ -116,10 +117,15 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     stages = _stages(capture.frame(schema.STACKS))
     kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
-    rested = objects.pure_servers | settled(capture, objects, requests, calls.resting_pids - objects.pure_servers)
+    waiting = calls.resting_pids - objects.pure_servers
+    owed = debts(capture, objects, requests, waiting)
+    rested = objects.pure_servers | (waiting - {debt.pid for debt in owed})
     _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects, rested)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
+    hung = HungWaits(pieces, timeline, calls, objects, capture)
+    hung.explain(waits.voluntary, owed)
+    hung.explain_unread(waits.voluntary, talk)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
     return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)

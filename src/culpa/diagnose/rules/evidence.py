@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from culpa.diagnose import summed
 from culpa.diagnose.code import CodeLine
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
@@ -29,6 +30,9 @@ class Calls:
 
 def calls_behind(picture: Picture, nodes: list[int]) -> Calls | None:
     """The distinct calls that cover the nodes' time; None where waits were sampled."""
+    if picture.seen == "sums":
+        found = summed.calls_behind(picture.blame, nodes)
+        return None if found is None else Calls(count=found[0], ns=found[1], name=found[2])
     if picture.graph is None:
         return None
     rows = np.unique(picture.blame.inside(*nodes).call)
@@ -101,7 +105,7 @@ _TOLD = {
 
 def waits_source(picture: Picture) -> str:
     """Where the waits were read from, in a few words."""
-    return "samples of /proc" if picture.sampled else "offcpu and syscalls"
+    return {"events": "offcpu and syscalls", "samples": "samples of /proc", "sums": "sums"}[picture.seen]
 
 
 def threads_of(picture: Picture, nodes: list[int]) -> dict[int, Moments]:

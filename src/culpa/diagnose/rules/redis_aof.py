@@ -133,7 +133,9 @@ def _evidence(picture: Picture, pid: int, nodes: list[int], setting: str | None)
 def _everysec(picture: Picture, pid: int) -> Fix:
     address = picture.redis_address(pid)
     host, _, port = (address or "").rpartition(":")
-    where = ("-h", host, "-p", port) if host and port.isdigit() else ()
+    where: tuple[str, ...] = ("-h", host, "-p", port) if host and port.isdigit() else ()
+    if address is not None and address.startswith("unix:"):
+        where = ("-s", address.removeprefix("unix:"))
     return Fix(
         id="redis-appendfsync-everysec",
         argv=("redis-cli", *where, "CONFIG", "SET", "appendfsync", "everysec"),
