@@ -41,8 +41,8 @@ _CPU: Final = re.compile(r"cpu[0-9]*")
 
 _PUBLIC_COLUMNS: Final = frozenset(
     {
-        "file_type", "direction", "protocol", "kind", "family", "op", "role", "fs_type", "frames", "state", "wchan",
-        "scheduler", "devices.name", "redis.source",
+        "file_type", "direction", "protocol", "kind", "family", "op", "interface", "role", "fs_type", "frames", "state",
+        "wchan", "scheduler", "devices.name", "redis.source",
     }
 )  # fmt: skip
 

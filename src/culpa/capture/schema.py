@@ -83,6 +83,7 @@ FILE_TYPE: Final = pl.Enum(["reg", "dir", "chr", "blk", "fifo", "sock", "anon"])
 DIRECTION: Final = pl.Enum(["in", "out"])
 PROTOCOL: Final = pl.Enum(["http", "resp", "unknown"])
 MESSAGE_KIND: Final = pl.Enum(["request", "response", "data"])
+INTERFACE: Final = pl.Enum(["io_uring", "libaio"])
 OPERATION: Final = pl.Enum(["read", "write", "flush", "discard", "other"])
 
 I64, I32, U64, U32, STR, BOOL, F64 = pl.Int64, pl.Int32, pl.UInt64, pl.UInt32, pl.String, pl.Boolean, pl.Float64
@@ -126,7 +127,13 @@ SYSCALLS = _table(
     ("arg1", U64, "", "second argument"),
     ("arg2", U64, "", "third argument"),
     ("dev", U32, "dev_t", "device of the file system of the fd's inode; null: no fd, or not resolved"),
-    ("ino", U64, "", "inode of the fd (for a socket its socket inode); for accept: of the new connection"),
+    (
+        "ino",
+        U64,
+        "",
+        "inode of the fd (for a socket its socket inode); for accept: of the new connection; for an io_uring_enter that "
+        "waits: the ring's number, as in `async_io`",
+    ),
     ("file_type", FILE_TYPE, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
 )
 
@@ -247,6 +254,39 @@ THROTTLES = _table(
     ("background", I64, "B", "from here on the kernel writes back by itself (vm.dirty_background_*)"),
     ("disk_dirty", I64, "B", "dirty on that device"),
     ("disk_threshold", I64, "B", "that device's share of the limit (bdi min/max_ratio, max_bytes, strict_limit)"),
+)
+
+ASYNC_IO = _table(
+    "async_io",
+    "One request that a watched thread gave to the kernel to be done beside it, by io_uring or libaio.",
+    ("submit_ns", I64, "ns", "when it was given"),
+    (
+        "complete_ns",
+        I64,
+        "ns",
+        "when its completion was posted, for libaio when its event was taken; null: not yet, or not seen (libaio: taken "
+        "without a system call)",
+    ),
+    ("tid", I32, "", "the thread that gave it; a thread of the kernel's (iou-sqp) where that takes requests by itself"),
+    ("pid", I32, "", "its process"),
+    ("interface", INTERFACE, "", "io_uring; libaio: io_submit and io_getevents"),
+    (
+        "ring",
+        U64,
+        "",
+        "a number of the ring, unique on the host; for libaio the context (first argument) of that process",
+    ),
+    (
+        "op",
+        REPEATED,
+        "",
+        "read, write, fsync, recv, send, accept, connect, poll, timeout; else as include/uapi/linux/io_uring.h has it",
+    ),
+    ("dev", U32, "dev_t", "device of the file system of its file; null: no file, or not resolved"),
+    ("ino", U64, "", "inode of its file"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
+    ("ret", I64, "", "its answer: bytes moved, or a negative error; null: none yet"),
+    ("ender_tid", I32, "", "the thread in whose context its completion was posted or taken; null: none yet"),
 )
 
 TASKS = _table(
@@ -434,7 +474,8 @@ COUNTERS = _table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
+    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, ASYNC_IO, TASKS, PROCESSES, FILES, STACKS, CODE,
+    THREAD_STATES,
     SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

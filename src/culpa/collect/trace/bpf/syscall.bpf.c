@@ -179,6 +179,8 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 			describe(thread, file, (void *)current_task(), thread->arg[0]);
 	}
 	thread->enter_ns = ktime_ns();
+	if (kind_of(thread->nr) & CALL_SUBMITS)
+		note_iocbs(thread);
 	return 0;
 }
 
@@ -208,6 +210,8 @@ INLINE int call_ends(struct raw_args *ctx, const int direct)
 		message_bytes = look_at_fd(thread, regs, thread->arg[0], kind, ret, now, direct);
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
 		look_at_fd(thread, regs, ret, kind, ret, now, direct);
+	if (kind & CALL_TAKES)
+		note_events(thread, call_argument_3(regs), ret);
 	report_call(thread, pid_tgid, ret, now, message_bytes, 0);
 	sample_wait(thread, regs);
 	thread->nr = -1;
