@@ -14,6 +14,8 @@ OPEN_RET = 1
 """Stands for the return value of a call that has none yet: not 0, which would say that its timer ran out."""
 
 
+FAR_NS = np.iinfo(np.int64).max // 4
+
 LAID_ROWS = 1 << 17
 """Calls laid onto the axis at once: what is needed in between then stays small."""
 
@@ -66,6 +68,10 @@ class Calls:
     def ret(self, rows: Int64s) -> Int64s:
         """Return values."""
         return self._column("ret", rows, OPEN_RET)
+
+    def exit_ns(self, rows: Int64s) -> Int64s:
+        """When the calls ended; long after the window for one that did not."""
+        return self._column("exit_ns", rows, FAR_NS)
 
     def dev(self, rows: Int64s) -> Int64s:
         """Devices of the calls' files."""
