@@ -146,6 +146,23 @@ class AsyncWaits:
         self._name_the_rest(pieces, index[rest], row[rest], serving[rest], resting[rest])
         self._wrap(pieces, index, row)
 
+    def follow(self, pieces: Pieces, index: Int64s) -> None:
+        """Follow waits for bytes of a pipe or a unix socket to the thread that sent them: it woke the waiter within its
+        call on the other end.
+
+        Args:
+            index: pieces that are interruptible waits, whose idle ones are known by now.
+        """
+        wakes, calls = self._wakes, self._calls
+        ino = pick(integers(self._rows, "ino"), self._ended, NONE)
+        peers = self._objects.unix_peers
+        other = np.array([peers.get(number, number) for number in ino.tolist()], dtype=np.int64)
+        sends = calls.among(wakes.act, syscalls.SEND | syscalls.CLOSE) & (calls.ino(wakes.act) == other)
+        sends &= (ino > 0) & (wakes.waker != wakes.lane) & (self._block == NONE)
+        row = wakes.row_of(pieces.segment[index])
+        mine = (row >= 0) & np.append(sends, False)[row]
+        pieces.follow(index[mine], wakes.waker[row[mine]], Kind.PEER)
+
     def _rest_workers(self, pieces: Pieces, index: Int64s) -> None:
         """A thread of the kernel's pool that sleeps, in no call and not uninterruptibly, has nothing to do."""
         tids = np.append(pieces.axis.tids, NONE)[pieces.lane[index]]

@@ -124,6 +124,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     _explain_own_calls(pieces, waits.voluntary, calls, talk, objects, serving, resting)
     beside.explain(pieces, waits.voluntary, kernel, serving, resting)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
+    beside.follow(pieces, waits.voluntary)
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
