@@ -16,7 +16,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.model.axis import NO_THREAD, Bools, Int64s
 from culpa.model.calls import FAR_NS, Calls, integers, pick
-from culpa.model.devices import COMPLETION_LAG_NS, BlockIndex, Keyed
+from culpa.model.devices import BlockIndex, Keyed
 from culpa.model.kernelwaits import KernelWaits
 from culpa.model.kinds import NONE, Kind
 from culpa.model.objects import Objects, Thing
@@ -60,7 +60,7 @@ class AsyncWaits:
         begin = axis.time(wakes.start)
         follows = np.append(wakes.lane[1:] == wakes.lane[:-1], False)[: len(begin)]
         again = np.where(follows, np.append(begin[1:], 0)[: len(begin)], axis.end_ns)
-        until = np.minimum(calls.exit_ns(wakes.call) + COMPLETION_LAG_NS, again)
+        until = np.minimum(calls.exit_ns(wakes.call), again)
         return by_ring.last_within(np.stack([self._timeline.pid[wakes.lane], ring], axis=1), begin, until)
 
     def _worker_lanes(self) -> Int64s:

@@ -200,7 +200,7 @@ GLOBAL int note_iocb(u32 slot, u64 address)
 }
 
 /* One event that the thread in that place has taken. */
-GLOBAL int note_taken(u32 slot, u64 address)
+GLOBAL int note_taken(u32 slot, u64 address, u64 now)
 {
 	struct thread_state *thread = map_lookup(&threads, &slot);
 	struct user_io_event taken;
@@ -215,7 +215,7 @@ GLOBAL int note_taken(u32 slot, u64 address)
 	event = map_lookup(&async_requests, &key);
 	if (!event)
 		return 0;
-	report_async(event, taken.ret, ktime_ns());
+	report_async(event, taken.ret, now);
 	map_delete(&async_requests, &key);
 	return 0;
 }
@@ -238,12 +238,12 @@ NOINLINE int note_iocbs(struct thread_state *thread)
 }
 
 /* io_getevents(context, least, most, events, timeout) ends with so many. */
-NOINLINE int note_events(struct thread_state *thread, u64 at, s64 count)
+NOINLINE int note_events(struct thread_state *thread, u64 at, s64 count, u64 now)
 {
 	if (!thread)
 		return 0;
 	for (u32 i = 0; i < IOCBS_MAX && i < count; i++)
-		if (note_taken(thread->slot, at + i * sizeof(struct user_io_event)))
+		if (note_taken(thread->slot, at + i * sizeof(struct user_io_event), now))
 			break;
 	return 0;
 }
