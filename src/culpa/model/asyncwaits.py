@@ -155,8 +155,9 @@ class AsyncWaits:
         """
         wakes, calls = self._wakes, self._calls
         ino = pick(integers(self._rows, "ino"), self._ended, NONE)
+        ends, which = np.unique(ino, return_inverse=True)
         peers = self._objects.unix_peers
-        other = np.array([peers.get(number, number) for number in ino.tolist()], dtype=np.int64)
+        other = np.array([peers.get(number, number) for number in ends.tolist()], dtype=np.int64)[which.reshape(-1)]
         sends = calls.among(wakes.act, syscalls.SEND | syscalls.CLOSE) & (calls.ino(wakes.act) == other)
         sends &= (ino > 0) & (wakes.waker != wakes.lane) & (self._block == NONE)
         row = wakes.row_of(pieces.segment[index])

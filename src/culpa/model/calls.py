@@ -85,6 +85,10 @@ class Calls:
         """Which of the calls are of a class."""
         return np.isin(self.nr(rows), list(self.numbers.of(names)))
 
+    def are_there(self, names: frozenset[str]) -> bool:
+        """Whether any call of a class was seen."""
+        return bool(np.isin(self._nr, list(self.numbers.of(names))).any())
+
     def is_resting(self, rows: Int64s) -> Bools:
         """Calls that a thread sat in all the time, known only from /proc."""
         resting: Bools = rows >= self._seen
