@@ -42,6 +42,20 @@ class Beside:
         scene.now = leave + GAP_NS
         return off, wake
 
+    def hang(self, length: int) -> int:
+        """A call that waits from `now` on, and has waited for `length` when the window ends; when it slept."""
+        scene, off = self.scene, self.scene.now + US
+        scene.add(
+            schema.SYSCALLS, enter_ns=scene.now, tid=APP, pid=APP, nr=RING_ENTER, arg0=RING, arg1=1, arg2=1, ino=RING,
+            file_type="anon",
+        )  # fmt: skip
+        scene.add(schema.OFFCPU, off_ns=off, tid=APP, pid=APP, state=1, cpu=0)
+        scene.now = off + length - MS  # a scene ends a millisecond after its last moment
+        self.hangs = True
+        return off
+
+    hangs: bool = False
+
     def request(self, op: str, given: int, done: int | None, **values: object) -> None:
         """One request; by default the service's own, on its data."""
         row = {"tid": APP, "pid": APP, "interface": "io_uring", "ring": RING, "dev": DISK, "ino": DATA,
@@ -77,7 +91,7 @@ class Beside:
     def explained(self) -> pl.DataFrame:
         """The service's pieces that are waits: kind, via, thing of the innermost level, next_tid, idle, ns."""
         self.scene.add(schema.FILES, dev=DISK, ino=DATA, path="/data/table")
-        self.scene.asleep_since = self.scene.now
+        self.scene.asleep_since = self.scene.now + MS * self.hangs
         capture = self.scene.capture(kind="process")
         spans = timeline.build(capture)
         graph = waitgraph.build(capture, spans, requests.find(capture))
@@ -194,6 +208,23 @@ def test_a_timer_that_runs_out_before_the_device_is_done_is_the_device_s() -> No
     pieces = here.explained()
     assert [("io", "device", 10)] * 2 == told(pieces)[:2]
     assert all("/data/table" in thing for thing in pieces["things"][:2])
+
+
+def test_what_outlasts_the_window_is_where_it_stands() -> None:
+    """A write that is at the device, and an fsync whose worker is there, neither of them ever completed."""
+    here = Beside()
+    off = here.hang(length=10 * MS)
+    here.block(off - US, off + 4 * MS, None)
+    here.request("write", off - US, None, ret=None, ender_tid=None)
+    assert [("io", "device", 4), ("io", "device", 6)] == told(here.explained())[:2]
+    here = Beside()
+    here.thread(WORKER, f"iou-wrk-{APP}")
+    off = here.hang(length=10 * MS)
+    here.scene.add(schema.OFFCPU, off_ns=off, tid=WORKER, pid=APP, state=2, stack_id=2)
+    here.request("fsync", off - US, None, ret=None, ender_tid=None)
+    pieces = here.explained()
+    assert [("fsync", "peer", 10)] == told(pieces)[:1]
+    assert ("/data/table" in pieces["things"][0], WORKER) == (True, pieces["next_tid"][0])
 
 
 def test_where_the_kernel_tells_of_no_requests_the_end_of_one_s_own_is_believed() -> None:

@@ -20,8 +20,9 @@ import msgspec
 import polars as pl
 
 from culpa.capture.bundle import Capture
+from culpa.capture.columns import Column, PolarsType, Table
 from culpa.capture.manifest import BlindSpot, Manifest, Target
-from culpa.capture.schema import BY_NAME, DEVICES, Column, PolarsType, Table
+from culpa.capture.schema import BY_NAME, DEVICES
 from culpa.capture.vocabulary import PUBLIC_WORDS
 
 Redactor = Callable[[str], str]

@@ -22,8 +22,8 @@ from culpa.model.kinds import NONE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
-from culpa.model.timeline import Timeline
-from culpa.model.wakes import Wakes
+from culpa.model.timeline import Activity, Timeline
+from culpa.model.wakes import UNINTERRUPTIBLE, Wakes
 
 CLOSE_NS = 1_000_000
 """So soon after its block request a wait ends, where nothing else tells what it was for."""
@@ -96,17 +96,34 @@ class AsyncWaits:
         return found
 
     def _add_unfinished(self, found: Int64s, blocks: BlockIndex, own: Int64s, end: Int64s) -> None:
-        """Waits that last until the window ends, or that a timer ended, while something was still at the device."""
-        calls, call = self._calls, self._wakes.call
-        cut_off = np.isin(calls.ret(call), (0, -ETIME)) | (calls.exit_ns(call) == FAR_NS)
+        """Waits that last until the window ends, or that a timer ended, while the thread had something under way."""
+        calls, call, axis = self._calls, self._wakes.call, self._timeline.axis
+        lasts = calls.exit_ns(call) == FAR_NS
+        cut_off = lasts | np.isin(calls.ret(call), (0, -ETIME))
         mine = np.flatnonzero((self._ended == NONE) & (found == NONE) & (self._worker == NO_THREAD) & cut_off)
+        given, never = (
+            self._rows["submit_ns"].fill_null(NONE).to_numpy(),
+            self._rows["complete_ns"].is_null().to_numpy(),
+        )
+        by_thread = Keyed(integers(self._rows, "tid")[:, None], given, never & (given >= 0), axis)
+        open_ = by_thread.last_within(own[mine][:, None], np.full(len(mine), axis.start_ns), end[mine])
         found[mine] = blocks.in_flight(own[mine], end[mine])
-        given = self._rows["submit_ns"].fill_null(NONE).to_numpy()
-        never = self._rows["complete_ns"].is_null().to_numpy()
-        by_thread = Keyed(integers(self._rows, "tid")[:, None], given, never & (given >= 0), self._timeline.axis)
-        mine = mine[found[mine] != NONE]
-        start = np.full(len(mine), self._timeline.axis.start_ns)
-        self._ended[mine] = by_thread.last_within(own[mine][:, None], start, end[mine])
+        for row in mine[(found[mine] == NONE) & (open_ != NONE) & lasts[mine]].tolist():
+            self._worker[row] = self._blocked_worker(int(self._timeline.pid[self._wakes.lane[row]]))
+        told = (found[mine] != NONE) | (self._worker[mine] != NO_THREAD)
+        self._ended[mine[told]] = open_[told]
+
+    def _blocked_worker(self, pid: int) -> int:
+        """The one worker of a process that waits uninterruptibly at the window's end; `NO_THREAD`: none or several."""
+        timeline, axis = self._timeline, self._timeline.axis
+        lanes = axis.lane(np.array(sorted(self._objects.ring_workers), np.int64))
+        lanes = lanes[(lanes >= 0) & (timeline.pid[lanes] == pid)]
+        point = axis.place(lanes, np.full(len(lanes), axis.end_ns - 1))
+        last = np.searchsorted(timeline.start, point, side="right") - 1
+        state = timeline.state[last]
+        blocked = (timeline.activity[last] == Activity.WAITING) & (state >= 0) & (state & UNINTERRUPTIBLE != 0)
+        found = lanes[blocked]
+        return int(found[0]) if len(found) == 1 else NO_THREAD
 
     def cuts(self) -> Int64s:
         """Points at which a thread that takes requests took one, and from which on it might have told of its end."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from culpa.capture import schema
+from culpa.capture.columns import Table
 from culpa.collect.trace import asyncops
 from culpa.collect.trace.events import CALL, CALL_BYTES, SYSCALL_EVENT
 from culpa.collect.trace.messages import UNSETTLED, parse
@@ -27,7 +28,7 @@ def _columns(records: Records, *names: str) -> dict[str, object]:
     return {name: np.ascontiguousarray(records[name]) for name in names}
 
 
-def _declared(frame: pl.LazyFrame, table: schema.Table) -> pl.DataFrame:
+def _declared(frame: pl.LazyFrame, table: Table) -> pl.DataFrame:
     return frame.select(pl.col(column.name).cast(column.dtype) for column in table.columns).collect()
 
 

@@ -164,6 +164,7 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 	u64 pid_tgid;
 	struct thread_state *thread;
 	struct file *file;
+	u32 kind;
 
 	if (counters.paused)
 		return 0;
@@ -173,13 +174,14 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 		return 0;
 	enter_call(thread, ctx->arg[1], direct);
 	call_arguments((void *)ctx->arg[0], thread->arg, direct);
-	if (kind_of(thread->nr) & CALL_FD_GONE) {
+	kind = kind_of(thread->nr);
+	if (kind & CALL_FD_GONE) {
 		file = identify(thread, thread->arg[0], direct);
 		if (file)
 			describe(thread, file, (void *)current_task(), thread->arg[0]);
 	}
 	thread->enter_ns = ktime_ns();
-	if (kind_of(thread->nr) & CALL_SUBMITS)
+	if (kind & CALL_SUBMITS)
 		note_iocbs(thread);
 	return 0;
 }
