@@ -23,6 +23,7 @@ from verdict_time import SESSION_SECONDS, busy_redis
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture, open_capture, save
+from culpa.capture.columns import Table
 from culpa.capture.manifest import Window
 from culpa.collect.trace.tracer import usable
 
@@ -65,7 +66,7 @@ def _within(frame: pl.DataFrame, ends: tuple[str, str], window: Window, *, first
     return frame if last else frame.with_columns(pl.col(ended).fill_null(window.end_ns))
 
 
-def _later(table: schema.Table, frame: pl.DataFrame, by_ns: int) -> pl.DataFrame:
+def _later(table: Table, frame: pl.DataFrame, by_ns: int) -> pl.DataFrame:
     return frame.with_columns(pl.col(column.name) + by_ns for column in table.columns if column.unit == "ns")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from culpa.capture import schema
-from culpa.capture.schema import Table
+from culpa.capture.columns import PolarsType, Table
 from culpa.report.envelope import json_schema
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _table_section(table: Table) -> str:
     return f"## {table.name}\n\n{table.meaning}\n\n| column | type | unit | meaning |\n|---|---|---|---|\n{rows}\n"
 
 
-def _type_name(dtype: schema.PolarsType) -> str:
+def _type_name(dtype: PolarsType) -> str:
     if isinstance(dtype, pl.List):
         return f"list of {_type_name(dtype.inner)}"
     names = {"Int64": "i64", "Int32": "i32", "UInt64": "u64", "UInt32": "u32", "Float64": "f64", "Boolean": "bool"}

@@ -20,17 +20,17 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45), "ftruncate": (77, 46),
     "getdents": (78, None), "rename": (82, None), "mkdir": (83, None), "rmdir": (84, None), "creat": (85, None),
     "unlink": (87, None), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sync": (162, 81),
-    "readahead": (187, 213), "futex": (202, 98), "io_getevents": (208, 4), "getdents64": (217, 61),
-    "restart_syscall": (219, 128), "semtimedop": (220, 192), "fadvise64": (221, 223), "clock_nanosleep": (230, 115),
-    "epoll_wait": (232, None), "epoll_ctl": (233, 21), "waitid": (247, 95), "openat": (257, 56),
-    "newfstatat": (262, 79), "unlinkat": (263, 35), "renameat": (264, 38), "pselect6": (270, 72),
+    "readahead": (187, 213), "futex": (202, 98), "io_getevents": (208, 4), "io_submit": (209, 2),
+    "getdents64": (217, 61), "restart_syscall": (219, 128), "semtimedop": (220, 192), "fadvise64": (221, 223),
+    "clock_nanosleep": (230, 115), "epoll_wait": (232, None), "epoll_ctl": (233, 21), "waitid": (247, 95),
+    "openat": (257, 56), "newfstatat": (262, 79), "unlinkat": (263, 35), "renameat": (264, 38), "pselect6": (270, 72),
     "ppoll": (271, 73), "splice": (275, 76), "tee": (276, 77), "sync_file_range": (277, 84), "vmsplice": (278, 75),
     "epoll_pwait": (281, 22), "fallocate": (285, 47), "accept4": (288, 242), "preadv": (295, 69),
     "pwritev": (296, 70), "recvmmsg": (299, 243), "syncfs": (306, 267), "sendmmsg": (307, 269),
     "kill": (62, 129), "ptrace": (101, 117), "tkill": (200, 130), "tgkill": (234, 131), "renameat2": (316, 276),
     "copy_file_range": (326, 285), "preadv2": (327, 286), "pwritev2": (328, 287),
-    "statx": (332, 291), "io_uring_enter": (426, 426), "clone3": (435, 435), "openat2": (437, 437),
-    "epoll_pwait2": (441, 441), "futex_waitv": (449, 449),
+    "statx": (332, 291), "io_pgetevents": (333, 292), "io_uring_enter": (426, 426), "clone3": (435, 435),
+    "openat2": (437, 437), "epoll_pwait2": (441, 441), "futex_waitv": (449, 449),
 }  # fmt: skip
 """Name to number on x86_64 and on machines with the generic table."""
 _COLUMN: Mapping[str, int] = {"x86_64": 0, "aarch64": 1, "riscv64": 1, "loongarch64": 1}
@@ -46,6 +46,9 @@ FILE_IO = frozenset(
 )  # fmt: skip
 MANY_WAIT = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "epoll_pwait2"})
 """Waits on several files at once; a return value of 0 says that the timer ended it."""
+RING_WAIT = frozenset({"io_uring_enter"})
+ASYNC_WAIT = RING_WAIT | {"io_getevents", "io_pgetevents"}
+"""Waits for requests that the kernel works on beside the thread."""
 RECEIVE = frozenset({"read", "readv", "recvfrom", "recvmsg", "recvmmsg"})
 SEND = frozenset({"write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice"})
 CLOSE = frozenset({"close"})
@@ -86,7 +89,7 @@ ON_FD = frozenset(
 SLEEPS_IN = frozenset(
     {
         "accept", "accept4", "clock_nanosleep", "epoll_pwait", "epoll_pwait2", "epoll_wait", "futex", "futex_waitv",
-        "io_getevents", "io_uring_enter", "msgrcv", "nanosleep", "pause", "poll", "ppoll", "pselect6",
+        "io_getevents", "io_pgetevents", "io_uring_enter", "msgrcv", "nanosleep", "pause", "poll", "ppoll", "pselect6",
         "restart_syscall", "rt_sigsuspend", "rt_sigtimedwait", "select", "semtimedop", "wait4", "waitid",
     }
 )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture, open_capture, save
+from culpa.capture.columns import Table
 from culpa.capture.manifest import BlindSpot
 from culpa.capture.redact import _PUBLIC_COLUMNS, redact
 
@@ -142,7 +143,7 @@ def test_hashes_hang_on_the_key() -> None:
 
 
 @pytest.mark.parametrize("table", schema.TABLES, ids=lambda table: table.name)
-def test_every_text_column_is_hashed_or_known_to_be_public(table: schema.Table) -> None:
+def test_every_text_column_is_hashed_or_known_to_be_public(table: Table) -> None:
     """A secret in any text column of the schema disappears unless the column is declared public: new ones are safe."""
     texts = [c.name for c in table.columns if c.is_text and not _public(table, c.name)]
     frame = table.frame({name: ["Zyxwvut9/hunter2"] for name in texts} or {table.columns[0].name: [None]})
@@ -150,5 +151,5 @@ def test_every_text_column_is_hashed_or_known_to_be_public(table: schema.Table) 
     assert [name for name in texts if "Zyxwvut9" in hidden[name][0] or "hunter2" in hidden[name][0]] == []
 
 
-def _public(table: schema.Table, name: str) -> bool:
+def _public(table: Table, name: str) -> bool:
     return name in _PUBLIC_COLUMNS or f"{table.name}.{name}" in _PUBLIC_COLUMNS

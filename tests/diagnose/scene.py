@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
+from culpa.capture.columns import Table
 from culpa.capture.manifest import Cost, Evidence, Host, Manifest, Target, TargetKind, Window
 
 US = 1_000
@@ -35,7 +36,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.now = self.asleep_since = self.start
 
-    def add(self, table: schema.Table, **values: object) -> None:
+    def add(self, table: Table, **values: object) -> None:
         """One row; columns left out are null."""
         for column in table.columns:
             self.rows[table.name][column.name].append(values.get(column.name))

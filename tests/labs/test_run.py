@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from culpa.errors import LabError
-from culpa.labs import catalogue
+from culpa.labs import async_io, catalogue
 from culpa.labs.lab import LabResult, Parameters
 from culpa.labs.run import run_lab
 
@@ -52,6 +52,19 @@ def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
     # Where the trouble takes a part of the disk or the CPUs, the work itself stays.
     part_only = name in ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota")
     assert result.measured.after_fix < result.measured.before / (2 if part_only else 4)
+
+
+@pytest.mark.trace
+def test_a_wait_in_a_ring_is_found_like_one_in_io_getevents() -> None:
+    """Another seed of the same lab draws io_uring in place of libaio."""
+    drawn = {}
+    for seed in (1, 3):
+        parameters = Parameters(small=True, seed=seed)
+        drawn[seed] = parameters.chance("async-io").choice((async_io.RING, async_io.CONTEXT))
+    assert {1: async_io.CONTEXT, 3: async_io.RING} == drawn  # the other one is run with all labs
+    result = run_lab("async-io", parameters=Parameters(small=True, seed=3), trace=True, progress=print)
+    assert result.found, told(result)
+    assert result.score.false_alarms == (), told(result)
 
 
 @pytest.mark.trace

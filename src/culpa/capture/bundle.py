@@ -24,10 +24,11 @@ import polars as pl
 from culpa.capture.archive import MANIFEST_NAME, Refused, begins_as_capture, open_archive, open_regular
 from culpa.capture.archive import members as archive_members
 from culpa.capture.checks import CheckError, check_column, check_manifest, in_order, shortened, spent
+from culpa.capture.columns import Column, Table
 from culpa.capture.encoding import encode_json
 from culpa.capture.manifest import Manifest
 from culpa.capture.parquet import ParquetError, measure
-from culpa.capture.schema import BY_NAME, SCHEMA, Column, Table
+from culpa.capture.schema import BY_NAME, SCHEMA
 from culpa.errors import CaptureError
 from culpa.units import format_count, printable
 

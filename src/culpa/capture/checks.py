@@ -13,8 +13,8 @@ from typing import Final
 
 import polars as pl
 
+from culpa.capture.columns import Column, Table
 from culpa.capture.manifest import BlindSpot, Manifest
-from culpa.capture.schema import Column, Table
 
 MAX_NS: Final = 1 << 62
 """146 years of uptime; twice this still fits into a signed 64-bit number."""

@@ -20,8 +20,9 @@ import msgspec
 import polars as pl
 
 from culpa.capture.bundle import Capture
+from culpa.capture.columns import Column, PolarsType, Table
 from culpa.capture.manifest import BlindSpot, Manifest, Target
-from culpa.capture.schema import BY_NAME, DEVICES, Column, PolarsType, Table
+from culpa.capture.schema import BY_NAME, DEVICES
 from culpa.capture.vocabulary import PUBLIC_WORDS
 
 Redactor = Callable[[str], str]
@@ -41,8 +42,8 @@ _CPU: Final = re.compile(r"cpu[0-9]*")
 
 _PUBLIC_COLUMNS: Final = frozenset(
     {
-        "file_type", "direction", "protocol", "kind", "family", "op", "role", "fs_type", "frames", "state", "wchan",
-        "scheduler", "devices.name", "redis.source",
+        "file_type", "direction", "protocol", "kind", "family", "op", "interface", "role", "fs_type", "frames", "state",
+        "wchan", "scheduler", "devices.name", "redis.source",
     }
 )  # fmt: skip
 

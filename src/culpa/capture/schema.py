@@ -7,75 +7,14 @@ CLOCK_MONOTONIC. A null says "not known", with the reason in the column's meanin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from culpa.capture.columns import Table, table
+
 SCHEMA: Final = "culpa.capture/1"
-
-PolarsType = pl.DataType | type[pl.DataType]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """One column: its polars type, its unit (empty where it has none) and what it means."""
-
-    name: str
-    dtype: PolarsType
-    unit: str
-    meaning: str
-
-    @property
-    def is_text(self) -> bool:
-        """Whether its values are words, however they are held in memory."""
-        return self.stored == pl.String
-
-    @property
-    def stored(self) -> PolarsType:
-        """Its type in a file, where words are always text: what they may be is checked when they are read."""
-        return pl.String if isinstance(self.dtype, pl.Enum) or self.dtype == pl.Categorical else self.dtype
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table of the capture."""
-
-    name: str
-    meaning: str
-    columns: tuple[Column, ...]
-
-    @property
-    def schema(self) -> dict[str, PolarsType]:
-        """Column name to polars type, in order."""
-        return {column.name: column.dtype for column in self.columns}
-
-    def empty(self) -> pl.DataFrame:
-        """The table without rows."""
-        return pl.DataFrame(schema=self.schema)
-
-    def frame(self, columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic] | pl.Series]) -> pl.DataFrame:
-        """Rows from column values, cast to the declared types; columns left out become null."""
-        height = max((len(values) for values in columns.values()), default=0)
-        known = {
-            column.name: pl.Series(column.name, columns[column.name], dtype=column.dtype, strict=False)
-            if column.name in columns
-            else pl.Series(column.name, [None] * height, dtype=column.dtype)
-            for column in self.columns
-        }
-        return pl.DataFrame(known)
-
-
-def _table(name: str, meaning: str, *columns: tuple[str, PolarsType, str, str]) -> Table:
-    return Table(
-        name=name,
-        meaning=meaning,
-        columns=tuple(Column(name=n, dtype=t, unit=u, meaning=m) for n, t, u, m in columns),
-    )
-
 
 REPEATED: Final = pl.Categorical()
 """Text of which many rows hold the same."""
@@ -83,11 +22,12 @@ FILE_TYPE: Final = pl.Enum(["reg", "dir", "chr", "blk", "fifo", "sock", "anon"])
 DIRECTION: Final = pl.Enum(["in", "out"])
 PROTOCOL: Final = pl.Enum(["http", "resp", "unknown"])
 MESSAGE_KIND: Final = pl.Enum(["request", "response", "data"])
+INTERFACE: Final = pl.Enum(["io_uring", "libaio"])
 OPERATION: Final = pl.Enum(["read", "write", "flush", "discard", "other"])
 
 I64, I32, U64, U32, STR, BOOL, F64 = pl.Int64, pl.Int32, pl.UInt64, pl.UInt32, pl.String, pl.Boolean, pl.Float64
 
-OFFCPU = _table(
+OFFCPU = table(
     "offcpu",
     "One stretch a watched thread was off its CPU, written when it runs again or when the window ends.",
     ("off_ns", I64, "ns", "when it was switched out; null: before the window or before it was watched"),
@@ -108,7 +48,7 @@ OFFCPU = _table(
     ("prev_tid", I32, "", "who ran on that CPU just before it ran again"),
 )
 
-SYSCALLS = _table(
+SYSCALLS = table(
     "syscalls",
     "One system call of a watched thread.",
     ("enter_ns", I64, "ns", "null: it began before the window or before the thread was watched"),
@@ -126,11 +66,17 @@ SYSCALLS = _table(
     ("arg1", U64, "", "second argument"),
     ("arg2", U64, "", "third argument"),
     ("dev", U32, "dev_t", "device of the file system of the fd's inode; null: no fd, or not resolved"),
-    ("ino", U64, "", "inode of the fd (for a socket its socket inode); for accept: of the new connection"),
+    (
+        "ino",
+        U64,
+        "",
+        "inode of the fd (for a socket its socket inode); for accept: of the new connection; for an io_uring_enter that "
+        "waits: the ring's number, as in `async_io`",
+    ),
     ("file_type", FILE_TYPE, "", "reg, dir, chr, blk, fifo, sock, anon (epoll, eventfd, timerfd); null: no fd"),
 )
 
-MESSAGES = _table(
+MESSAGES = table(
     "messages",
     "One successful read or write on a socket, parsed; the bytes themselves are never stored.",
     ("enter_ns", I64, "ns", "start of the system call that moved it; null: before the window"),
@@ -153,7 +99,7 @@ MESSAGES = _table(
     ("bytes", I64, "B", "bytes moved"),
 )
 
-SOCKETS = _table(
+SOCKETS = table(
     "sockets",
     "One socket that a watched process used, or that is the peer of one.",
     ("ino", U64, "", "socket inode"),
@@ -175,7 +121,7 @@ SOCKETS = _table(
     ("received_ns", I64, "ns", "when it had last received data as the window began; null as above"),
 )
 
-BLOCKS = _table(
+BLOCKS = table(
     "blocks",
     "One request to a block device.",
     ("queued_ns", I64, "ns", "when the request was made (struct request.start_time_ns); null: not known"),
@@ -198,7 +144,7 @@ BLOCKS = _table(
     ("generation", U32, "", "that inode's generation: a reused inode number has another; null as above"),
 )
 
-BLOCK_PARTS = _table(
+BLOCK_PARTS = table(
     "block_parts",
     "Stretches of writes that carry pages of several inodes; a request without rows here carries those of one.",
     ("issue_ns", I64, "ns", "of the request, as in `blocks`"),
@@ -210,7 +156,7 @@ BLOCK_PARTS = _table(
     ("bytes", I64, "B", "length of the stretch"),
 )
 
-DIRTIED = _table(
+DIRTIED = table(
     "dirtied",
     "Pages that one thread made dirty in one inode within a tenth of a second or less; all processes, watched or not.",
     ("from_ns", I64, "ns", "when the first of them became dirty"),
@@ -229,7 +175,7 @@ DIRTIED = _table(
     ),
 )
 
-THROTTLES = _table(
+THROTTLES = table(
     "throttles",
     "One pause that balance_dirty_pages imposed on a writer; all processes, watched or not.",
     ("ts_ns", I64, "ns", "when the pause began"),
@@ -249,7 +195,40 @@ THROTTLES = _table(
     ("disk_threshold", I64, "B", "that device's share of the limit (bdi min/max_ratio, max_bytes, strict_limit)"),
 )
 
-TASKS = _table(
+ASYNC_IO = table(
+    "async_io",
+    "One request that a watched thread gave to the kernel to be done beside it, by io_uring or libaio.",
+    ("submit_ns", I64, "ns", "when it was given"),
+    (
+        "complete_ns",
+        I64,
+        "ns",
+        "when its completion was posted, for libaio when its event was taken; null: not yet, or not seen (libaio: taken "
+        "without a system call)",
+    ),
+    ("tid", I32, "", "the thread that gave it; a thread of the kernel's (iou-sqp) where that takes requests by itself"),
+    ("pid", I32, "", "its process"),
+    ("interface", INTERFACE, "", "io_uring; libaio: io_submit and io_getevents"),
+    (
+        "ring",
+        U64,
+        "",
+        "a number of the ring, unique on the host; for libaio the context (first argument) of that process",
+    ),
+    (
+        "op",
+        REPEATED,
+        "",
+        "read, write, fsync, recv, send, accept, connect, poll, timeout; else as include/uapi/linux/io_uring.h has it",
+    ),
+    ("dev", U32, "dev_t", "device of the file system of its file; null: no file, or not resolved"),
+    ("ino", U64, "", "inode of its file"),
+    ("file_type", FILE_TYPE, "", "as in `syscalls`"),
+    ("ret", I64, "", "its answer: bytes moved, or a negative error; null: none yet"),
+    ("ender_tid", I32, "", "the thread in whose context its completion was posted or taken; null: none yet"),
+)
+
+TASKS = table(
     "tasks",
     "Every thread that appears anywhere in the capture.",
     ("tid", I32, "", "the thread"),
@@ -260,7 +239,7 @@ TASKS = _table(
     ("exit_ns", I64, "ns", "when it ended; null: it did not"),
 )
 
-PROCESSES = _table(
+PROCESSES = table(
     "processes",
     "Every process that appears anywhere in the capture.",
     ("pid", I32, "", "the process"),
@@ -278,7 +257,7 @@ PROCESSES = _table(
     ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 
-FILES = _table(
+FILES = table(
     "files",
     "Every file that a watched thread read, wrote, synced or waited for.",
     ("dev", U32, "dev_t", "device of the file system, as in `syscalls`"),
@@ -297,14 +276,14 @@ FILES = _table(
     ("backing_ino", U64, "", "that file's inode; null as above"),
 )
 
-STACKS = _table(
+STACKS = table(
     "stacks",
     "Kernel stacks of uninterruptible waits.",
     ("stack_id", I32, "", "as in `offcpu` and `thread_states`"),
     ("frames", pl.List(STR), "", "symbols, innermost first"),
 )
 
-CODE = _table(
+CODE = table(
     "code",
     "Sampled stacks of a thread: of Python through py-spy, else its user stack; one row per frame.",
     ("ts_ns", I64, "ns", "when the sample was taken"),
@@ -318,7 +297,7 @@ CODE = _table(
     ("source", STR, "", "who told: py-spy; symbols or lines of the program's file; jit (the process's perf map)"),
 )
 
-THREAD_STATES = _table(
+THREAD_STATES = table(
     "thread_states",
     "What a thread did at the start and at the end of the window, by /proc and the kernel's list of tasks.",
     ("ts_ns", I64, "ns", "when it was read"),
@@ -342,7 +321,7 @@ THREAD_STATES = _table(
     ("file_type", FILE_TYPE, "", "as in `syscalls`"),
 )
 
-SUMS = _table(
+SUMS = table(
     "sums",
     "What threads did after `evidence.sums_from_ns`, summed up in the kernel: records cost more than the budget by then.",
     ("tid", I32, "", "the thread"),
@@ -362,7 +341,7 @@ SUMS = _table(
     ("longest_ns", I64, "ns", "the longest call, from its true beginning; null: not known"),
 )
 
-SAMPLES = _table(
+SAMPLES = table(
     "samples",
     "The sampler's view of one thread that was not idle, at one moment (used where tracing is impossible).",
     ("ts_ns", I64, "ns", "moment of the sweep; the same for all rows of one sweep"),
@@ -377,7 +356,7 @@ SAMPLES = _table(
     ("file_type", FILE_TYPE, "", "as in `syscalls`"),
 )
 
-SWEEPS = _table(
+SWEEPS = table(
     "sweeps",
     "One pass of the sampler over the watched threads.",
     ("ts_ns", I64, "ns", "moment of the sweep"),
@@ -385,7 +364,7 @@ SWEEPS = _table(
     ("active", I32, "", "threads that were not idle"),
 )
 
-REQUESTS = _table(
+REQUESTS = table(
     "probe_requests",
     "One request that culpa itself sent, on the probe's own clock.",
     ("start_ns", I64, "ns", "just before the request's bytes were sent"),
@@ -396,7 +375,7 @@ REQUESTS = _table(
     ("error", STR, "", "what went wrong; null: nothing"),
 )
 
-REDIS = _table(
+REDIS = table(
     "redis",
     "What a Redis server said about itself.",
     ("ts_ns", I64, "ns", "when it was asked"),
@@ -412,7 +391,7 @@ REDIS = _table(
     ("value", STR, "", "value as text; secrets are never asked for nor stored"),
 )
 
-DEVICES = _table(
+DEVICES = table(
     "devices",
     "Block devices of the host.",
     ("dev", U32, "dev_t", "the device"),
@@ -423,7 +402,7 @@ DEVICES = _table(
     ("queue_depth", I32, "", "queue/nr_requests"),
 )
 
-COUNTERS = _table(
+COUNTERS = table(
     "counters",
     "Counters and gauges of the host, the target's cgroup and the devices, at start, about once a second, and at the end.",
     ("ts_ns", I64, "ns", "when it was read"),
@@ -434,7 +413,8 @@ COUNTERS = _table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, TASKS, PROCESSES, FILES, STACKS, CODE, THREAD_STATES,
+    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, ASYNC_IO, TASKS, PROCESSES, FILES, STACKS, CODE,
+    THREAD_STATES,
     SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

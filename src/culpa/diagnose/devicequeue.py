@@ -131,8 +131,12 @@ class DeviceQueue:
         )
 
     def _own(self, tids: frozenset[int]) -> Bools:
-        """Requests that the waiters sent, and those a kernel thread sent with their data, or with nobody's."""
-        kernel = self._picture.objects.kernel_tids
+        """Requests that the waiters sent, or threads that the kernel made in their processes for io_uring, and those a
+        kernel thread sent with their data, or with nobody's.
+        """
+        objects = self._picture.objects
+        kernel, pids = objects.kernel_tids, {objects.pid_of.get(tid) for tid in tids}
+        tids |= {tid for tid in objects.ring_threads if objects.pid_of.get(tid) in pids}
         sent = self.rows["tid"].is_in(list(tids)).fill_null(value=False).to_numpy()
         by_kernel = (self.rows["tid"].is_null() | self.rows["tid"].is_in(list(kernel))).to_numpy()
         calls = self._picture.capture.frame(schema.SYSCALLS).filter(pl.col("tid").is_in(list(tids)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NewType
 
-from culpa.capture.schema import Table
+from culpa.capture.columns import Table
 from culpa.diagnose.finding import Finding
 from culpa.diagnose.picture import Picture
 

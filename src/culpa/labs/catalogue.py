@@ -6,7 +6,8 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import cpuquota, loopdev, redis_server, slowdisk
+from culpa.labs import async_io, cpuquota, loopdev, redis_server, slowdisk
+from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
@@ -50,6 +51,8 @@ LABS: tuple[Lab, ...] = (
     DISK_NEIGHBOUR_HEALTHY,
     DISK_SLOW,
     DISK_SLOW_HEALTHY,
+    ASYNC_IO,
+    ASYNC_IO_HEALTHY,
     FSYNC_LOOP,
     FSYNC_LOOP_HEALTHY,
     LAB_CPU_BUSY,
@@ -133,6 +136,8 @@ def _missing(need: Need) -> str | None:
         return cpuquota.why_not()
     if need == "slow-disk":
         return slowdisk.why_not()
+    if need == "io-uring":
+        return async_io.why_not()
     if need == "tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "no /dev/net/tun: modprobe tun"
     return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

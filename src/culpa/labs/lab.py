@@ -18,7 +18,7 @@ from culpa.errors import EXIT_LAB_MISSED
 
 LAB_SCHEMA = "culpa.lab/1"
 
-Need = Literal["root", "trace", "redis-server", "slow-disk", "cpu-quota", "ip", "perl", "tun"]
+Need = Literal["root", "trace", "redis-server", "slow-disk", "io-uring", "cpu-quota", "ip", "perl", "tun"]
 """`trace`: the truth of the lab cannot be told by samples, which see neither sleeps nor waits for peers."""
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
 

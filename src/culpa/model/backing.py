@@ -13,7 +13,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 
-_WITH_FILES = (schema.SYSCALLS, schema.THREAD_STATES, schema.SAMPLES, schema.SUMS)
+_WITH_FILES = (schema.SYSCALLS, schema.THREAD_STATES, schema.SAMPLES, schema.SUMS, schema.ASYNC_IO)
 _KEY = ("dev", "ino")
 
 

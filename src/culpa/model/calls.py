@@ -14,6 +14,8 @@ OPEN_RET = 1
 """Stands for the return value of a call that has none yet: not 0, which would say that its timer ran out."""
 
 
+FAR_NS = np.iinfo(np.int64).max // 4
+
 LAID_ROWS = 1 << 17
 """Calls laid onto the axis at once: what is needed in between then stays small."""
 
@@ -67,6 +69,10 @@ class Calls:
         """Return values."""
         return self._column("ret", rows, OPEN_RET)
 
+    def exit_ns(self, rows: Int64s) -> Int64s:
+        """When the calls ended; long after the window for one that did not."""
+        return self._column("exit_ns", rows, FAR_NS)
+
     def dev(self, rows: Int64s) -> Int64s:
         """Devices of the calls' files."""
         return self._column("dev", rows, NONE)
@@ -78,6 +84,10 @@ class Calls:
     def among(self, rows: Int64s, names: frozenset[str]) -> Bools:
         """Which of the calls are of a class."""
         return np.isin(self.nr(rows), list(self.numbers.of(names)))
+
+    def are_there(self, names: frozenset[str]) -> bool:
+        """Whether any call of a class was seen."""
+        return bool(np.isin(self._nr, list(self.numbers.of(names))).any())
 
     def is_resting(self, rows: Int64s) -> Bools:
         """Calls that a thread sat in all the time, known only from /proc."""

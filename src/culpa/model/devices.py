@@ -22,10 +22,11 @@ class BlockIndex:
         self.issue = blocks["issue_ns"].fill_null(pl.Series(queued, dtype=pl.Int64)).to_numpy()
         self.dev = _integers(blocks, "dev")
         self._finished = ~np.isnan(complete.astype(float)) if len(blocks) else np.zeros(0, bool)
-        self._by_thread = _Keyed(_integers(blocks, "tid")[:, None], self.done, self._finished, axis)
+        self._by_thread = Keyed(_integers(blocks, "tid")[:, None], self.done, self._finished, axis)
+        self._made = Keyed(_integers(blocks, "tid")[:, None], queued, np.ones(len(blocks), bool), axis)
         self.inodes = inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
-        self._by_inode = _Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
-        self._by_device = _Keyed(self.dev[:, None], self.done, self._finished, axis)
+        self._by_inode = Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
+        self._by_device = Keyed(self.dev[:, None], self.done, self._finished, axis)
 
     def ended(self, start: Int64s, end: Int64s, dev: Int64s, ino: Int64s) -> Int64s:
         """For each wait [start, end) on the axis the request whose completion ended it, else -1.
@@ -46,6 +47,21 @@ class BlockIndex:
             missing = (found < 0) & usable
             found[missing] = index.last_before(keys[missing], begin[missing], until[missing])
         return found
+
+    def ended_by(self, tid: Int64s, begin: Int64s, until: Int64s) -> Int64s:
+        """For each (thread, stretch) the request of that thread that was finished last in it, else -1.
+
+        Args:
+            tid: who submitted it.
+            begin, until: moments; what is recorded a little after `until` counts as well.
+        """
+        return self._by_thread.last_before(tid[:, None], begin, until)
+
+    def in_flight(self, tid: Int64s, moment: Int64s) -> Int64s:
+        """For each (thread, moment) the request of that thread that was made last before it, if unfinished, else -1."""
+        found = self._made.last_within(tid[:, None], np.full(len(tid), self._axis.start_ns), moment)
+        over = self.done[found] <= moment if len(self.done) else np.zeros(len(tid), bool)
+        return np.where((found >= 0) & ~over, found, -1)
 
     def ahead(self, start: Int64s, end: Int64s, request: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
         """What the device worked on before it came to the request that a wait is for.
@@ -81,7 +97,7 @@ class BlockIndex:
         return wait, other, begin, stop
 
 
-class _Keyed:
+class Keyed:
     """Rows sorted by (key, completion), searched by one binary search on a combined number."""
 
     def __init__(
@@ -94,6 +110,16 @@ class _Keyed:
         point = axis.place(code, done[rows])
         order = np.argsort(point, kind="stable")
         self._point, self._row = point[order], rows[order]
+
+    def last_within(self, keys: Int64s, begin: Int64s, until: Int64s) -> Int64s:
+        """The last row of the key in [begin, until], else -1."""
+        code = np.array([self._known.get(tuple(key), -1) for key in keys.tolist()], dtype=np.int64)
+        if len(self._row) == 0 or len(code) == 0:
+            return np.full(len(code), -1, np.int64)
+        low, high = self._axis.place(code, begin), self._axis.place(code, until)
+        found = np.maximum(np.searchsorted(self._point, high, side="right") - 1, 0)
+        fits = (code >= 0) & (self._point[found] >= low) & (self._point[found] <= high)
+        return np.where(fits, self._row[found], -1)
 
     def last_before(self, keys: Int64s, begin: Int64s, until: Int64s) -> Int64s:
         """The last row of the key that completed in [begin, until + lag], else -1."""

@@ -97,6 +97,14 @@ class KernelWaits:
         self._name_owners(index, self._behind, Kind.DEVICE)
         self._name_served(index[(pieces.owner[index] == NONE) & ~queued])
 
+    def serve(self, index: Int64s) -> None:
+        """Divide waits for block requests, of which it is known otherwise that they are such, into queue and service.
+
+        Args:
+            index: pieces with a request.
+        """
+        self._device_time(index)
+
     def _put(self, index: Int64s, thing: Int64s | int) -> None:
         """A device's time; one level down where it is part of a page fault."""
         pieces = self._pieces

@@ -15,6 +15,9 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.units import format_dev
 
+RING_WORKERS = ("iou-wrk-", "io_wqe_worker-")
+"""Until 5.12 they were kernel threads (3bfe6106693b, "io-wq: fork worker threads from original task")."""
+RING_TAKERS = ("iou-sqp-", "io_uring-sq")
 LOOPBACK = ("127.", "::1")
 
 
@@ -81,6 +84,16 @@ class Objects:
         return frozenset(tasks.filter(pl.col("kernel").fill_null(value=False))["tid"].to_list())
 
     @cached_property
+    def ring_threads(self) -> frozenset[int]:
+        """Threads that the kernel made in a process that uses io_uring: its workers, and those that take requests."""
+        return frozenset(tid for tid, comm in self.comm.items() if comm.startswith((*RING_WORKERS, *RING_TAKERS)))
+
+    @cached_property
+    def ring_workers(self) -> frozenset[int]:
+        """Those of `ring_threads` that do what would make its caller wait."""
+        return frozenset(tid for tid, comm in self.comm.items() if comm.startswith(RING_WORKERS))
+
+    @cached_property
     def pid_of(self) -> dict[int, int]:
         """tid to pid."""
         tasks = self._capture.frame(schema.TASKS).drop_nulls(["tid", "pid"])
@@ -142,6 +155,17 @@ class Objects:
         connected = ~pl.col("listening").fill_null(value=False) & pl.col("peer_addr").is_not_null()
         clients = rows.filter(connected & ~pl.col("local_port").is_in(ports).fill_null(value=False))
         return frozenset(listening["pid"].to_list()) - frozenset(clients["pid"].to_list())
+
+    @cached_property
+    def client_sockets(self) -> frozenset[int]:
+        """Connected sockets at the end that asked for the connection: nobody listens on their port, or they have no
+        name.
+        """
+        rows = self._capture.frame(schema.SOCKETS).drop_nulls("ino")
+        ports = rows.filter(pl.col("listening").fill_null(value=False))["local_port"].drop_nulls().implode()
+        serves = pl.col("local_port").is_in(ports).fill_null(pl.col("local_addr").is_not_null())
+        connected = pl.col("peer_addr").is_not_null() | pl.col("peer_ino").is_not_null()
+        return frozenset(rows.filter(connected & ~serves)["ino"].to_list())
 
     @cached_property
     def unix_peers(self) -> dict[int, int]:

@@ -20,6 +20,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.model import childwaits, stopwaits
 from culpa.model.arrivals import Arrivals, Busy, only_taker
+from culpa.model.asyncwaits import AsyncWaits
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.devices import BlockIndex
@@ -107,11 +108,12 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     arrivals = Arrivals.of(timeline, calls)
     talk = Conversations(requests, axis, arrivals)
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
-    matched = _match_blocks(timeline, calls, blocks)
+    beside = AsyncWaits(capture, timeline, calls, blocks, objects, requests)
+    matched = beside.put(_match_blocks(timeline, calls, blocks))
     writeback = Writeback(capture, objects, blocks)
     behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
     locks = LockWaits(timeline, calls)
-    cuts = np.concatenate([locks.cuts(), behind.points, throttled.points])
+    cuts = np.concatenate([locks.cuts(), beside.cuts(), behind.points, throttled.points])
     pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
     stages = _stages(capture.frame(schema.STACKS))
@@ -120,8 +122,12 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     waiting = calls.resting_pids - objects.pure_servers
     owed = debts(capture, objects, requests, waiting)
     rested = objects.pure_servers | (waiting - {debt.pid for debt in owed})
-    _explain_own_calls(pieces, timeline, waits.voluntary, calls, talk, objects, rested)
+    serving = talk.serving.depth(pieces.start[waits.voluntary]) > 0
+    resting = _asked_before(pieces, timeline, waits.voluntary, calls, rested)
+    _explain_own_calls(pieces, waits.voluntary, calls, talk, objects, serving, resting)
+    beside.explain(pieces, waits.voluntary, kernel, serving, resting)
     _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
+    beside.follow(pieces, waits.voluntary)
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     hung = HungWaits(pieces, timeline, calls, objects, capture)
     hung.explain(waits.voluntary, owed)
@@ -201,28 +207,25 @@ def _cut(
 
 def _explain_own_calls(
     pieces: Pieces,
-    timeline: Timeline,
     index: Int64s,
     calls: Calls,
     talk: Conversations,
     objects: Objects,
-    rested: frozenset[int],
+    serving: Bools,
+    resting: Bools,
 ) -> None:
     """Interruptible waits, by the call they sit in; waits for bytes go on to the peers.
 
-    `rested`: processes that wait for work where they wait all the while.
+    `serving`: those within a request that the thread serves; `resting`: as `_asked_before` tells.
     """
     call = pieces.call[index]
     nr = calls.nr(call)
-    serving = talk.serving.depth(pieces.start[index]) > 0
     pieces.label(index, Thing(stage="no system call seen"))
     for number in np.unique(nr[nr != UNKNOWN_NR]).tolist():
         pieces.label(index[nr == number], Thing(syscall=calls.numbers.name(int(number))))
     kernel = np.isin(pieces.axis.tids[pieces.lane[index]], list(objects.kernel_tids)) & (nr == UNKNOWN_NR)
     pieces.kind[index[kernel]] = Kind.IDLE
     many, receive = calls.among(call, syscalls.MANY_WAIT), calls.among(call, syscalls.RECEIVE)
-    # A client may have asked before the window: one that sits in the same wait all the time is not known to be idle.
-    resting = calls.is_resting(call) & ~np.isin(timeline.pid[pieces.lane[index]], list(rested))
     received = receive & (calls.is_socket(call) | calls.is_resting(call))
     for_work = (many | received) & ~resting | calls.among(call, syscalls.ACCEPT) | calls.futex_for_work(call)
     pieces.kind[index[for_work & ~serving]] = Kind.IDLE
@@ -233,6 +236,12 @@ def _explain_own_calls(
     bytes_awaited = many | receive
     waits = PeerWaits(pieces, talk, objects)
     waits.explain(index[bytes_awaited], calls.ino(call[bytes_awaited]), receive[bytes_awaited])
+
+
+def _asked_before(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, rested: frozenset[int]) -> Bools:
+    """Waits that last all the time, of clients that may have asked before the window: they are not known to be idle."""
+    theirs: Bools = ~np.isin(timeline.pid[pieces.lane[index]], list(rested))
+    return calls.is_resting(pieces.call[index]) & theirs
 
 
 def _follow_wakers(

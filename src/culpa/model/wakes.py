@@ -39,7 +39,7 @@ class Wakes:
     @staticmethod
     def of(timeline: Timeline, calls: Calls, names: frozenset[str]) -> Wakes:
         """The interruptible waits that sit in calls of a class."""
-        waits = np.flatnonzero(is_voluntary(timeline))
+        waits = np.flatnonzero(is_voluntary(timeline)) if calls.are_there(names) else np.zeros(0, np.int64)
         call = calls.covering(timeline.start[waits])
         chosen = calls.among(call, names)
         segment, call = waits[chosen], call[chosen]

@@ -10,8 +10,8 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
+from culpa.capture.columns import Table
 from culpa.capture.manifest import Evidence, Host, Manifest, Target, Window
-from culpa.capture.schema import Table
 from culpa.sim import truth
 from culpa.sim.kernel import FILE_DEV
 from culpa.sim.log import Log, Message, Off, Socket, State, Syscall

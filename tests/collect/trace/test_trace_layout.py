@@ -31,6 +31,7 @@ STRUCTS = {
     "thread_sum": events.THREAD_SUM,
     "call_sum": events.CALL_SUM,
     "state_event": events.STATE_EVENT,
+    "async_event": events.ASYNC_EVENT,
 }
 BTF_KIND_STRUCT = 4
 

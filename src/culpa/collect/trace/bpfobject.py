@@ -140,19 +140,18 @@ class BpfObject:
         libbpf.checked(pushed, f"filling {name}")
 
     def table(
-        self, name: str, key: str, dtype: np.dtype[np.void], limit: int
-    ) -> tuple[list[int], npt.NDArray[np.void]]:
+        self, name: str, key: npt.DTypeLike, dtype: np.dtype[np.void], limit: int
+    ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.void]]:
         """Keys and records of a hash map, at most `limit` of them; `key` is the numpy type of its keys."""
-        fd = self.fd(name)
-        keys: list[int] = []
-        found = np.zeros(limit, dtype=dtype)
+        fd, count = self.fd(name), 0
+        keys, found = np.zeros(limit, dtype=key), np.zeros(limit, dtype=dtype)
         previous, here = None, np.zeros(1, dtype=key)
-        while len(keys) < limit and not self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
-            at = found[len(keys) :].ctypes.data
-            if not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, at):
-                keys.append(int(here[0]))
+        while count < limit and not self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
+            if not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, found[count:].ctypes.data):
+                keys[count] = here[0]
+                count += 1
             previous = here.ctypes.data
-        return keys, found[: len(keys)]
+        return keys[:count], found[:count]
 
     def array(self, name: str, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
         """A copy of an array that can be mapped."""

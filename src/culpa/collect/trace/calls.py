@@ -24,6 +24,8 @@ MSGHDR: Final = 1 << 7
 SOCKET: Final = 1 << 8
 WAKES: Final = 1 << 9
 SLEEPS: Final = 1 << 10
+SUBMITS: Final = 1 << 11
+TAKES: Final = 1 << 12
 
 MACHINES: Final = ("x86_64", "aarch64")
 
@@ -84,7 +86,10 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("copy_file_range", 326, 285, FD),
     ("preadv2", 327, 286, FD | IN | VECTOR),
     ("pwritev2", 328, 287, FD | OUT | VECTOR),
-    ("io_uring_enter", 426, 426, FD | WAKES),
+    ("io_uring_enter", 426, 426, WAKES),
+    ("io_submit", 209, 2, SUBMITS | WAKES),
+    ("io_getevents", 208, 4, TAKES),
+    ("io_pgetevents", 333, 292, TAKES),
     ("nanosleep", 35, 101, SLEEPS),
     ("clock_nanosleep", 230, 115, SLEEPS),
     ("msgsnd", 69, 189, WAKES),
@@ -125,6 +130,11 @@ def kinds(machine: str) -> npt.NDArray[np.uint16]:
 def fd_numbers(machine: str) -> npt.NDArray[np.intp]:
     """The calls whose first argument is an fd."""
     return np.flatnonzero(kinds(machine) & FD)
+
+
+def ring_numbers() -> list[int]:
+    """The call that serves rings of io_uring: it has one number everywhere."""
+    return [row[1] for row in _CALLS if row[0] == "io_uring_enter" and row[1] is not None]
 
 
 def sending_numbers(machine: str) -> npt.NDArray[np.intp]:

@@ -98,6 +98,13 @@ USER_STACK_EVENT: Final = np.dtype(
         ("registers", "<u8", (REGISTERS,)), ("slice", "u1", (SLICE_BYTES,)),
     ]
 )  # fmt: skip
+ASYNC_EVENT: Final = np.dtype(
+    [
+        ("submit_ns", "<u8"), ("complete_ns", "<u8"), ("ring", "<u8"), ("ino", "<u8"), ("ret", "<i8"), ("tid", "<u4"),
+        ("pid", "<u4"), ("dev", "<u4"), ("ender_tid", "<u4"), ("mode", "<u2"), ("op", "u1"), ("by_iocb", "u1"),
+        ("pad", "<u4"),
+    ]
+)  # fmt: skip
 THREAD_STATE: Final = np.dtype(
     [
         ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
@@ -137,14 +144,15 @@ SETTINGS: Final = np.dtype(
     [
         ("follow_wakers", "<u4"), ("max_depth", "<u4"), ("max_grown", "<u4"), ("switch_has_state", "<u4"),
         ("issue_has_queue", "<u4"), ("block_start_seen", "<u4"), ("offcpu_slots", "<u4"), ("syscall_slots", "<u4"),
-        ("page_bytes", "<u4"), ("throttle_has_control", "<u4"), ("stack_period_ns", "<u8"),
-        ("call_kind", "<u2", (NR_MAX,)),
+        ("page_bytes", "<u4"), ("throttle_has_control", "<u4"), ("submit_has_ring", "<u4"),
+        ("complete_has_request", "<u4"), ("complete_has_cqe", "<u4"), ("pad", "<u4"), ("async_on_file", "<u8"),
+        ("stack_period_ns", "<u8"), ("call_kind", "<u2", (NR_MAX,)),
     ]
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
     [
-        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (11,)), ("grown", "<u8"), ("refused", "<u8"),
-        ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"),
+        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (12,)), ("grown", "<u8"), ("refused", "<u8"),
+        ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"), ("unread_iocbs", "<u8"),
     ]
 )  # fmt: skip
 PAUSED, SUMMING = 1, 2
@@ -166,7 +174,7 @@ class RingSpec:
     """Its records count as events (paths and names are by-products)."""
 
 
-OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES, USER_STACKS = range(11)
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES, USER_STACKS, ASYNC = range(12)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -178,6 +186,7 @@ RINGS: Final = {
     PARTS: RingSpec(map_name="parts_ring", event=PART_EVENT, size=1 << 20),
     DIRTIED: RingSpec(map_name="dirtied_ring", event=DIRTIED_EVENT, size=1 << 20),
     THROTTLES: RingSpec(map_name="throttles_ring", event=THROTTLE_EVENT, size=1 << 18),
+    ASYNC: RingSpec(map_name="async_ring", event=ASYNC_EVENT, size=1 << 21),
     USER_STACKS: RingSpec(map_name="user_stacks_ring", event=USER_STACK_EVENT, size=1 << 20, counted=False),
 }
 

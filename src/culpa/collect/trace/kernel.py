@@ -23,7 +23,15 @@ HOST_PIDNS_INODE: Final = 0xEFFFFFFC
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 OBJECT_NAME: Final = "culpa.bpf.o"
 THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES = 8, 12
-SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES)}
+SUBMIT_WITH_RING: Final = 7
+COMPLETE_WITHOUT_REQUEST, COMPLETE_WITH_CQE = 4, 3
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
+    "balance_dirty_pages": (THROTTLE_WITH_CONTROL, THROTTLE_WITH_FIGURES),
+    "io_uring_submit_req": (1,),
+    "io_uring_submit_sqe": (2, SUBMIT_WITH_RING),
+    "io_uring_complete": (COMPLETE_WITH_CQE, COMPLETE_WITHOUT_REQUEST, 5, 7),
+    "io_uring_cqring_wait": (2,),
+}
 """How many arguments a tracepoint may have where the probe tells its shape by that."""
 PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
 """The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
@@ -102,6 +110,27 @@ class KernelTypes:
     def throttle_has_control(self) -> bool:
         """`balance_dirty_pages` hands over a dirty_throttle_control in place of five figures."""
         return len(self.parameters.get("balance_dirty_pages", ())) == THROTTLE_WITH_CONTROL
+
+    @property
+    def submit_has_ring(self) -> bool:
+        """`io_uring_submit_sqe` has the ring before the request."""
+        return len(self.parameters.get("io_uring_submit_sqe", ())) == SUBMIT_WITH_RING
+
+    @property
+    def complete_has_request(self) -> bool:
+        """`io_uring_complete` names the request."""
+        return len(self.parameters.get("io_uring_complete", ())) != COMPLETE_WITHOUT_REQUEST
+
+    @property
+    def complete_has_cqe(self) -> bool:
+        """`io_uring_complete` hands over what was posted, in place of numbers."""
+        return len(self.parameters.get("io_uring_complete", ())) == COMPLETE_WITH_CQE
+
+    @property
+    def follows_rings(self) -> bool:
+        """The begin and the end of requests to io_uring, and waits for them, are told."""
+        submit = self.parameters.keys() & {"io_uring_submit_req", "io_uring_submit_sqe"}
+        return bool(submit) and {"io_uring_complete", "io_uring_cqring_wait"} <= self.parameters.keys()
 
     @property
     def issue_has_queue(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from culpa.capture.manifest import BlindSpot
-from culpa.collect.trace import calls, events, kernel, libbpf
+from culpa.collect.trace import asyncops, calls, events, kernel, libbpf
 from culpa.collect.trace.bpfobject import BpfObject
 from culpa.collect.trace.lanes import Lanes
 from culpa.collect.trace.ring import Ring
@@ -41,11 +41,14 @@ _RECORDS: Final = frozenset(
     {
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
         "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
-        "balance_dirty_pages", "perf_event",
+        "balance_dirty_pages", "perf_event", "io_uring_submit_req", "io_uring_submit_sqe", "io_uring_complete",
+        "io_uring_cqring_wait",
     }
 )  # fmt: skip
 """Tracepoints whose probes write records; the others keep the watched set."""
 _ITERATOR: Final = b"on_state"
+_ASYNC_KEY: Final = np.dtype([("ring", "<u8"), ("request", "<u8"), ("pid", "<u4"), ("pad", "<u4")])
+"""struct async_key, bpf/async.bpf.c."""
 _COUNTERS: Final = ".bss.counters"
 _UNSEEN: Final = {
     "sched_switch": "waits of threads",
@@ -83,6 +86,7 @@ class Probes:
         self.rings: dict[int, Ring] = {}
         self.lanes: dict[int, Lanes] = {}
         self.blind_spots: list[BlindSpot] = []
+        self.follows_rings = True
         self._links: list[tuple[str, int]] = []
         self._stats_fd = -1
         self._lost = 0
@@ -143,6 +147,7 @@ class Probes:
         self.object.open(os.fsencode(kernel.object_path(name)), btf_path=btf_path)
 
     def _load(self, types: kernel.KernelTypes, follow: bool) -> None:
+        self.follows_rings = types.follows_rings
         self._choose(types, direct=types.direct)
         self._choose_iterator(exists=types.iterates)
         cpus = libbpf.checked(self._library.libbpf_num_possible_cpus(), "counting the CPUs")
@@ -220,6 +225,10 @@ class Probes:
         settings["syscall_slots"] = events.lane_slots(events.LANES[events.SYSCALLS], cpus)
         settings["page_bytes"] = mmap.PAGESIZE
         settings["throttle_has_control"] = types.throttle_has_control
+        settings["submit_has_ring"] = types.submit_has_ring
+        settings["complete_has_request"] = types.complete_has_request
+        settings["complete_has_cqe"] = types.complete_has_cqe
+        settings["async_on_file"] = asyncops.on_file()
         settings["stack_period_ns"] = self._stack_period_ns
         settings["call_kind"] = calls.kinds(platform.machine())
 
@@ -345,6 +354,10 @@ class Probes:
     def requests(self, limit: int) -> npt.NDArray[np.void]:
         """`events.BLOCK_EVENT` of the requests under way, at most `limit` of them."""
         return self.object.table("requests", "<u8", events.BLOCK_EVENT, limit)[1]
+
+    def async_requests(self, limit: int) -> npt.NDArray[np.void]:
+        """`events.ASYNC_EVENT` of requests to io_uring and libaio that are not complete, at most `limit` of them."""
+        return self.object.table("async_requests", _ASYNC_KEY, events.ASYNC_EVENT, limit)[1]
 
     def threads(self) -> npt.NDArray[np.void]:
         """`events.THREAD_STATE` of every watched thread, as of now."""

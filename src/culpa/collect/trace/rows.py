@@ -35,6 +35,7 @@ TABLES: Final = {
     events.PARTS: "block_parts",
     events.DIRTIED: "dirtied",
     events.THROTTLES: "throttles",
+    events.ASYNC: "async_io",
 }
 _CLOCK_MONOTONIC_COARSE: Final = 6
 
@@ -102,25 +103,31 @@ class Rows:
             return tables.block_parts(records)
         if ring == events.DIRTIED:
             return tables.dirtied(records)
+        if ring == events.ASYNC:
+            return tables.async_io(records, self.anonymous_dev)
         if ring == events.THROTTLES:
             return tables.throttles(records, page_bytes=mmap.PAGESIZE, tick_ns=_tick_ns())
         stack_ids = records["stack_id"]
         self.stack_ids.update(np.unique(stack_ids[stack_ids >= 0]).tolist())
         return tables.offcpu(records, wakes_seen=True)
 
-    def still_open(self, threads: Records, requests: Records, dirt: Records) -> Mapping[int, pl.DataFrame]:
+    def still_open(
+        self, threads: Records, requests: Records, dirt: Records, beside: Records
+    ) -> Mapping[int, pl.DataFrame]:
         """By ring, the rows of what is open at this moment: waits, calls, block requests, sums of dirtied pages.
 
         Args:
             threads: THREAD_STATE of the watched threads.
             requests: BLOCK_EVENT of the requests under way.
             dirt: DIRTIED_EVENT of the sums that were not handed over yet.
+            beside: ASYNC_EVENT of the requests to io_uring and libaio that are not complete.
         """
         return {
             events.OFFCPU: self._frame(events.OFFCPU, tables.open_stretches(threads, events.OFFCPU_EVENT)),
             events.SYSCALLS: self._frame(events.SYSCALLS, open_calls(threads)),
             events.BLOCKS: self._frame(events.BLOCKS, requests[requests["issue_ns"] != 0]),
             events.DIRTIED: self._frame(events.DIRTIED, dirt),
+            events.ASYNC: self._frame(events.ASYNC, beside),
         }
 
     def add(self, rows: Mapping[int, pl.DataFrame]) -> None:

@@ -19,7 +19,8 @@ class Shortfalls:
     lost: events that came faster than they were read. max_events: the most that are held. stopped: nothing was recorded
     any more from there on. recorded_ns: length of the part with records where sums follow it, else None; full: because
     of `max_events` and not of the budget. unsummed: calls without room among the sums. narrow: calls of 32-bit
-    programs. refused: processes that found no room. reused: numbers that two processes had.
+    programs. unread_iocbs: requests to libaio beyond the first of one call. unseen_rings: calls to io_uring on a kernel
+    that does not tell of its requests. refused: processes that found no room. reused: numbers that two processes had.
     """
 
     lost: int
@@ -29,6 +30,8 @@ class Shortfalls:
     full: bool
     unsummed: int
     narrow: int
+    unread_iocbs: int
+    unseen_rings: int
     refused: int
     reused: Collection[int]
 
@@ -54,6 +57,19 @@ class Shortfalls:
                 what=f"what {format_count(self.narrow)} system calls of 32-bit programs were",
                 why="these have numbers and arguments of their own, which culpa does not read",
                 way_out="watch a 64-bit build of the program",
+            )
+
+        if self.unread_iocbs:
+            yield BlindSpot(
+                what=f"on which files {format_count(self.unread_iocbs)} requests to libaio were",
+                why="of one io_submit only the first 64 are read",
+                way_out="hand over fewer at a time",
+            )
+        if self.unseen_rings:
+            yield BlindSpot(
+                what=f"what {format_count(self.unseen_rings)} calls to io_uring were for",
+                why="this kernel has no tracepoints of io_uring that can be read",
+                way_out="a newer kernel",
             )
 
     def _of_sums(self) -> Iterator[BlindSpot]:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from culpa.capture import schema
+from culpa.capture.columns import Table
+from culpa.collect.trace import asyncops
 from culpa.collect.trace.events import CALL, CALL_BYTES, SYSCALL_EVENT
 from culpa.collect.trace.messages import UNSETTLED, parse
 from culpa.collect.trace.ring import Records
@@ -26,7 +28,7 @@ def _columns(records: Records, *names: str) -> dict[str, object]:
     return {name: np.ascontiguousarray(records[name]) for name in names}
 
 
-def _declared(frame: pl.LazyFrame, table: schema.Table) -> pl.DataFrame:
+def _declared(frame: pl.LazyFrame, table: Table) -> pl.DataFrame:
     return frame.select(pl.col(column.name).cast(column.dtype) for column in table.columns).collect()
 
 
@@ -84,7 +86,7 @@ def syscalls(records: Records, anonymous_dev: int) -> pl.DataFrame:
         enter_ns=_known("enter_ns"),
         ret=pl.when((pl.col("exit_ns") != 0) & (pl.col("killed") == 0)).then("ret"),
         exit_ns=_known("exit_ns"),
-        dev=pl.when(has_fd).then("dev"),
+        dev=pl.when(pl.col("dev") != 0).then("dev"),  # a ring is known by its number alone
         ino=pl.when(has_fd).then("ino"),
         file_type=pl.when(has_fd).then(
             pl.when(pl.col("dev") == anonymous_dev).then(_word("anon", schema.FILE_TYPE)).otherwise(kind)
@@ -183,6 +185,31 @@ def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFram
         **{name: pl.when(pl.col("limit") != 0).then(pl.col(field) * page_bytes) for name, field in pages.items()},
     )
     return _declared(frame, schema.THROTTLES)
+
+
+def async_io(records: Records, anonymous_dev: int) -> pl.DataFrame:
+    """`schema.ASYNC_IO` from ASYNC_EVENT records; `anonymous_dev` as in `syscalls`."""
+    columns = _columns(records, "submit_ns", "complete_ns", "ring", "ino", "ret", "tid", "pid", "dev", "ender_tid")
+    on_file, over = (records["dev"] != 0) | (records["mode"] != 0), records["complete_ns"] != 0
+    kinds, inverse = np.unique(np.stack([records["op"], records["by_iocb"]]), axis=1, return_inverse=True)
+    names = [asyncops.name(number, by_iocb=bool(iocb)) for number, iocb in kinds.T.tolist()]
+    columns |= {
+        "interface": pl.Series(np.where(records["by_iocb"] != 0, "libaio", "io_uring"), dtype=schema.INTERFACE),
+        "op": pl.Series([names[kind] for kind in inverse.reshape(-1).tolist()], dtype=schema.REPEATED),
+        "file_type": file_types(records["mode"], records["dev"], anonymous_dev),
+        "on_file": on_file,
+        "over": over,
+    }
+    frame = pl.LazyFrame(columns).with_columns(
+        submit_ns=_known("submit_ns"),
+        complete_ns=_known("complete_ns"),
+        dev=pl.when("on_file").then("dev"),
+        ino=pl.when("on_file").then("ino"),
+        file_type=pl.when("on_file").then("file_type"),
+        ret=pl.when("over").then("ret"),
+        ender_tid=pl.when("over").then(_known("ender_tid")),
+    )
+    return _declared(frame, schema.ASYNC_IO)
 
 
 def open_stretches(threads: Records, event: np.dtype[np.void]) -> Records:

@@ -18,7 +18,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
-from culpa.collect.trace import events, kernel, libbpf, states, sums
+from culpa.collect.trace import calls, events, kernel, libbpf, states, sums
 from culpa.collect.trace.budget import Budget, ProbeCost
 from culpa.collect.trace.identity import Identities
 from culpa.collect.trace.messages import settle
@@ -170,7 +170,7 @@ class Tracer:
         with self._lock:
             pids, states = self._loaded().object.table("watched", "<u4", events.WATCH_STATE, MAX_PROCESSES)
             seen = self._identities.watched_pids()
-        return seen | {pid for pid, out in zip(pids, states["excluded"].tolist(), strict=True) if not out}
+        return seen | {pid for pid, out in zip(pids.tolist(), states["excluded"].tolist(), strict=True) if not out}
 
     def events(self) -> int:
         """Events drained so far."""
@@ -341,7 +341,7 @@ class Tracer:
         requests = probes.requests(MAX_REQUESTS)
         dirt = probes.dirt()
         self._identities.take_writers(dirt)
-        return self._rows.still_open(threads, requests, dirt)
+        return self._rows.still_open(threads, requests, dirt, probes.async_requests(MAX_REQUESTS))
 
     def _name_stacks(self) -> None:
         """Read the stacks that the rows mention and give their functions names."""
@@ -384,13 +384,14 @@ class Tracer:
             events=sum(len(found[name]) for name in TABLES.values()),
             lost_events=lost,
             probe_cpu_ns=self.probe_cpu_ns(),
-            blind_spots=(*probes.blind_spots, *self._shortfalls(lost).blind_spots()),
+            blind_spots=(*probes.blind_spots, *self._shortfalls(lost, found["syscalls"]).blind_spots()),
             detail_end_ns=self._detail_end_ns,
             sums_from_ns=self._sums_from_ns,
         )
 
-    def _shortfalls(self, lost: int) -> Shortfalls:
-        counters, ended_ns = self._loaded().counters()[0], self._detail_end_ns
+    def _shortfalls(self, lost: int, seen: pl.DataFrame) -> Shortfalls:
+        probes, ended_ns = self._loaded(), self._detail_end_ns
+        counters = probes.counters()[0]
         return Shortfalls(
             lost=lost,
             max_events=self._max_events,
@@ -399,6 +400,8 @@ class Tracer:
             full=self._full,
             unsummed=int(counters["unsummed"]),
             narrow=int(counters["narrow"]),
+            unread_iocbs=int(counters["unread_iocbs"]),
+            unseen_rings=0 if probes.follows_rings else int(seen["nr"].is_in(calls.ring_numbers()).sum()),
             refused=int(counters["refused"]),
             reused=self._identities.reused,
         )
@@ -407,5 +410,5 @@ class Tracer:
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
     """Every thread id that appears in the events."""
     columns = [found["offcpu"][name] for name in ("tid", "waker_tid", "prev_tid")]
-    columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles")]
+    columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles", "async_io")]
     return pl.concat([column.rename("tid").unique().drop_nulls() for column in columns]).unique().to_list()

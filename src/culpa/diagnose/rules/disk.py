@@ -309,8 +309,14 @@ def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:
     title="The device itself takes long",
     needs=(BLOCKS,),
     fixes=(),
-    fires=(Lab("disk-slow"),),
-    silent=(Lab("disk-slow-healthy"), Lab("disk-saturated"), Lab("redis-slow-healthy"), Lab("word-pop-cached")),
+    fires=(Lab("disk-slow"), Lab("async-io")),
+    silent=(
+        Lab("disk-slow-healthy"),
+        Lab("async-io-healthy"),
+        Lab("disk-saturated"),
+        Lab("redis-slow-healthy"),
+        Lab("word-pop-cached"),
+    ),
 )
 def slow_device(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a block device, at least half of it while the device works on its request.

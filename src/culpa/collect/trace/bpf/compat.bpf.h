@@ -200,6 +200,12 @@ struct dirty_throttle_control { u64 dirty, thresh, bg_thresh, wb_dirty, wb_thres
 /* The disk moved from the request to its queue in 5.16 (f3fa33acca9f, "block: remove the ->rq_disk field"). */
 struct request___before { struct gendisk *rq_disk; };
 
+struct io_ring_ctx;
+struct io_cqe { int fd; };
+struct io_kiocb { struct file *file; u8 opcode; u32 flags; struct io_ring_ctx *ctx; struct io_cqe cqe; };
+/* In place of `cqe` in 5.10. */
+struct io_kiocb___before { u64 user_data; };
+
 struct pt_regs___x86 { u64 r10, dx, si, di, orig_ax; };
 struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
 

@@ -5,6 +5,7 @@
 #include "lanes.bpf.c"
 #include "tasks.bpf.c"
 #include "files.bpf.c"
+#include "async.bpf.c"
 #include "stacks.bpf.c"
 #include "sched.bpf.c"
 #include "syscall.bpf.c"
@@ -24,6 +25,7 @@ const union {
 	struct throttle_event throttle;
 	struct socket_event socket;
 	struct task_event task;
+	struct async_event async;
 	struct file_event file;
 	struct state_event state;
 	struct user_stack_event user_stack;

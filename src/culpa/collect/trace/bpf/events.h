@@ -31,7 +31,7 @@ typedef signed long long s64;
 
 enum ring_id {
 	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
-	RING_THROTTLES, RING_USER_STACKS, RINGS
+	RING_THROTTLES, RING_USER_STACKS, RING_ASYNC, RINGS
 };
 
 /* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
@@ -47,6 +47,8 @@ enum call_bits {
 	CALL_SOCKET = 1 << 8,   /* worth a look at the socket although it moves no bytes (connect, accept) */
 	CALL_WAKES = 1 << 9,    /* can wake another thread, besides those that move bytes */
 	CALL_SLEEPS = 1 << 10,  /* ended by a timer, never by a thread */
+	CALL_SUBMITS = 1 << 11, /* hands over iocbs: io_submit */
+	CALL_TAKES = 1 << 12,   /* takes their events: io_getevents */
 };
 
 /* trace_counters.paused: nothing is seen any more; or sums are kept in place of records. */
@@ -277,6 +279,23 @@ struct call_sum {
 	u32 pad;
 };
 
+/* One request that a thread gave to the kernel, to be done beside it. */
+struct async_event {
+	u64 submit_ns;
+	u64 complete_ns; /* an iocb: when its event was taken */
+	u64 ring; /* a number of the ring; of an iocb the context that the program knows */
+	u64 ino;
+	s64 ret;
+	u32 tid; /* who submitted it */
+	u32 pid;
+	u32 dev;
+	u32 ender_tid; /* in whose context its completion was posted or taken */
+	u16 mode; /* 0 and dev 0: no file */
+	u8 op; /* of io_uring, or of an iocb */
+	u8 by_iocb;
+	u32 pad;
+};
+
 /* What one thread does at one moment. */
 struct state_event {
 	u64 now_ns;
@@ -314,6 +333,11 @@ struct trace_settings {
 	u32 syscall_slots;
 	u32 page_bytes;
 	u32 throttle_has_control; /* balance_dirty_pages has a dirty_throttle_control in place of five figures */
+	u32 submit_has_ring; /* io_uring_submit_sqe has the ring as its first argument */
+	u32 complete_has_request; /* io_uring_complete has the request as its second argument */
+	u32 complete_has_cqe; /* and what was posted as its third, in place of numbers */
+	u32 pad;
+	u64 async_on_file; /* a bit for each operation of io_uring whose fd names the file it is on */
 	u64 stack_period_ns; /* so much waiting for one user stack; 0: none are taken */
 	u16 call_kind[NR_MAX];
 };
@@ -328,6 +352,7 @@ struct trace_counters {
 	u64 sums_from_ns;
 	u64 unsummed; /* calls that found no room among the sums */
 	u64 narrow;   /* calls of 32-bit programs */
+	u64 unread_iocbs; /* beyond the first of one call */
 };
 
 _Static_assert(sizeof(struct lane) == 64, "lane");
@@ -343,8 +368,9 @@ _Static_assert(sizeof(struct socket_event) == 184, "socket_event");
 _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
 _Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
-_Static_assert(sizeof(struct trace_settings) == 1072, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 136, "trace_counters");
+_Static_assert(sizeof(struct async_event) == 64, "async_event");
+_Static_assert(sizeof(struct trace_settings) == 1096, "trace_settings");
+_Static_assert(sizeof(struct trace_counters) == 152, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 136, "thread_state");
 _Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
 _Static_assert(sizeof(struct call_sum) == 56, "call_sum");

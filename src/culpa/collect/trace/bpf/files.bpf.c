@@ -31,18 +31,23 @@ INLINE struct file *file_of(struct task_struct *task, u32 fd, const int direct)
 	return file;
 }
 
-/* Fills dev, ino and mode of `thread`; returns the file, or null where the task's fd names none. */
-INLINE struct file *identify_of(struct task_struct *task, struct thread_state *thread, u32 fd, const int direct)
+/* Fills dev, ino and mode of `thread`. */
+INLINE void identify_file(struct thread_state *thread, struct file *file, const int direct)
 {
-	struct file *file = file_of(task, fd, direct);
-	struct inode *inode;
+	struct inode *inode = READ(direct, file, f_inode);
 
-	if (!file)
-		return 0;
-	inode = READ(direct, file, f_inode);
 	thread->mode = READ(direct, inode, i_mode);
 	thread->ino = READ(direct, inode, i_ino);
 	thread->dev = READ(direct, READ(direct, inode, i_sb), s_dev);
+}
+
+/* The same; returns the file, or null where the task's fd names none. */
+INLINE struct file *identify_of(struct task_struct *task, struct thread_state *thread, u32 fd, const int direct)
+{
+	struct file *file = file_of(task, fd, direct);
+
+	if (file)
+		identify_file(thread, file, direct);
 	return file;
 }
 

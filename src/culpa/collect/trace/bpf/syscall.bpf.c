@@ -164,6 +164,7 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 	u64 pid_tgid;
 	struct thread_state *thread;
 	struct file *file;
+	u32 kind;
 
 	if (counters.paused)
 		return 0;
@@ -173,12 +174,15 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 		return 0;
 	enter_call(thread, ctx->arg[1], direct);
 	call_arguments((void *)ctx->arg[0], thread->arg, direct);
-	if (kind_of(thread->nr) & CALL_FD_GONE) {
+	kind = kind_of(thread->nr);
+	if (kind & CALL_FD_GONE) {
 		file = identify(thread, thread->arg[0], direct);
 		if (file)
 			describe(thread, file, (void *)current_task(), thread->arg[0]);
 	}
 	thread->enter_ns = ktime_ns();
+	if (kind & CALL_SUBMITS)
+		note_iocbs(thread);
 	return 0;
 }
 
@@ -208,6 +212,8 @@ INLINE int call_ends(struct raw_args *ctx, const int direct)
 		message_bytes = look_at_fd(thread, regs, thread->arg[0], kind, ret, now, direct);
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
 		look_at_fd(thread, regs, ret, kind, ret, now, direct);
+	if (kind & CALL_TAKES)
+		note_events(thread, call_argument_3(regs), ret, now);
 	report_call(thread, pid_tgid, ret, now, message_bytes, 0);
 	sample_wait(thread, regs);
 	thread->nr = -1;
