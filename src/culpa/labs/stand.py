@@ -96,6 +96,11 @@ def raised(
     server, file = copied(here, SERVER, SERVER), copied(here, f"{app}.py", "app.py")
     port = ports.free_port()
     argv = [sys.executable, str(server), "--port", str(port), str(file), *arguments]
+    return started(here, conditions, argv, file=file, port=port, on=on)
+
+
+def started(here: Site, conditions: Conditions, argv: list[str], *, file: Path, port: int, on: slowdisk.Disk) -> Stand:
+    """Start a service of any kind, with its source in `file`, and wait until it answers on `port`; as `raised`."""
     program = here.start(argv, name="app")
     on.admit(program.pid)
     url = f"http://{ports.LOOPBACK}:{port}"

@@ -6,15 +6,19 @@ import numpy as np
 import polars as pl
 
 from culpa.model.axis import Axis, Int64s, expand
+from culpa.model.calls import pick
 
 COMPLETION_LAG_NS = 100_000
 """The completion is recorded just before the waiter is woken; on a stacked device a worker thread lies between."""
 
 
 class BlockIndex:
-    """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order."""
+    """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order.
 
-    def __init__(self, blocks: pl.DataFrame, axis: Axis) -> None:
+    `kernel_tids`: the kernel's own threads.
+    """
+
+    def __init__(self, blocks: pl.DataFrame, axis: Axis, kernel_tids: frozenset[int] = frozenset()) -> None:
         self._axis = axis
         complete = blocks["complete_ns"].to_numpy(allow_copy=True) if len(blocks) else np.zeros(0)
         self.done: Int64s = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
@@ -26,6 +30,10 @@ class BlockIndex:
         self.inodes = inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
         self._by_inode = _Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
         self._by_device = _Keyed(self.dev[:, None], self.done, self._finished, axis)
+        self._made = queued
+        passed_on = self._finished & (inodes[:, 1] > 0) & (blocks["op"] == "read").fill_null(value=False).to_numpy()
+        passed_on &= np.isin(_integers(blocks, "tid"), list(kernel_tids))
+        self._passed_on = _Keyed(np.zeros_like(self.dev)[:, None], self.done, passed_on, axis)
 
     def ended(self, start: Int64s, end: Int64s, dev: Int64s, ino: Int64s) -> Int64s:
         """For each wait [start, end) on the axis the request whose completion ended it, else -1.
@@ -34,18 +42,32 @@ class BlockIndex:
             start, end: points of the axis, end being the wake.
             dev, ino: the file of the system call that waits, -1 where there is none.
 
-        The waiter's own requests come first, then those of its file, then those of its file system's device.
+        The waiter's own requests come first, then those of its file, then those of its file system's device. What was
+        made after the wait did not end it: the waiter's next request can complete within the lag.
         """
         tid = self._axis.tids[start // self._axis.span] if len(start) else start
         begin, until = self._axis.time(start), self._axis.time(end)
-        found = self._by_thread.last_before(tid[:, None], begin, until)
+        found = np.full(len(start), -1, np.int64)
         for index, keys, usable in (
+            (self._by_thread, tid[:, None], tid >= 0),
             (self._by_inode, np.stack([dev, ino], axis=1), ino > 0),
             (self._by_device, dev[:, None], dev >= 0),
         ):
             missing = (found < 0) & usable
-            found[missing] = index.last_before(keys[missing], begin[missing], until[missing])
+            row = index.last_before(keys[missing], begin[missing], until[missing])
+            found[missing] = np.where(pick(self._made, row, -1) <= until[missing], row, -1)
         return found
+
+    def passed_on(self, start: Int64s, end: Int64s) -> Int64s:
+        """For each wait for a page the read that ended it and that a kernel thread sent, else -1.
+
+        A limit holds back what a thread asks for; a kernel thread sends it later. A page fault has no call that names
+        the file, so the moments must tell: made within the wait, and completed just before its end.
+        """
+        begin, until = self._axis.time(start), self._axis.time(end)
+        found = self._passed_on.last_before(np.zeros_like(start)[:, None], begin, until)
+        made, done = pick(self._made, found, -1), pick(self.done, found, -1)
+        return np.where((made >= begin) & (done >= until - COMPLETION_LAG_NS), found, -1)
 
     def ahead(self, start: Int64s, end: Int64s, request: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
         """What the device worked on before it came to the request that a wait is for.

@@ -10,6 +10,7 @@ a thread that was in a call on the same lock, pipe or eventfd.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,15 +106,15 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     arrivals = Arrivals.of(timeline, calls)
     talk = Conversations(requests, axis, arrivals)
-    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
-    matched = _match_blocks(timeline, calls, blocks)
+    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids)
+    stages = _stages(capture.frame(schema.STACKS))
+    matched = _match_blocks(timeline, calls, blocks, stages)
     writeback = Writeback(capture, objects, blocks)
     behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
     locks = LockWaits(timeline, calls)
     cuts = np.concatenate([locks.cuts(), behind.points, throttled.points])
     pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
-    stages = _stages(capture.frame(schema.STACKS))
     kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
     rested = objects.pure_servers | settled(capture, objects, requests, calls.resting_pids - objects.pure_servers)
@@ -149,7 +150,7 @@ class _Waits:
         self.voluntary = np.flatnonzero(waiting & ~stopped & ~blocked)
 
 
-def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64s:
+def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: Mapping[int, Stage]) -> Int64s:
     """For each segment the block request that ended it, `NONE` where it is no uninterruptible wait or none did."""
     state, axis = np.maximum(timeline.state, 0), timeline.axis
     # What goes on at the end of the window was not ended by anything yet.
@@ -159,6 +160,9 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64
     start, end = timeline.start[blocked], timeline.end[blocked]
     call = calls.covering(start)
     matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
+    faults = [stack_id for stack_id, stage in stages.items() if stage.kind == "fault"]
+    rest = blocked[(matched[blocked] < 0) & np.isin(timeline.stack[blocked], faults)]
+    matched[rest] = blocks.passed_on(timeline.start[rest], timeline.end[rest])
     return matched
 
 

@@ -16,6 +16,7 @@ from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
+from culpa.diagnose.rules.throttle import cgroup_throttle
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -27,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     saturated,
     slow_device,
     neighbour,
+    cgroup_throttle,
     dirty_throttle,
     remote_slow,
     contention,
