@@ -342,8 +342,8 @@ def slow_device(picture: Picture) -> Iterator[Finding]:
 
     Why it slows you: each request takes the device this long, even with nothing before it.
 
-    How sure: as for `disk.saturated`. Where a limit of a control group on this very device is in force and the device is
-    idle meanwhile, that is `disk.cgroup-throttle`; a limit below a stacked device makes the device itself slow.
+    How sure: as for `disk.saturated`. Where a limit of a control group on this very device is in force and the device
+    is idle meanwhile, that is `disk.cgroup-throttle`; a limit below a stacked device makes the device itself slow.
 
     What to do: a faster device, or fewer requests that somebody waits for.
     """

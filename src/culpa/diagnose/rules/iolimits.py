@@ -20,7 +20,9 @@ _V1 = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IoLimit:
-    """One limit in force: the file that sets it, what it limits (`riops`, `wiops`, `rbps`, `wbps`), how much a second."""
+    """One limit in force: the file that sets it, what it limits (`riops`, `wiops`, `rbps`, `wbps`), how much of that a
+    second.
+    """
 
     file: str
     name: str

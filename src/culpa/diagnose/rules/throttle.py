@@ -36,8 +36,8 @@ def cgroup_throttle(picture: Picture) -> Iterator[Finding]:
     about 100 ms; whoever made them waits as if the device were slow.
 
     How sure: the device's requests are seen one by one, from when they were made to when they were finished; a request
-    that is held back is not made yet. The limit alone proves nothing. A limit on a device below a stacked one (loop, dm,
-    md) makes the upper one slow, which is `disk.slow-device`.
+    that is held back is not made yet. The limit alone proves nothing. A limit on a device below a stacked one (loop,
+    dm, md) makes the upper one slow, which is `disk.slow-device`.
 
     What to do: raise the limit, or read and write less often and in larger pieces.
     """
@@ -49,7 +49,9 @@ def cgroup_throttle(picture: Picture) -> Iterator[Finding]:
 
 def _finding(wait: DeviceWait, limits: tuple[IoLimit, ...]) -> Finding:
     evidence = [
-        Evidence(fact=f"waited for {wait.device}", value=seconds(wait.waited.ns), unit="s", threshold=None, source="blocks"),
+        Evidence(
+            fact=f"waited for {wait.device}", value=seconds(wait.waited.ns), unit="s", threshold=None, source="blocks",
+        ),
         Evidence(
             fact=f"of it, {wait.device} had nothing to do", value=seconds(wait.waited.idle_ns), unit="s",
             threshold=None, source="blocks",
