@@ -22,6 +22,7 @@ from culpa.labs.disk_queue import (
     DISK_SLOW_HEALTHY,
 )
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
+from culpa.labs.journal_wait import JOURNAL_WAIT_HEALTHY, JOURNAL_WAIT_LAB
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
@@ -91,6 +92,8 @@ LABS: tuple[Lab, ...] = (
     CACHE_ASIDE,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
+    JOURNAL_WAIT_LAB,
+    JOURNAL_WAIT_HEALTHY,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl", "node": "nodejs"}

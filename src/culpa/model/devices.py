@@ -15,10 +15,13 @@ COMPLETION_LAG_NS = 100_000
 class BlockIndex:
     """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order.
 
-    `kernel_tids`: the kernel's own threads.
+    `kernel_tids`: the kernel's own threads; `journal_tids`: those of them that write journals.
     """
 
-    def __init__(self, blocks: pl.DataFrame, axis: Axis, kernel_tids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, blocks: pl.DataFrame, axis: Axis, kernel_tids: frozenset[int] = frozenset(),
+        journal_tids: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
         self._axis = axis
         complete = blocks["complete_ns"].to_numpy(allow_copy=True) if len(blocks) else np.zeros(0)
         self.done: Int64s = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
@@ -31,9 +34,12 @@ class BlockIndex:
         self._by_inode = _Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
         self._by_device = _Keyed(self.dev[:, None], self.done, self._finished, axis)
         self._made = queued
-        passed_on = self._finished & (inodes[:, 1] > 0) & (blocks["op"] == "read").fill_null(value=False).to_numpy()
-        passed_on &= np.isin(_integers(blocks, "tid"), list(kernel_tids))
-        self._passed_on = _Keyed(np.zeros_like(self.dev)[:, None], self.done, passed_on, axis)
+        self.tid = _integers(blocks, "tid")
+        reads, writes = ((blocks["op"] == op).fill_null(value=False).to_numpy() for op in ("read", "write"))
+        passed_on = self._finished & reads & (inodes[:, 1] > 0) & np.isin(self.tid, list(kernel_tids))
+        journal = self._finished & writes & np.isin(self.tid, list(journal_tids))
+        every = np.zeros_like(self.dev)[:, None]
+        self._passed_on, self._journal = (_Keyed(every, self.done, which, axis) for which in (passed_on, journal))
 
     def ended(self, start: Int64s, end: Int64s, dev: Int64s, ino: Int64s) -> Int64s:
         """For each wait [start, end) on the axis the request whose completion ended it, else -1.
@@ -64,10 +70,18 @@ class BlockIndex:
         A limit holds back what a thread asks for; a kernel thread sends it later. A page fault has no call that names
         the file, so the moments must tell: made within the wait, and completed just before its end.
         """
+        found = self._just_before(self._passed_on, start, end)
+        return np.where(pick(self._made, found, -1) >= self._axis.time(start), found, -1)
+
+    def journal_writes(self, start: Int64s, end: Int64s) -> Int64s:
+        """For each wait for a buffer that a journal was writing the journal's write that ended it, else -1."""
+        return self._just_before(self._journal, start, end)
+
+    def _just_before(self, among: _Keyed, start: Int64s, end: Int64s) -> Int64s:
+        """The last of some requests that completed within the wait, at its end; else -1."""
         begin, until = self._axis.time(start), self._axis.time(end)
-        found = self._passed_on.last_before(np.zeros_like(start)[:, None], begin, until)
-        made, done = pick(self._made, found, -1), pick(self.done, found, -1)
-        return np.where((made >= begin) & (done >= until - COMPLETION_LAG_NS), found, -1)
+        found = among.last_before(np.zeros_like(start)[:, None], begin, until)
+        return np.where(pick(self.done, found, -1) >= until - COMPLETION_LAG_NS, found, -1)
 
     def ahead(self, start: Int64s, end: Int64s, request: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
         """What the device worked on before it came to the request that a wait is for.

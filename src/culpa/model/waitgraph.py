@@ -33,7 +33,7 @@ from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.resting import settled
-from culpa.model.stages import Stage, classify
+from culpa.model.stages import HELD_BUFFER, Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
 from culpa.model.writeback import Writeback
@@ -106,7 +106,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     arrivals = Arrivals.of(timeline, calls)
     talk = Conversations(requests, axis, arrivals)
-    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids)
+    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids, objects.journal_tids)
     stages = _stages(capture.frame(schema.STACKS))
     matched = _match_blocks(timeline, calls, blocks, stages)
     writeback = Writeback(capture, objects, blocks)
@@ -160,9 +160,11 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: 
     start, end = timeline.start[blocked], timeline.end[blocked]
     call = calls.covering(start)
     matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
-    faults = [stack_id for stack_id, stage in stages.items() if stage.kind == "fault"]
-    rest = blocked[(matched[blocked] < 0) & np.isin(timeline.stack[blocked], faults)]
-    matched[rest] = blocks.passed_on(timeline.start[rest], timeline.end[rest])
+    stack = timeline.stack[blocked]
+    faults = blocked[(matched[blocked] < 0) & np.isin(stack, [i for i, s in stages.items() if s.kind == "fault"])]
+    matched[faults] = blocks.passed_on(timeline.start[faults], timeline.end[faults])
+    held = blocked[np.isin(stack, [i for i, s in stages.items() if s.label == HELD_BUFFER])]
+    matched[held] = blocks.journal_writes(timeline.start[held], timeline.end[held])
     return matched
 
 

@@ -9,6 +9,7 @@ from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
+from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     slow_device,
     neighbour,
     cgroup_throttle,
+    journal_wait,
     dirty_throttle,
     remote_slow,
     contention,
