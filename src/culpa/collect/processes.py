@@ -126,7 +126,9 @@ def _state_row(proc_root: Path, pid: int, tid: int, ts_ns: int) -> Row | None:
 
 
 def socket_rows(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTable | None = None) -> pl.DataFrame:
-    """`schema.SOCKETS`: the TCP and unix sockets that `pids` hold, and the other ends of those on this host."""
+    """`schema.SOCKETS`: the TCP and unix sockets that `pids` hold, the other ends of those on this host, and what
+    listens on their ports: a process that is forked for a connection does not hold that socket itself.
+    """
     sockets = SocketTable.read(proc_root) if table is None else table
     known = sockets.by_ino()
     owner: dict[int, int] = {}
@@ -136,7 +138,10 @@ def socket_rows(pids: Iterable[int], proc_root: Path = PROC, *, table: SocketTab
     far = {peer for ino in owner if (peer := known[ino].peer_ino) in known} - owner.keys()
     held = sockets.holders.of({ino for ino in far if ino is not None})
     owner.update({ino: who[0] for ino, who in held.items()})
-    wanted = [known[ino] for ino in sorted(owner.keys() | {ino for ino in far if ino is not None})]
+    chosen = owner.keys() | {ino for ino in far if ino is not None}
+    ports = {(s.netns, s.local_port) for ino in chosen if (s := known[ino]).local_port is not None}
+    listeners = {s.ino for s in sockets.sockets if s.listening and s.ino and (s.netns, s.local_port) in ports}
+    wanted = [known[ino] for ino in sorted(chosen | listeners)]
     rows: list[Row] = [
         {name: getattr(s, name) for name in SOCKETS.schema if name != "pid"} | {"pid": owner.get(s.ino)} for s in wanted
     ]

@@ -45,10 +45,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waited:
-    """Waits for one device: in all, behind others' requests, and how many requests were in flight in the mean."""
+    """Waits for one device: in all, behind others' requests, while the device had nothing to do, and how many requests
+    were in flight in the mean.
+    """
 
     ns: int
     queued_ns: float
+    idle_ns: float
     in_flight: float
     fillers: tuple[Filler, ...]
 
@@ -79,6 +82,7 @@ def joined(waits: list[Waited], *, total_ns: int) -> Waited:
     return Waited(
         ns=total_ns,
         queued_ns=part * sum(wait.queued_ns for wait in waits),
+        idle_ns=part * sum(wait.idle_ns for wait in waits),
         in_flight=sum(wait.in_flight * wait.ns for wait in waits) / max(1, ns),
         fillers=tuple(sorted(fillers, key=lambda filler: (-filler.ns, filler.pid or 0))),
     )
@@ -112,10 +116,12 @@ class DeviceQueue:
         own = self._own(tids)
         others = self._given(~own)
         queued = float((self._at(others, end_ns) - self._at(others, start_ns)).sum())
+        idle = self._integral((self._in_flight == 0).astype(float))
         depth = self._integral(self._in_flight.astype(float))
         flying = float((self._at(depth, end_ns) - self._at(depth, start_ns)).sum())
         return Waited(
-            ns=total, queued_ns=queued, in_flight=flying / max(1, total),
+            ns=total, queued_ns=queued, idle_ns=float((self._at(idle, end_ns) - self._at(idle, start_ns)).sum()),
+            in_flight=flying / max(1, total),
             fillers=self._fillers(~own, start_ns, end_ns),
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import async_io, cpuquota, loopdev, redis_server, slowdisk
+from culpa.labs import async_io, cpuquota, loopdev, postgres, redis_server, slowdisk
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -23,16 +23,21 @@ from culpa.labs.disk_queue import (
     DISK_SLOW_HEALTHY,
 )
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
+from culpa.labs.journal_wait import JOURNAL_WAIT_HEALTHY, JOURNAL_WAIT_LAB
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
+from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
+from culpa.labs.page_faults import PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
+from culpa.labs.postgres_commits import POSTGRES_COMMITS, POSTGRES_COMMITS_HEALTHY
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
+from culpa.labs.shell_script import SHELL_SCRIPT, SHELL_SCRIPT_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
 from culpa.labs.word_pop import WORD_POP, WORD_POP_CACHED, WORD_POP_HEALTHY
 
@@ -55,6 +60,14 @@ LABS: tuple[Lab, ...] = (
     ASYNC_IO_HEALTHY,
     FSYNC_LOOP,
     FSYNC_LOOP_HEALTHY,
+    NODE_SYNC,
+    NODE_SYNC_HEALTHY,
+    SHELL_SCRIPT,
+    SHELL_SCRIPT_HEALTHY,
+    POSTGRES_COMMITS,
+    POSTGRES_COMMITS_HEALTHY,
+    PAGE_FAULTS,
+    PAGE_FAULTS_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
@@ -82,9 +95,11 @@ LABS: tuple[Lab, ...] = (
     CACHE_ASIDE,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
+    JOURNAL_WAIT_LAB,
+    JOURNAL_WAIT_HEALTHY,
 )
 
-_PACKAGE_OF = {"ip": "iproute2", "perl": "perl"}
+_PACKAGE_OF = {"ip": "iproute2", "perl": "perl", "node": "nodejs"}
 
 
 def find(name: str) -> Lab:
@@ -138,6 +153,8 @@ def _missing(need: Need) -> str | None:
         return slowdisk.why_not()
     if need == "io-uring":
         return async_io.why_not()
+    if need == "postgres":
+        return postgres.why_not()
     if need == "tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "no /dev/net/tun: modprobe tun"
     return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

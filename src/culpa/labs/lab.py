@@ -18,16 +18,20 @@ from culpa.errors import EXIT_LAB_MISSED
 
 LAB_SCHEMA = "culpa.lab/1"
 
-Need = Literal["root", "trace", "redis-server", "slow-disk", "io-uring", "cpu-quota", "ip", "perl", "tun"]
+Need = Literal[
+    "root", "trace", "redis-server", "slow-disk", "io-uring", "cpu-quota", "ip", "perl", "tun", "node", "postgres",
+]  # fmt: skip
 """`trace`: the truth of the lab cannot be told by samples, which see neither sleeps nor waits for peers."""
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
 
 
 class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
-    """The process that must be named in a cause."""
+    """The process that must be named in a cause; where `pid` is null any process of the name `comm`: the lab's own
+    processes of that name end before anybody can note their numbers.
+    """
 
     cause: str
-    pid: int
+    pid: int | None = None
     comm: str
 
 
@@ -53,6 +57,7 @@ class TruthStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: NodeKind | None = None
     pid: int | None = None
+    comm: str | None = None
     path: str | None = None
     device: str | None = None
 

@@ -4,7 +4,7 @@ Call only while holding the lab lock: then no lab is alive, and whatever bears a
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
 process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
 and start time as the ledger has them, a limit or bound that the ledger names, a cgroup or network interface that it
-names and that has the prefix.
+names and that has the prefix, a perf map of a process in the ledger that names a file of the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import dirtybound, groups, interfaces, ledger, loopdev, throttle
+from culpa.labs import dirtybound, groups, interfaces, ledger, loopdev, perfmap, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 
 ENVIRON_LIMIT_BYTES = 1 << 20
@@ -37,18 +37,20 @@ class Leftovers:
     groups: tuple[Path, ...] = ()
     controllers: tuple[ledger.Controllers, ...] = ()
     interfaces: tuple[str, ...] = ()
+    maps: tuple[Path, ...] = ()
     directories: tuple[Path, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
         """One line for each thing found."""
         return (
-            *(f"write limit on {device} in {control}" for control, device in self.limits),
+            *(f"limit on {device} in {control}" for control, device in self.limits),
             *(f"bound on the dirty pages of {device}" for device in self.bounds),
             *(f"process {pid}" for pid in self.processes),
             *(f"mount {path}" for path in self.mounts),
             *(f"loop device {device}" for device in self.loops),
             *(f"cgroup {path}" for path in self.groups),
             *(f"network interface {name}" for name in self.interfaces),
+            *(f"perf map {path}" for path in self.maps),
             *(f"directory {path}" for path in self.directories),
         )
 
@@ -68,6 +70,7 @@ def find(places: Places) -> Leftovers:
         groups=tuple(_groups(entries)),
         controllers=tuple(_switched(entries)),
         interfaces=tuple(_interfaces(entries)),
+        maps=tuple(_maps(entries, runs)),
         directories=directories,
     )
 
@@ -97,6 +100,8 @@ def remove(places: Places) -> tuple[str, ...]:
             groups.switch_controllers(Path(entry.path), entry.names, on=False)
     for name in found.interfaces:
         interfaces.remove(name)
+    for file in found.maps:
+        file.unlink(missing_ok=True)
     for directory in found.directories:
         shutil.rmtree(directory)
     ledger.discard(places.ledger)
@@ -212,6 +217,12 @@ def _interfaces(entries: tuple[ledger.Entry, ...]) -> Iterator[str]:
     for entry in entries:
         if isinstance(entry, ledger.Interface) and entry.name.startswith(PREFIX) and interfaces.exists(entry.name):
             yield entry.name
+
+
+def _maps(entries: tuple[ledger.Entry, ...], runs: set[str]) -> Iterator[Path]:
+    for entry in entries:
+        if isinstance(entry, ledger.Started):
+            yield from (path for run in sorted(runs) if (path := perfmap.of_run(entry.pid, run)) is not None)
 
 
 def _directories(places: Places) -> Iterator[Path]:

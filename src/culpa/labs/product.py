@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -39,10 +41,21 @@ def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Judge
     Raises:
         NoVerdictError: it failed, said nothing, or said something that is no verdict.
     """
-    options = [] if trace else ["--no-trace"]
-    options += ["--save", str(save)] if save else []
+    return _judged(site, [*_options(trace), *(["--save", str(save)] if save else []), url])
+
+
+def why_command(site: Site, argv: list[str], *, trace: bool) -> Judged:
+    """`culpa why --json -- COMMAND`, run as whoever runs the lab; as `why`."""
+    return _judged(site, [*_options(trace), "--user", pwd.getpwuid(os.geteuid()).pw_name, "--", *argv])
+
+
+def _options(trace: bool) -> list[str]:
+    return [] if trace else ["--no-trace"]
+
+
+def _judged(site: Site, arguments: list[str]) -> Judged:
     started = time.monotonic()
-    text = _culpa(site, ["why", url, "--json", *options], timeout_s=WHY_TIMEOUT_S)
+    text = _culpa(site, ["why", "--json", *arguments], timeout_s=WHY_TIMEOUT_S)
     seconds = time.monotonic() - started
     try:
         return Judged(verdict=msgspec.json.decode(text, type=Verdict), seconds=seconds)

@@ -48,7 +48,12 @@ def _with_becauses(causes: Iterable[Cause]) -> Iterator[Cause]:
 
 
 def _who_named(named: list[Cause], wanted: TruthWho) -> bool:
-    return any(cause.id == wanted.cause and cause.who is not None and cause.who.pid == wanted.pid for cause in named)
+    return any(
+        cause.id == wanted.cause
+        and cause.who is not None
+        and (cause.who.comm == wanted.comm if wanted.pid is None else cause.who.pid == wanted.pid)
+        for cause in named
+    )
 
 
 def _named_together(named: list[Cause], cause_id: str, wanted: tuple[TruthWho, ...]) -> bool:
@@ -86,6 +91,7 @@ def _is_step(node: Node, step: TruthStep) -> bool:
     return (
         (step.kind is None or node.kind == step.kind)
         and (step.pid is None or (node.who is not None and node.who.pid == step.pid))
+        and (step.comm is None or (node.who is not None and node.who.comm == step.comm))
         and (step.path is None or (node.on is not None and node.on.path == step.path))
         and (step.device is None or (node.on is not None and node.on.device == step.device))
     )

@@ -1,17 +1,19 @@
-"""A slow disk on a fast machine: ext4 on two loop devices in a row, with a limit on the writes of the lower one.
+"""A slow disk on a fast machine: ext4 on two loop devices in a row, with a limit on what is asked of the lower one.
 
 The upper device then has real queueing, await and utilisation; the lower one looks idle, because a cgroup holds
-requests back before any block tracepoint. The limit works in slices of about 100 ms, so a single fdatasync takes
-either under 1 ms or nearly 100 ms: judge by sum and mean.
+requests back before any block tracepoint. With the limit on the upper one it is that one that looks idle while somebody
+waits for it: a fast disk, and a control group that holds its users back. The limit works in slices of about 100 ms, so
+a single fdatasync takes either under 1 ms or nearly 100 ms: judge by sum and mean.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from culpa.errors import LabError
 from culpa.labs import dirtybound, ledger, loopdev, throttle
@@ -27,9 +29,13 @@ FLOOD_IMAGE_BYTES = 8 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slowness:
-    """What the disk takes, and how many bytes of dirty pages its file system may have (None: what the host allows)."""
+    """What the disk takes, and how many bytes of dirty pages its file system may have (None: what the host allows).
+
+    `limited`: the device that has the limit, the lower one or the one that the file system is on.
+    """
 
     rate: throttle.Rate
+    limited: Literal["lower", "upper"] = "lower"
     dirty_bytes: int | None = None
     image_bytes: int = IMAGE_BYTES
 
@@ -101,9 +107,13 @@ def slow_disk(site: Site, slowness: Slowness) -> Iterator[Disk]:
         _loop(lower, site, direct=True) as upper,
         _mounted(upper, directory, site),
         _bounded(upper, slowness.dirty_bytes, site),
-        throttle.write_limit(loopdev.device_number(lower), slowness.rate, book=site.ledger, name=site.name) as limit,
+        _limit(upper if slowness.limited == "upper" else lower, slowness.rate, site) as limit,
     ):
         yield Disk(directory=directory, device=upper, limit=limit)
+
+
+def _limit(device: str, rate: throttle.Rate, site: Site) -> AbstractContextManager[throttle.Throttle]:
+    return throttle.limit(loopdev.device_number(device), rate, book=site.ledger, name=site.name)
 
 
 @contextmanager

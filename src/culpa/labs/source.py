@@ -35,6 +35,21 @@ def function_lines(file: Path, *, function: str) -> CodeRange:
     raise LabError(f"{file} has no function {function}()")
 
 
+def script_function(file: Path, *, function: str) -> CodeRange:
+    """The lines of a function of a script, in a language that begins it with `function NAME(` and ends it with a brace
+    at the beginning of a line.
+
+    Raises:
+        LabError: there is no such function.
+    """
+    lines = file.read_text().split("\n")
+    first = next((at for at, line in enumerate(lines, 1) if line.startswith(f"function {function}(")), None)
+    if first is None:
+        raise LabError(f"{file} has no function {function}()")
+    last = next(at for at, line in enumerate(lines, 1) if at > first and line.startswith("}"))
+    return CodeRange(file=file, first_line=first, last_line=last)
+
+
 def _calls(node: ast.AST, method: str) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
 

@@ -125,13 +125,23 @@ def started(
         LabError: it does not start.
     """
     port = ports.free_port()
-    program = here.start([sys.executable, str(script), "--port", str(port), *arguments], name=name)
+    argv = [sys.executable, str(script), "--port", str(port), *arguments]
+    return served(here, conditions, argv, file=app_file or script, port=port, on=on, name=name)
+
+
+def served(
+    here: Site, conditions: Conditions, argv: list[str], *, file: Path, port: int, on: slowdisk.Disk, name: str = "app"
+) -> Stand:
+    """Start a service of any kind, with its source in `file`, and wait until it answers on `port`.
+
+    Raises:
+        LabError: it does not start.
+    """
+    program = here.start(argv, name=name)
     on.admit(program.pid)
     url = f"http://{ports.LOOPBACK}:{port}"
     stopwatch.wait_ready(f"{url}/", program)
-    return Stand(
-        site=here, conditions=conditions, disk=on, app=program, app_file=app_file or script, url=url
-    )  # fmt: skip
+    return Stand(site=here, conditions=conditions, disk=on, app=program, app_file=file, url=url)
 
 
 def disk(here: Site, conditions: Conditions, *, slow: bool) -> slowdisk.Disk:

@@ -1,4 +1,4 @@
-"""A limit on the writes of one block device, in writes or bytes a second, by the I/O controller of cgroup v1 or v2.
+"""A limit on one block device, in writes, bytes written or reads a second, by the I/O controller of cgroup v1 or v2.
 
 v1 (Documentation/admin-guide/cgroup-v1/blkio-controller.rst): the hierarchy's root group takes limits too, so nothing
 has to be moved as long as the writers are in it. v2 (cgroup-v2.rst, io.max): the root group has no limits; the writers
@@ -17,26 +17,29 @@ from culpa.errors import LabError
 from culpa.labs import groups, ledger
 from culpa.units import format_bytes, format_count
 
-Unit = Literal["writes", "bytes"]
+Unit = Literal["writes", "bytes", "reads"]
 V1_FILES: dict[Unit, str] = {
     "writes": "blkio.throttle.write_iops_device",
     "bytes": "blkio.throttle.write_bps_device",
+    "reads": "blkio.throttle.read_iops_device",
 }
 V2_FILE = "io.max"
-V2_KEYS: dict[Unit, str] = {"writes": "wiops", "bytes": "wbps"}
+V2_KEYS: dict[Unit, str] = {"writes": "wiops", "bytes": "wbps", "reads": "riops"}
 V2_CONTROLLERS = ("io", "memory")
 """Writeback is charged to the cgroup of the dirtied page, which needs the memory controller beside io."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How much may be written: `per_second` of `unit`."""
+    """How much may be written or read: `per_second` of `unit`."""
 
     per_second: int
     unit: Unit = "writes"
 
     def __str__(self) -> str:
-        amount = format_bytes(self.per_second) if self.unit == "bytes" else f"{format_count(self.per_second)} writes"
+        amount = (
+            format_bytes(self.per_second) if self.unit == "bytes" else f"{format_count(self.per_second)} {self.unit}"
+        )
         return f"{amount} a second"
 
 
@@ -54,8 +57,8 @@ class Throttle:
 
 
 @contextmanager
-def write_limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:
-    """Hold the writes to a device (`major:minor`) to a rate; `name` names a cgroup if one is made.
+def limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:
+    """Hold what is asked of a device (`major:minor`) to a rate; `name` names a cgroup if one is made.
 
     Raises:
         LabError: neither kind of I/O controller can be used here.

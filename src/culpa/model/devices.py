@@ -6,15 +6,22 @@ import numpy as np
 import polars as pl
 
 from culpa.model.axis import Axis, Int64s, expand
+from culpa.model.calls import pick
 
 COMPLETION_LAG_NS = 100_000
 """The completion is recorded just before the waiter is woken; on a stacked device a worker thread lies between."""
 
 
 class BlockIndex:
-    """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order."""
+    """Block requests, findable by who submitted them, by inode and by device; rows keep the table's order.
 
-    def __init__(self, blocks: pl.DataFrame, axis: Axis) -> None:
+    `kernel_tids`: the kernel's own threads; `journal_tids`: those of them that write journals.
+    """
+
+    def __init__(
+        self, blocks: pl.DataFrame, axis: Axis, kernel_tids: frozenset[int] = frozenset(),
+        journal_tids: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
         self._axis = axis
         complete = blocks["complete_ns"].to_numpy(allow_copy=True) if len(blocks) else np.zeros(0)
         self.done: Int64s = blocks["complete_ns"].fill_null(np.iinfo(np.int64).max // 4).to_numpy()
@@ -23,10 +30,17 @@ class BlockIndex:
         self.dev = _integers(blocks, "dev")
         self._finished = ~np.isnan(complete.astype(float)) if len(blocks) else np.zeros(0, bool)
         self._by_thread = Keyed(_integers(blocks, "tid")[:, None], self.done, self._finished, axis)
-        self._made = Keyed(_integers(blocks, "tid")[:, None], queued, np.ones(len(blocks), bool), axis)
+        self._made_by_thread = Keyed(_integers(blocks, "tid")[:, None], queued, np.ones(len(blocks), bool), axis)
         self.inodes = inodes = np.stack([_integers(blocks, "ino_dev"), _integers(blocks, "ino")], axis=1)
         self._by_inode = Keyed(inodes, self.done, self._finished & (inodes[:, 1] > 0), axis)
         self._by_device = Keyed(self.dev[:, None], self.done, self._finished, axis)
+        self._made = queued
+        self.tid = _integers(blocks, "tid")
+        reads, writes = ((blocks["op"] == op).fill_null(value=False).to_numpy() for op in ("read", "write"))
+        passed_on = self._finished & reads & (inodes[:, 1] > 0) & np.isin(self.tid, list(kernel_tids))
+        journal = self._finished & writes & np.isin(self.tid, list(journal_tids))
+        every = np.zeros_like(self.dev)[:, None]
+        self._passed_on, self._journal = (Keyed(every, self.done, which, axis) for which in (passed_on, journal))
 
     def ended(self, start: Int64s, end: Int64s, dev: Int64s, ino: Int64s) -> Int64s:
         """For each wait [start, end) on the axis the request whose completion ended it, else -1.
@@ -35,17 +49,20 @@ class BlockIndex:
             start, end: points of the axis, end being the wake.
             dev, ino: the file of the system call that waits, -1 where there is none.
 
-        The waiter's own requests come first, then those of its file, then those of its file system's device.
+        The waiter's own requests come first, then those of its file, then those of its file system's device. What was
+        made after the wait did not end it: the waiter's next request can complete within the lag.
         """
         tid = self._axis.tids[start // self._axis.span] if len(start) else start
         begin, until = self._axis.time(start), self._axis.time(end)
-        found = self._by_thread.last_before(tid[:, None], begin, until)
+        found = np.full(len(start), -1, np.int64)
         for index, keys, usable in (
+            (self._by_thread, tid[:, None], tid >= 0),
             (self._by_inode, np.stack([dev, ino], axis=1), ino > 0),
             (self._by_device, dev[:, None], dev >= 0),
         ):
             missing = (found < 0) & usable
-            found[missing] = index.last_before(keys[missing], begin[missing], until[missing])
+            row = index.last_before(keys[missing], begin[missing], until[missing])
+            found[missing] = np.where(pick(self._made, row, -1) <= until[missing], row, -1)
         return found
 
     def ended_by(self, tid: Int64s, begin: Int64s, until: Int64s) -> Int64s:
@@ -59,9 +76,28 @@ class BlockIndex:
 
     def in_flight(self, tid: Int64s, moment: Int64s) -> Int64s:
         """For each (thread, moment) the request of that thread that was made last before it, if unfinished, else -1."""
-        found = self._made.last_within(tid[:, None], np.full(len(tid), self._axis.start_ns), moment)
+        found = self._made_by_thread.last_within(tid[:, None], np.full(len(tid), self._axis.start_ns), moment)
         over = self.done[found] <= moment if len(self.done) else np.zeros(len(tid), bool)
         return np.where((found >= 0) & ~over, found, -1)
+
+    def passed_on(self, start: Int64s, end: Int64s) -> Int64s:
+        """For each wait for a page the read that ended it and that a kernel thread sent, else -1.
+
+        A limit holds back what a thread asks for; a kernel thread sends it later. A page fault has no call that names
+        the file, so the moments must tell: made within the wait, and completed just before its end.
+        """
+        found = self._just_before(self._passed_on, start, end)
+        return np.where(pick(self._made, found, -1) >= self._axis.time(start), found, -1)
+
+    def journal_writes(self, start: Int64s, end: Int64s) -> Int64s:
+        """For each wait for a buffer that a journal was writing the journal's write that ended it, else -1."""
+        return self._just_before(self._journal, start, end)
+
+    def _just_before(self, among: Keyed, start: Int64s, end: Int64s) -> Int64s:
+        """The last of some requests that completed within the wait, at its end; else -1."""
+        begin, until = self._axis.time(start), self._axis.time(end)
+        found = among.last_before(np.zeros_like(start)[:, None], begin, until)
+        return np.where(pick(self.done, found, -1) >= until - COMPLETION_LAG_NS, found, -1)
 
     def ahead(self, start: Int64s, end: Int64s, request: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
         """What the device worked on before it came to the request that a wait is for.

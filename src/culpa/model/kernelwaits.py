@@ -13,7 +13,7 @@ from culpa.model.devices import BlockIndex
 from culpa.model.kinds import NO_THING, NONE, OF_STAGE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
-from culpa.model.stages import Stage
+from culpa.model.stages import HELD_BUFFER, Stage
 from culpa.model.timeline import Timeline
 from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
@@ -75,15 +75,31 @@ class KernelWaits:
         waker = self._timeline.waker[pieces.segment[index]]
         lanes = pieces.axis.lane(waker)
         kernel = np.isin(waker, list(self._objects.kernel_tids))
-        follow = (pieces.kind[index] == Kind.JOURNAL) & kernel & (lanes >= 0)
+        held = self._held_by_journal(index)
+        follow = (pieces.kind[index] == Kind.JOURNAL) & kernel & (lanes >= 0) & ~held
         pieces.next[index[follow]] = lanes[follow]
         # A wait that is still open has no waker yet: the thread that ended the other waits on that file system.
         dev = self._calls.dev(pieces.call[index])
-        rest = (pieces.kind[index] == Kind.JOURNAL) & (waker < 0) & (dev >= 0)
+        rest = (pieces.kind[index] == Kind.JOURNAL) & (waker < 0) & (dev >= 0) & ~held
         for number in np.unique(dev[rest]).tolist():
             known = np.unique(lanes[follow & (dev == number)])
             if len(known) == 1:
                 pieces.next[index[rest & (dev == number)]] = known[0]
+
+    def _held_by_journal(self, index: Int64s) -> Bools:
+        """Waits for a buffer until the journal's write of it is done: an interrupt ends them, the journal's thread sent
+        the write. They are that thread's, on that device, whether it was watched or not.
+        """
+        pieces, blocks = self._pieces, self._blocks
+        told = [stack_id for stack_id, stage in self._stages.items() if stage.label == HELD_BUFFER]
+        held: Bools = np.isin(self._timeline.stack[pieces.segment[index]], told)
+        ours = index[held & (pieces.request[index] >= 0)]
+        request = pieces.request[ours]
+        for dev in np.unique(blocks.dev[request]).tolist():
+            thing = Thing(device=self._objects.device(int(dev)), stage=HELD_BUFFER)
+            pieces.label(ours[blocks.dev[request] == dev], thing)
+        pieces.owner[ours] = blocks.tid[request]
+        return held
 
     def _device_time(self, index: Int64s) -> None:
         """Until its request was handed to the device the wait was queueing, after that service; and behind whom."""

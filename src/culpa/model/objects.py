@@ -100,6 +100,11 @@ class Objects:
         return dict(zip(tasks["tid"].to_list(), tasks["pid"].to_list(), strict=True))
 
     @cached_property
+    def journal_tids(self) -> frozenset[int]:
+        """The threads that write the journals of ext4 and ocfs2 (fs/jbd2/journal.c)."""
+        return frozenset(tid for tid in self.kernel_tids if (self.comm.get(tid) or "").startswith("jbd2/"))
+
+    @cached_property
     def _processes(self) -> dict[int, Process]:
         names = ("pid", "starttime", "comm", "cmdline", "exe", "unit", "cgroup", "container", "caught")
         rows = self._capture.frame(schema.PROCESSES).drop_nulls("pid").select(names)

@@ -23,10 +23,12 @@ class Stage:
     syncs: bool = False
 
 
+HELD_BUFFER = "a buffer the journal is writing"
+"""Whoever changes it waits until it is on the disk: metadata of a transaction that somebody made the journal commit."""
 _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
     (r"jbd2_log_wait_commit|jbd2_complete_transaction", "journal", "journal commit"),
     (r"start_this_handle|wait_transaction_locked|add_transaction_credits", "journal", "room in the journal"),
-    (r"do_get_write_access|jbd2_journal_get_write_access", "device", "a buffer the journal is writing"),
+    (r"do_get_write_access|jbd2_journal_get_write_access", "journal", HELD_BUFFER),
     (r"xlog_wait|xfs_log_force|xlog_grant|xfs_log_reserve|xlog_state_", "journal", "log commit"),
     (r"btrfs_wait_log|btrfs_sync_log|wait_for_commit|wait_current_trans", "journal", "tree log commit"),
     (r"balance_dirty_pages", "throttle", "dirty page throttling"),
@@ -55,6 +57,7 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
 )
 _FAULT = re.compile(r"filemap_fault|handle_mm_fault|do_page_fault|do_user_addr_fault|exc_page_fault|do_mem_abort")
 """Whatever a device does within one of these is part of a page fault, which no system call shows."""
+_MAKING_ROOM = frozenset({"start_this_handle", "add_transaction_credits"})
 _SYNCING = re.compile(r"generic_write_sync|vfs_fsync_range|\w+_sync_file|\w+_file_fsync")
 """What a write does before it returns if its file was opened with O_DSYNC or O_SYNC, or by RWF_DSYNC."""
 _COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
@@ -84,11 +87,17 @@ def _named(names: Sequence[str]) -> Stage:
     for name in telling:
         for pattern, stage in _COMPILED:
             if pattern.search(name):
-                return _within_fault(stage, telling)
+                return _within_fault(_within_journal(stage, telling), telling)
     if any(name.startswith("io_schedule") or name == "bit_wait_io" for name in names):
         return Stage(kind="device", label="block I/O")
     innermost = telling[0] if telling else (names[0] if names else "no stack")
     return Stage(kind="unexplained", label=f"unknown: {innermost}")
+
+
+def _within_journal(stage: Stage, names: Sequence[str]) -> Stage:
+    """A lock that is taken to make room in the journal is that; other locks stay."""
+    room = next((name for name in names if name in _MAKING_ROOM), None)
+    return stage if stage.kind != "lock" or room is None else _named([room])
 
 
 def _within_fault(stage: Stage, names: Sequence[str]) -> Stage:

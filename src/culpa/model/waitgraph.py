@@ -10,6 +10,7 @@ a thread that was in a call on the same lock, pipe or eventfd.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.resting import debts
-from culpa.model.stages import Stage, classify
+from culpa.model.stages import HELD_BUFFER, Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
 from culpa.model.writeback import Writeback
@@ -107,16 +108,16 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     arrivals = Arrivals.of(timeline, calls)
     talk = Conversations(requests, axis, arrivals)
-    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis)
+    blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids, objects.journal_tids)
+    stages = _stages(capture.frame(schema.STACKS))
     beside = AsyncWaits(capture, timeline, calls, blocks, objects, requests)
-    matched = beside.put(_match_blocks(timeline, calls, blocks))
+    matched = beside.put(_match_blocks(timeline, calls, blocks, stages))
     writeback = Writeback(capture, objects, blocks)
     behind, throttled = writeback.behind(timeline, matched), writeback.throttled(timeline)
     locks = LockWaits(timeline, calls)
     cuts = np.concatenate([locks.cuts(), beside.cuts(), behind.points, throttled.points])
     pieces = _cut(timeline, matched, calls, talk, blocks, cuts)
     waits = _Waits(pieces, timeline)
-    stages = _stages(capture.frame(schema.STACKS))
     kernel = KernelWaits(pieces, timeline, calls, blocks, stages, objects, writeback, behind, throttled)
     kernel.explain(waits.blocked)
     waiting = calls.resting_pids - objects.pure_servers
@@ -161,7 +162,7 @@ class _Waits:
         self.voluntary = np.flatnonzero(waiting & ~stopped & ~blocked)
 
 
-def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64s:
+def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: Mapping[int, Stage]) -> Int64s:
     """For each segment the block request that ended it, `NONE` where it is no uninterruptible wait or none did."""
     state, axis = np.maximum(timeline.state, 0), timeline.axis
     # What goes on at the end of the window was not ended by anything yet.
@@ -171,6 +172,11 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex) -> Int64
     start, end = timeline.start[blocked], timeline.end[blocked]
     call = calls.covering(start)
     matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
+    stack = timeline.stack[blocked]
+    faults = blocked[(matched[blocked] < 0) & np.isin(stack, [i for i, s in stages.items() if s.kind == "fault"])]
+    matched[faults] = blocks.passed_on(timeline.start[faults], timeline.end[faults])
+    held = blocked[np.isin(stack, [i for i, s in stages.items() if s.label == HELD_BUFFER])]
+    matched[held] = blocks.journal_writes(timeline.start[held], timeline.end[held])
     return matched
 
 

@@ -9,6 +9,7 @@ from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
+from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
@@ -16,6 +17,7 @@ from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
+from culpa.diagnose.rules.throttle import cgroup_throttle
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
@@ -27,6 +29,8 @@ RULES: tuple[Rule, ...] = (
     saturated,
     slow_device,
     neighbour,
+    cgroup_throttle,
+    journal_wait,
     dirty_throttle,
     remote_slow,
     contention,

@@ -60,8 +60,7 @@ def busy(picture: Picture) -> Iterator[Finding]:
     talking = chatter.spent(chatter.repeated(picture))
     queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
     limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
-    for nodes in _by_process(picture, Kind.RUNNING):
-        nodes = own_work(picture, nodes)
+    for nodes in own_work(picture, _by_process(picture, Kind.RUNNING)):
         moments = picture.moments(*nodes).minus(talking)
         if not nodes or moments.ns < limit_ns:
             continue
@@ -110,8 +109,7 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
 
     What to do: look at the named line; wait for the event instead of the clock.
     """
-    for nodes in _by_process(picture, Kind.SLEEP):
-        nodes = own_work(picture, nodes)
+    for nodes in own_work(picture, _by_process(picture, Kind.SLEEP)):
         moments = picture.moments(*nodes)
         if not nodes or picture.share(moments.ns) < MIN_SHARE:
             continue

@@ -23,6 +23,7 @@ from culpa.diagnose.rules.evidence import (
     threads_of,
     waits_source,
 )
+from culpa.diagnose.rules.iolimits import limits_on
 from culpa.diagnose.rules.neighbour import neighbours
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
 from culpa.model.axis import Int64s
@@ -36,6 +37,8 @@ MIN_SYNCS = 10
 SEVERAL = "{} processes sync small pieces to disk again and again"
 MAX_FILLERS = 3
 """Of those whose requests fill the queue, so many are named."""
+MAX_WAITERS = 32
+"""Threads, with those they wait through, whose waits for a device are divided one by one."""
 SLOW_NS = 500_000
 """Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
 
@@ -45,8 +48,16 @@ SLOW_NS = 500_000
     title="One process syncs small pieces to disk again and again",
     needs=(),
     fixes=("app-sync-less-often",),
-    fires=(Lab("fsync-loop"), Lab("prefork")),
-    silent=(Lab("fsync-loop-healthy"), Lab("prefork-healthy"), Lab("redis-slow-healthy"), Lab("cpu-busy")),
+    fires=(Lab("fsync-loop"), Lab("node-sync"), Lab("shell-script"), Lab("postgres-commits"), Lab("prefork")),
+    silent=(
+        Lab("fsync-loop-healthy"),
+        Lab("node-sync-healthy"),
+        Lab("shell-script-healthy"),
+        Lab("postgres-commits-healthy"),
+        Lab("prefork-healthy"),
+        Lab("redis-slow-healthy"),
+        Lab("cpu-busy"),
+    ),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits in fsync or fdatasync of one process, many times, or in writes to a file that
@@ -156,7 +167,7 @@ def _device_nodes(picture: Picture) -> dict[str, list[int]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _DeviceWait:
+class DeviceWait:
     """The root's waits for one device, and what the device did meanwhile."""
 
     device: str
@@ -170,8 +181,13 @@ class _DeviceWait:
         """Whether more than half of it went to other requests than the waiter's."""
         return self.waited.queued_ns > self.waited.ns / 2
 
+    @property
+    def finds_it_idle(self) -> bool:
+        """Whether the device had nothing to do for more than half of it: what it waits for had not reached it yet."""
+        return self.waited.idle_ns > self.waited.ns / 2
 
-def _device_waits(picture: Picture) -> Iterator[_DeviceWait]:
+
+def device_waits(picture: Picture) -> Iterator[DeviceWait]:
     """Waits for devices that matter to the root and are longer than sound devices make anybody wait."""
     for device, nodes in _device_nodes(picture).items():
         moments = picture.moments(*nodes)
@@ -179,13 +195,14 @@ def _device_waits(picture: Picture) -> Iterator[_DeviceWait]:
             queue = DeviceQueue(picture, device)
             waits = [queue.waited(*_when(picture, own_nodes), tids) for tids, own_nodes in _by_waiter(picture, nodes)]
             waited = joined(waits, total_ns=moments.ns)
-            yield _DeviceWait(device=device, nodes=nodes, moments=moments, waited=waited, queue=queue)
+            yield DeviceWait(device=device, nodes=nodes, moments=moments, waited=waited, queue=queue)
 
 
 def _by_waiter(picture: Picture, nodes: list[int]) -> Iterator[tuple[frozenset[int], list[int]]]:
     """The nodes by who waits in them: the threads above the node, each for the next, and the one that it names.
 
-    A node about somebody else's data on the device names the one whose data it is.
+    A node about somebody else's data on the device names the one whose data it is. Of many waiters, as the short-lived
+    processes of a script are, all but those that wait longest wait as one.
     """
     found: dict[frozenset[int], list[int]] = defaultdict(list)
     for node in nodes:
@@ -193,7 +210,11 @@ def _by_waiter(picture: Picture, nodes: list[int]) -> Iterator[tuple[frozenset[i
         theirs = getattr(picture.blame.nodes[last].on, "other", None) is not None
         tids = {picture.blame.nodes[n].who for n in (above if theirs else [*above, last])}
         found[frozenset(tid for tid in tids if tid >= 0)].append(node)
-    yield from found.items()
+    ordered = sorted(found, key=lambda tids: (-sum(picture.blame.nodes[n].ns for n in found[tids]), sorted(tids)))
+    yield from ((tids, found[tids]) for tids in ordered[:MAX_WAITERS])
+    rest = ordered[MAX_WAITERS:]
+    if rest:
+        yield frozenset().union(*rest), [node for tids in rest for node in found[tids]]
 
 
 def _when(picture: Picture, nodes: list[int]) -> tuple[Int64s, Int64s]:
@@ -201,7 +222,7 @@ def _when(picture: Picture, nodes: list[int]) -> tuple[Int64s, Int64s]:
     return moments.start_ns, moments.end_ns
 
 
-def _device_evidence(wait: _DeviceWait) -> Iterator[Evidence]:
+def device_evidence(wait: DeviceWait) -> Iterator[Evidence]:
     """The device's part of the root's time, split into others' requests and the waiter's own."""
     waited, device = wait.waited, wait.device
     yield Evidence(
@@ -260,7 +281,7 @@ def saturated(picture: Picture) -> Iterator[Finding]:
 
     What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
     """
-    for wait in _device_waits(picture):
+    for wait in device_waits(picture):
         fillers = wait.waited.fillers
         if not wait.queues or _has_one_neighbour(picture, wait.waited):
             continue
@@ -270,7 +291,7 @@ def saturated(picture: Picture) -> Iterator[Finding]:
         yield Finding(
             moments=wait.moments, nearness=Nearness.NEIGHBOUR if foreign else Nearness.DEVICE, pid=named, tid=None,
             on=On(device=wait.device, path=first.path if first and named is not None else None),
-            evidence=(*_device_evidence(wait), *_filler_evidence(picture, wait.waited)), confidence=0.85,
+            evidence=(*device_evidence(wait), *_filler_evidence(picture, wait.waited)), confidence=0.85,
             predicted=_without_the_queue(picture, wait),
         )  # fmt: skip
 
@@ -283,7 +304,7 @@ def _has_one_neighbour(picture: Picture, waited: Waited) -> bool:
     return any(owner.pid == first.pid for owner in neighbours(picture))
 
 
-def _without_the_queue(picture: Picture, wait: _DeviceWait) -> Predicted | None:
+def _without_the_queue(picture: Picture, wait: DeviceWait) -> Predicted | None:
     """What a request would take alone at the device: without the others it still waits for its own requests."""
     without = predict.without(picture, wait.moments) if picture.has_price else None
     if without is None:
@@ -309,10 +330,11 @@ def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:
     title="The device itself takes long",
     needs=(BLOCKS,),
     fixes=(),
-    fires=(Lab("disk-slow"), Lab("async-io")),
+    fires=(Lab("disk-slow"), Lab("async-io"), Lab("page-faults")),
     silent=(
         Lab("disk-slow-healthy"),
         Lab("async-io-healthy"),
+        Lab("page-faults-healthy"),
         Lab("disk-saturated"),
         Lab("redis-slow-healthy"),
         Lab("word-pop-cached"),
@@ -323,14 +345,14 @@ def slow_device(picture: Picture) -> Iterator[Finding]:
 
     Why it slows you: each request takes the device this long, even with nothing before it.
 
-    How sure: as for `disk.saturated`. Whether the device is slow or is held back (a limit of a control group, a stacked
-    device) is not told apart here.
+    How sure: as for `disk.saturated`. Where a limit of a control group on this very device is in force and the device
+    is idle meanwhile, that is `disk.cgroup-throttle`; a limit below a stacked device makes the device itself slow.
 
     What to do: a faster device, or fewer requests that somebody waits for.
     """
-    for wait in _device_waits(picture):
-        if not wait.queues:
+    for wait in device_waits(picture):
+        if not wait.queues and not (wait.finds_it_idle and limits_on(picture, wait.device)):
             yield Finding(
                 moments=wait.moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=wait.device),
-                evidence=tuple(_device_evidence(wait)), confidence=0.85,
+                evidence=tuple(device_evidence(wait)), confidence=0.85,
             )  # fmt: skip

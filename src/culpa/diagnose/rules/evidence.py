@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,9 +158,9 @@ def without_run_queue(picture: Picture, nodes: list[int]) -> int:
     return picture.moments(*nodes).ns - part(picture, nodes, Kind.RUNNABLE)
 
 
-def own_work(picture: Picture, nodes: list[int]) -> list[int]:
-    """Those of the nodes that do not lie below a wait for a lock, or for a server thread that serves another request:
-    what is done there is not done for this request, and the wait is the cause.
+def own_work(picture: Picture, groups: Iterable[list[int]]) -> Iterator[list[int]]:
+    """Of each group those nodes that do not lie below a wait for a lock, or for a server thread that serves another
+    request: what is done there is not done for this request, and the wait is the cause.
     """
     servers, blamed = {tid for crew in crews(picture) for tid in crew.tids}, picture.blame.nodes
 
@@ -169,4 +170,5 @@ def own_work(picture: Picture, nodes: list[int]) -> list[int]:
             on is not None and on.behind is not None and blamed[node].who in servers
         )
 
-    return [n for n in nodes if not any(is_wait_for_others(above) for above in picture.blame.path(n)[:-1])]
+    for nodes in groups:
+        yield [n for n in nodes if not any(is_wait_for_others(above) for above in picture.blame.path(n)[:-1])]
