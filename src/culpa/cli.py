@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
     from culpa.capture.bundle import Capture
     from culpa.collect.options import HttpSettings, Options
+    from culpa.collect.redis_link import Link, Tls
     from culpa.collect.window import Share
     from culpa.diagnose.verdict import Cause, Verdict
     from culpa.target import Target
 
 DEFAULT_BUDGET_PERCENT: Final = 20.0
+CHECKUP_NS: Final = 10_000_000_000
+"""How long a server is watched unless `--for` says otherwise."""
 WITH_COMMAND: Final = ("why", "record")
 """Subcommands that take `-- COMMAND`."""
 
@@ -220,6 +223,62 @@ def record(
     talk.say(f"saved {printable(str(save))}; judge it with: culpa why {printable(str(save))}")
 
 
+@app.command(
+    "redis",
+    short_help="A check-up of one Redis server.",
+    epilog=_epilog("culpa redis redis://127.0.0.1:6379", "culpa redis --for 30s rediss://me@cache.example:6380"),
+)
+def redis_checkup(
+    url: Annotated[str, typer.Argument(metavar="URL", help="redis://HOST:PORT, rediss://..., unix:///PATH")],
+    duration: Annotated[
+        int, typer.Option("--for", metavar="TIME", parser=_duration, help="watch so long (default 10s)")
+    ] = CHECKUP_NS,
+    no_trace: NoTraceFlag = False,
+    budget: BudgetOption = DEFAULT_BUDGET_PERCENT,
+    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="trust this CA for rediss://")] = None,
+    certificate: Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="client certificate")] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="its key")] = None,
+    insecure: InsecureFlag = False,
+    save: Annotated[Path | None, typer.Option("-o", "--save", metavar="FILE", help="keep the capture as well")] = None,
+    json: JsonFlag = False,
+    redact: RedactFlag = False,
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="exit 3 if a finding of this level or above was made")
+    ] = None,
+    quiet: QuietFlag = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="all facts with their sources, the blame tree")
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="no colour, also by NO_COLOR")] = False,
+) -> None:
+    """Examine one server over its protocol, and with the host's view where it runs on this host.
+
+    Read-only. The password is taken from REDISCLI_AUTH, or asked for.
+    """
+    from culpa.collect.options import Options
+    from culpa.collect.redis_link import Tls
+    from culpa.diagnose.judge import judge
+
+    talk = Talk(quiet=quiet)
+    target, link = _redis_link(url, Tls(ca=ca, certificate=certificate, key=key, verify=not insecure), talk)
+    options = Options(for_ns=duration, trace=not no_trace, budget_percent=budget, checkup=link)
+    capture = _gather(target, options, talk)
+    if redact:
+        capture = _redacted(capture)
+    failure = _saved(capture, save, talk)
+    verdict = judge(capture)
+    if json:
+        from culpa.report.envelope import to_json
+
+        out(to_json(verdict).rstrip("\n") + "\n")
+    else:
+        out(_page(verdict, quiet=quiet, verbose=verbose, no_color=no_color))
+    if failure is not None:
+        raise failure
+    if fail_on is not None and _reaches(verdict.causes, fail_on):
+        raise typer.Exit(EXIT_FINDING)
+
+
 @app.command(short_help="What this host lets culpa see.", epilog=_epilog("culpa doctor"))
 def doctor(json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """What this host lets culpa see, what not and why, and the command that would change it."""
@@ -308,6 +367,26 @@ def _target(context: typer.Context, text: str | None) -> Target:
     if text is not None:
         raise UsageError(f"there is a target, {printable(text, 80)}, and a command", way_out="name one of them")
     return command_target(invocation.command)
+
+
+def _redis_link(url: str, tls: Tls, talk: Talk) -> tuple[Target, Link]:
+    """The server a URL names and how to reach it; a password in the URL works, and earns a word."""
+    from culpa.collect.redis_answers import Address, Credentials
+    from culpa.collect.redis_link import Link
+    from culpa.target import RedisTarget, parse_target
+
+    target = parse_target(url)
+    if not isinstance(target, RedisTarget):
+        raise UsageError(f"{printable(url, 80)} is no Redis URL", way_out="write redis://HOST:PORT or unix:///PATH")
+    if target.password is not None:
+        talk.say("the password in the URL can be read by other users in the list of processes; REDISCLI_AUTH is safer")
+    password = target.password or os.environ.get("REDISCLI_AUTH") or None
+    link = Link(
+        address=Address(host=target.host, port=target.port, path=target.path),
+        credentials=Credentials(username=target.user, password=password),
+        tls=tls if target.tls else None,
+    )
+    return target, link
 
 
 def _http(

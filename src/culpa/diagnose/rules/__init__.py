@@ -14,11 +14,31 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.redis_holds import (
+    bigkey_delete,
+    bigkey_read,
+    command_slow,
+    flush_sync,
+    migrate,
+    script_long,
+)
+from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, starved, swap
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
+    command_slow,
+    bigkey_read,
+    bigkey_delete,
+    flush_sync,
+    script_long,
+    migrate,
+    expire_burst,
+    evict_storm,
+    fork_slow,
+    swap,
+    starved,
     write_in_read_path,
     round_trips,
     temp_churn,

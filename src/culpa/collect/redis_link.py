@@ -1,0 +1,215 @@
+"""How a Redis server is reached: one connection that sends nothing by itself, retries nothing and reads no flood.
+
+Over TCP, TLS or a unix socket. Whoever answers is not trusted: a reply may be as long as `MAX_REPLY_BYTES`, what comes
+after it ends the connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
+
+from culpa.collect.redis_answers import Address, Credentials, NotAnswered, Reply
+
+CONNECT_SECONDS: Final = 5.0
+MAX_REPLY_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What TLS needs: files in PEM form; without `ca` the host's certificates are trusted."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A server's address and who to be towards it. `tls` None: in the clear."""
+
+    address: Address
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+    tls: Tls | None = None
+
+    def connect(self, *, silence_seconds: float) -> Talker:
+        """Open a connection; a reply may take `silence_seconds`.
+
+        Raises:
+            NotAnswered: nobody is there, TLS fails, or the credentials are refused.
+        """
+        settings: dict[str, Any] = {
+            "username": self.credentials.username,
+            "password": self.credentials.password,
+            "socket_timeout": silence_seconds,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "driver_info": None,
+        }
+        try:
+            connection = self._connection(settings)
+            connection.connect()
+        except redis.exceptions.AuthenticationError as error:
+            raise _refused(self.credentials) from error
+        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+        return Talker(connection)
+
+    def _connection(self, settings: dict[str, Any]) -> _Connection:
+        if self.address.path is not None:
+            return _UNIX(path=self.address.path, **settings)
+        settings |= {"host": self.address.host, "port": self.address.port}
+        if self.tls is None:
+            return _TCP(**settings)
+        return _TLS(
+            ssl_ca_certs=_text(self.tls.ca),
+            ssl_certfile=_text(self.tls.certificate),
+            ssl_keyfile=_text(self.tls.key),
+            ssl_cert_reqs="required" if self.tls.verify else "none",
+            ssl_check_hostname=self.tls.verify,
+            **settings,
+        )
+
+    def _unreachable(self, error: Exception) -> NotAnswered:
+        said = str(error)
+        if self.tls is not None and ("SSL" in said or "certificate" in said.lower()):
+            return NotAnswered("TLS fails: its certificate or protocol is not accepted", "name its CA with --ca FILE")
+        if "refused" in said:
+            return NotAnswered("nobody listens there", "check host and port, or start the server")
+        if isinstance(error, redis.exceptions.TimeoutError):
+            return NotAnswered(f"it did not answer within {CONNECT_SECONDS:.0f} s", "check host, port and firewall")
+        if "No such file" in said:
+            return NotAnswered("there is no such socket", "check the path")
+        if "Permission" in said:
+            return NotAnswered("this user may not open that socket", "run culpa as root or as the server's user")
+        return NotAnswered("it cannot be reached", "check host and port; rediss:// is for TLS")
+
+
+_Connection = Any
+"""One of the library's connections; it has no types."""
+
+
+class Talker:
+    """One open connection to a server; close it. Not for use by two threads at once, `cut` excepted."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    @property
+    def local_port(self) -> int | None:
+        """This end's port; None for unix sockets."""
+        sock = self._connection._sock
+        name = sock.getsockname() if sock is not None else None
+        return int(name[1]) if isinstance(name, tuple) else None
+
+    def ask(self, *commands: tuple[str | bytes, ...]) -> list[Reply]:
+        """Send all at once, then read one reply each; a refused command has its error as reply.
+
+        Raises:
+            NotAnswered: the server wants a password, went silent, or does not speak Redis' protocol.
+        """
+        replies: list[Reply] = []
+        try:
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            for _ in commands:
+                replies.append(self._reply())
+        except redis.exceptions.TimeoutError as error:
+            raise NotAnswered("it stopped answering", "ask it again when it is less busy", busy=True) from error
+        except _TooLong as error:
+            raise NotAnswered("its reply is longer than any that culpa asks for", "check what serves there") from error
+        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+            raise NotAnswered("it does not answer as a Redis does", "check that it is a Redis server") from error
+        return replies
+
+    def _reply(self) -> Reply:
+        try:
+            return cast("Reply", self._connection.read_response(disable_decoding=True))
+        except redis.exceptions.AuthenticationError as error:
+            raise _refused(Credentials()) from error
+        except redis.exceptions.ResponseError as error:
+            return error
+
+    def cut(self) -> None:
+        """End whatever another thread is waiting for on it."""
+        sock = self._connection._sock
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it is closed already
+
+    def close(self) -> None:
+        """Close it; safe to call twice."""
+        self._connection.disconnect()
+
+
+class _TooLong(ValueError):
+    """More bytes than any reply has that culpa asks for."""
+
+
+class _BoundedSocket:
+    """A socket from which at most `MAX_REPLY_BYTES` are read between two sends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._read = 0
+
+    def sendall(self, data: bytes) -> None:
+        self._read = 0
+        self._sock.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        data = self._sock.recv(size)
+        self._count(len(data))
+        return data
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0) -> int:
+        size = self._sock.recv_into(buffer, nbytes)
+        self._count(size)
+        return size
+
+    def _count(self, size: int) -> None:
+        self._read += size
+        if self._read > MAX_REPLY_BYTES:
+            raise _TooLong
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+
+class _BoundedTcp(Connection):
+    def _connect(self) -> _BoundedSocket:
+        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+
+
+class _BoundedTls(SSLConnection):
+    def _connect(self) -> _BoundedSocket:
+        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+
+
+class _BoundedUnix(UnixDomainSocketConnection):
+    def _connect(self) -> _BoundedSocket:
+        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+
+
+_TCP: Any = _BoundedTcp
+_TLS: Any = _BoundedTls
+_UNIX: Any = _BoundedUnix
+
+
+def _refused(credentials: Credentials) -> NotAnswered:
+    why = "it wants a password" if credentials.password is None else "it refuses this user or password"
+    return NotAnswered(why, "put it into REDISCLI_AUTH; the user belongs into the URL: redis://USER@HOST:PORT")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
