@@ -120,7 +120,7 @@ class PingProbe:
                     self._open = None
             self._hang_up()
             return None
-        end = time.monotonic_ns()
+        end = talker.arrived_ns()
         error = printable(str(reply), 80) if isinstance(reply, Exception) else None
         sent = Sent(start_ns=start, end_ns=end, local_port=port, outcome="answered", error=error)
         with self._lock:

@@ -7,6 +7,8 @@ after it ends the connection.
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,9 +19,15 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.retry import Retry
 
 from culpa.collect.redis_answers import Address, Credentials, NotAnswered, Reply
+from culpa.units import NS_PER_SECOND
 
 CONNECT_SECONDS: Final = 5.0
 MAX_REPLY_BYTES: Final = 16 << 20
+SO_TIMESTAMPNS: Final = 35
+"""asm-generic/socket.h; the socket module does not name it."""
+LONGEST_LATE_NS: Final = NS_PER_SECOND
+"""A reply that lay longer unread than this was not: the wall clock was set."""
+_TIMESPEC: Final = struct.Struct("@qq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +119,13 @@ class Talker:
         name = sock.getsockname() if sock is not None else None
         return int(name[1]) if isinstance(name, tuple) else None
 
+    def arrived_ns(self) -> int:
+        """When the last reply arrived (CLOCK_MONOTONIC): by the kernel's own time of it where that is known."""
+        now_ns, sock = time.monotonic_ns(), self._connection._sock
+        stamp = sock.arrived_realtime_ns if isinstance(sock, _BoundedSocket) else 0
+        late_ns = time.time_ns() - stamp if stamp else 0
+        return now_ns - late_ns if 0 < late_ns < LONGEST_LATE_NS else now_ns
+
     def ask(self, *commands: tuple[str | bytes, ...]) -> list[Reply]:
         """Send all at once, then read one reply each; a refused command has its error as reply.
 
@@ -157,14 +172,23 @@ class _TooLong(ValueError):
 
 
 class _BoundedSocket:
-    """A socket from which at most `MAX_REPLY_BYTES` are read between two sends."""
+    """A socket from which at most `MAX_REPLY_BYTES` are read between two sends.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Of a plain one the kernel also tells when the last bytes arrived (`arrived_realtime_ns`; 0: it did not), however
+    late this program got to read them.
+    """
+
+    def __init__(self, sock: socket.socket, *, stamps: bool) -> None:
         self._sock = sock
         self._read = 0
+        self._stamps = stamps
+        self.arrived_realtime_ns = 0
+        if stamps:
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     def sendall(self, data: bytes) -> None:
         self._read = 0
+        self.arrived_realtime_ns = 0
         self._sock.sendall(data)
 
     def recv(self, size: int) -> bytes:
@@ -173,7 +197,14 @@ class _BoundedSocket:
         return data
 
     def recv_into(self, buffer: memoryview, nbytes: int = 0) -> int:
-        size = self._sock.recv_into(buffer, nbytes)
+        if not self._stamps:
+            size = self._sock.recv_into(buffer, nbytes)
+        else:
+            size, extra, _, _ = self._sock.recvmsg_into([buffer], 64)
+            for level, kind, data in extra:
+                if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, _TIMESPEC.size):
+                    seconds, ns = _TIMESPEC.unpack(data)
+                    self.arrived_realtime_ns = seconds * NS_PER_SECOND + ns
         self._count(size)
         return size
 
@@ -188,17 +219,17 @@ class _BoundedSocket:
 
 class _BoundedTcp(Connection):
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=True)  # type: ignore[no-untyped-call]
 
 
 class _BoundedTls(SSLConnection):
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]
 
 
 class _BoundedUnix(UnixDomainSocketConnection):
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect())  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]
 
 
 _TCP: Any = _BoundedTcp

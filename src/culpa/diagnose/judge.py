@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,8 +14,9 @@ from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
 from culpa.diagnose import detail, tree, workers
 from culpa.diagnose.causes import Found
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture, draw
-from culpa.diagnose.rule import Failed, Fired, Rule
+from culpa.diagnose.rule import Answer, Failed, Fired, Rule, Skipped
 from culpa.diagnose.ruled_out import ruled_out
 from culpa.diagnose.rules import RULES
 from culpa.diagnose.verdict import (
@@ -30,6 +32,9 @@ from culpa.diagnose.verdict import (
     Verdict,
     WindowView,
 )  # fmt: skip
+from culpa.diagnose.verdict import (
+    Check as CheckAnswer,
+)
 from culpa.model import backing, requests
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
@@ -51,7 +56,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
-    found, broken = _ask(picture, rules)
+    found, broken, checks = _ask(picture, rules)
     heads = causes_of.arrange(picture, found)
     manifest = capture.manifest
     state = _state(picture, heads)
@@ -72,7 +77,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         blame=blame,
         causes=heads,
         ruled_out=ruled_out(picture),
-        blind_spots=manifest.blind_spots + broken,
+        blind_spots=manifest.blind_spots + broken, checks=checks if picture.is_checkup else (),
         cost=CostView(
             events=manifest.cost.events, lost_events=manifest.cost.lost_events,
             probe_cpu_seconds=manifest.cost.probe_cpu_ns / NS_PER_SECOND,
@@ -81,11 +86,16 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     )  # fmt: skip
 
 
-def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
+def _ask(
+    picture: Picture, rules: tuple[Rule, ...]
+) -> tuple[list[Found], tuple[BlindSpot, ...], tuple[CheckAnswer, ...]]:
     found: list[Found] = []
     broken: list[BlindSpot] = []
+    checks: list[CheckAnswer] = []
     for one in rules:
-        answer = one.ask(picture)
+        answer = one.ask(replace(picture, explained=_explained(found)) if one.last else picture)
+        if one.id.startswith("redis."):
+            checks.append(_check(one, answer))
         if isinstance(answer, Fired):
             weighed = (causes_of.weigh(picture, one, finding) for finding in workers.together(picture, answer.findings))
             found.extend(entry for entry in weighed if causes_of.is_worth_saying(picture, entry))
@@ -97,7 +107,25 @@ def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[
                     way_out="report this, with the capture if you can share it",
                 )
             )
-    return found, tuple(broken)
+    return found, tuple(broken), tuple(checks)
+
+
+def _explained(found: list[Found]) -> Moments:
+    """Where the causes found so far lie."""
+    parts = [entry.finding.moments for entry in found]
+    return Moments.union(
+        np.concatenate([np.zeros(0, np.int64), *(part.item for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.start_ns for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.end_ns for part in parts)]),
+    )
+
+
+def _check(rule: Rule, answer: Answer) -> CheckAnswer:
+    if isinstance(answer, Skipped):
+        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=answer.why)
+    if isinstance(answer, Failed):
+        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=f"the rule failed: {answer.error}")
+    return CheckAnswer(id=rule.id, title=rule.title, answer="fired" if isinstance(answer, Fired) else "clear")
 
 
 def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:

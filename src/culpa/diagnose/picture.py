@@ -36,6 +36,8 @@ class Picture:
     graph: WaitGraph | None
     root: Root
     blame: Blame
+    explained: Moments | None = None
+    """Where other causes lie, for the rule about what is left."""
 
     @property
     def sampled(self) -> bool:
@@ -64,6 +66,11 @@ class Picture:
         """Where the server was asked, `host:port`."""
         rows = self.capture.frame(schema.REDIS).filter(pl.col("pid") == pid)["server"].drop_nulls()
         return None if rows.is_empty() else str(rows[0])
+
+    @property
+    def is_checkup(self) -> bool:
+        """Whether one Redis server was examined for its own sake: its PINGs are the root."""
+        return self.capture.manifest.target.kind == "redis" and len(self.capture.frame(schema.REQUESTS)) > 0
 
     @property
     def has_price(self) -> bool:

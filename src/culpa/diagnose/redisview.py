@@ -6,7 +6,9 @@ asked for, is None and never 0.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +17,10 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.diagnose.blame import ROOT, Coverage
+from culpa.diagnose.finding import Finding
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
+from culpa.diagnose.rule import Unseen
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -77,6 +81,39 @@ class RedisView:
         """The last value as a number; None where it is none."""
         return _number(self.text(field, source))
 
+    def need(self, field: str, source: str = "INFO") -> float:
+        """The last value as a number.
+
+        Raises:
+            Unseen: the server did not say.
+        """
+        number = self.number(field, source)
+        if number is None:
+            raise Unseen(f"the server does not say {field}")
+        return number
+
+    def need_delta(self, field: str) -> float:
+        """How much a counter grew in the window.
+
+        Raises:
+            Unseen: the server did not say twice.
+        """
+        grown = self.delta(field)
+        if grown is None:
+            raise Unseen(f"the server does not count {field}")
+        return grown
+
+    def need_setting(self, name: str) -> str:
+        """A setting.
+
+        Raises:
+            Unseen: the server does not say.
+        """
+        value = self.setting(name)
+        if value is None:
+            raise Unseen(f"the server does not tell its setting {name}")
+        return value
+
     def first(self, field: str) -> float | None:
         """The first value of a field of INFO."""
         found = self._both(field)
@@ -89,6 +126,16 @@ class RedisView:
             return None
         grown = found[3] - found[1]
         return grown if grown >= 0 else None
+
+    def grown(self, field: str, part: str) -> float:
+        """How much one part of a field like `count=3,calls=5` grew; absent at the start it began at 0."""
+        values = self._facts.filter((pl.col("field") == field) & pl.col("source").str.starts_with("INFO "))["value"]
+        counts = [_part(text, part) for text in values.to_list()]
+        known = [count for count in counts if count is not None]
+        if not known:
+            return 0.0
+        began = known[0] if self._both("uptime_in_seconds") and len(counts) > 1 else 0.0
+        return max(0.0, known[-1] - began)
 
     def values(self, field: str) -> list[float]:
         """All values of a field of INFO, in order."""
@@ -281,6 +328,29 @@ MIN_HOLD_NS = 1_000_000
 """Commands take microseconds; a hundred clients that each wait a millisecond longer notice."""
 
 
+def each_server(check: Callable[[RedisView], Iterator[Finding]]) -> Callable[[Picture], Iterator[Finding]]:
+    """Make a rule's function of one that looks at a single server.
+
+    Where it cannot look at one (`Unseen`) the others are looked at all the same; it is skipped where that is all.
+    """
+
+    @functools.wraps(check)
+    def all_of_them(picture: Picture) -> Iterator[Finding]:
+        views = servers(picture)
+        if not views:
+            raise Unseen("no Redis server was asked")
+        unseen: list[Unseen] = []
+        for view in views:
+            try:
+                yield from check(view)
+            except Unseen as reason:
+                unseen.append(reason)
+        if len(unseen) == len(views):
+            raise unseen[0]
+
+    return all_of_them
+
+
 def servers(picture: Picture) -> list[RedisView]:
     """The servers that were asked, in the order of their addresses; one for each process."""
     rows = picture.capture.frame(schema.REDIS).select("server", "pid").drop_nulls("server").unique(maintain_order=True)
@@ -314,6 +384,13 @@ def within(moments: Moments, spans: list[tuple[int, int]]) -> Moments:
 
 def _moments(item: list[int], start: list[int], end: list[int]) -> Moments:
     return Moments.union(np.array(item, np.int64), np.array(start, np.int64), np.array(end, np.int64))
+
+
+def _part(text: str, name: str) -> float | None:
+    """One value of `name=1,other=2`."""
+    return next(
+        (_number(value) for key, _, value in (part.partition("=") for part in text.split(",")) if key == name), None
+    )
 
 
 def _number(text: str | None) -> float | None:

@@ -22,7 +22,9 @@ from culpa.diagnose.rules.redis_holds import (
     migrate,
     script_long,
 )
+from culpa.diagnose.rules.redis_rest import unattributed
 from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, starved, swap
+from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
 
@@ -57,4 +59,6 @@ RULES: tuple[Rule, ...] = (
     stopped,
     busy,
     sleeping,
+    *STATES,
+    unattributed,
 )

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.picture import Picture
-from culpa.diagnose.redisview import Hold, RedisView, servers
+from culpa.diagnose.redisview import Hold, RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config
@@ -44,7 +43,8 @@ NAMED_VERBS = 3
     fires=(Lab("redis-keys"),),
     silent=(Lab("redis-keys-healthy"),),
 )
-def command_slow(picture: Picture) -> Iterator[Finding]:
+@each_server
+def command_slow(view: RedisView) -> Iterator[Finding]:
     """What it detects: commands whose work grows with the data (KEYS, SORT, SINTER, reads of whole collections) run
     for milliseconds in the main thread, while other clients wait.
 
@@ -56,9 +56,8 @@ def command_slow(picture: Picture) -> Iterator[Finding]:
     What to do: SCAN and its kin in small steps, sort and intersect in the client or on a replica, or forbid the command
     to the client that sends it (ACL SETUSER ... -@dangerous).
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb not in OTHERS_WORK | INTERNAL)
-        yield from _finding(picture, view, holds, fixes=(_SCAN,), keys=False)
+    holds = tuple(hold for hold in view.holds if hold.verb not in OTHERS_WORK | INTERNAL)
+    yield from _finding(view, holds, fixes=(_SCAN,), keys=False)
 
 
 @rule(
@@ -69,7 +68,8 @@ def command_slow(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-bigkey-read"),),
     silent=(Lab("redis-bigkey-read-healthy"),),
 )
-def bigkey_read(picture: Picture) -> Iterator[Finding]:
+@each_server
+def bigkey_read(view: RedisView) -> Iterator[Finding]:
     """What it detects: HGETALL, SMEMBERS, LRANGE and the like on a key of thousands of elements, or GET of a very large
     string, take milliseconds of the main thread each.
 
@@ -80,9 +80,8 @@ def bigkey_read(picture: Picture) -> Iterator[Finding]:
 
     What to do: read it in steps (HSCAN, SSCAN, LRANGE with bounds), or split the key.
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb in WHOLE_READS and _is_large(hold))
-        yield from _finding(picture, view, holds, fixes=(_SPLIT,), keys=True)
+    holds = tuple(hold for hold in view.holds if hold.verb in WHOLE_READS and _is_large(hold))
+    yield from _finding(view, holds, fixes=(_SPLIT,), keys=True)
 
 
 @rule(
@@ -93,7 +92,8 @@ def bigkey_read(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-bigkey-delete"),),
     silent=(Lab("redis-bigkey-delete-healthy"),),
 )
-def bigkey_delete(picture: Picture) -> Iterator[Finding]:
+@each_server
+def bigkey_delete(view: RedisView) -> Iterator[Finding]:
     """What it detects: DEL, or RENAME over an existing key, takes milliseconds because a collection of many elements is
     freed element by element in the main thread.
 
@@ -105,9 +105,8 @@ def bigkey_delete(picture: Picture) -> Iterator[Finding]:
     What to do: UNLINK (since 4.0), or let DEL behave like it (lazyfree-lazy-user-del, since 6.0); before 4.0 delete in
     steps with HSCAN, SSCAN, LTRIM.
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb in DELETES)
-        yield from _finding(picture, view, holds, fixes=_delete_fixes(view), keys=False, more=_lazily_freed(view))
+    holds = tuple(hold for hold in view.holds if hold.verb in DELETES)
+    yield from _finding(view, holds, fixes=_delete_fixes(view), keys=False, more=_lazily_freed(view))
 
 
 @rule(
@@ -118,7 +117,8 @@ def bigkey_delete(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-flush"),),
     silent=(Lab("redis-flush-healthy"),),
 )
-def flush_sync(picture: Picture) -> Iterator[Finding]:
+@each_server
+def flush_sync(view: RedisView) -> Iterator[Finding]:
     """What it detects: FLUSHALL or FLUSHDB without ASYNC runs for milliseconds.
 
     Why it slows you: every key is freed in the main thread before the next command is looked at.
@@ -127,9 +127,8 @@ def flush_sync(picture: Picture) -> Iterator[Finding]:
 
     What to do: FLUSHALL ASYNC (since 4.0), or lazyfree-lazy-user-flush yes (since 6.2).
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb in FLUSHES and hold.option != "ASYNC")
-        yield from _finding(picture, view, holds, fixes=_flush_fixes(view), keys=False, more=_lazily_freed(view))
+    holds = tuple(hold for hold in view.holds if hold.verb in FLUSHES and hold.option != "ASYNC")
+    yield from _finding(view, holds, fixes=_flush_fixes(view), keys=False, more=_lazily_freed(view))
 
 
 @rule(
@@ -140,7 +139,8 @@ def flush_sync(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-script"),),
     silent=(Lab("redis-script-healthy"),),
 )
-def script_long(picture: Picture) -> Iterator[Finding]:
+@each_server
+def script_long(view: RedisView) -> Iterator[Finding]:
     """What it detects: EVAL, EVALSHA or FCALL runs for milliseconds.
 
     Why it slows you: a script is atomic: nothing else is served until it ends.
@@ -149,9 +149,8 @@ def script_long(picture: Picture) -> Iterator[Finding]:
 
     What to do: shorter scripts, loops in the client; SCRIPT KILL or FUNCTION KILL ends one that has not written yet.
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb in SCRIPTS)
-        yield from _finding(picture, view, holds, fixes=(_SCRIPT,), keys=False)
+    holds = tuple(hold for hold in view.holds if hold.verb in SCRIPTS)
+    yield from _finding(view, holds, fixes=(_SCRIPT,), keys=False)
 
 
 @rule(
@@ -162,7 +161,8 @@ def script_long(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-migrate"),),
     silent=(Lab("redis-migrate-healthy"),),
 )
-def migrate(picture: Picture) -> Iterator[Finding]:
+@each_server
+def migrate(view: RedisView) -> Iterator[Finding]:
     """What it detects: MIGRATE on the node that gives, or RESTORE on the one that takes, runs for milliseconds.
 
     Why it slows you: MIGRATE is synchronous: it serialises the key, sends it and waits for the other node, all in the
@@ -172,13 +172,11 @@ def migrate(picture: Picture) -> Iterator[Finding]:
 
     What to do: split the large key before moving it; atomic slot migration of newer versions (Valkey 9.0, Redis 8.4).
     """
-    for view in servers(picture):
-        holds = tuple(hold for hold in view.holds if hold.verb in MIGRATIONS)
-        yield from _finding(picture, view, holds, fixes=(_SPLIT,), keys=True)
+    holds = tuple(hold for hold in view.holds if hold.verb in MIGRATIONS)
+    yield from _finding(view, holds, fixes=(_SPLIT,), keys=True)
 
 
 def _finding(
-    picture: Picture,
     view: RedisView,
     holds: tuple[Hold, ...],
     *,
@@ -190,7 +188,7 @@ def _finding(
         return
     moments = view.stalled_by(holds)
     long = max(hold.length_ns for hold in holds) >= LONG_NS
-    if not long and picture.share(moments.ns) < SHARE:
+    if not long and view.picture.share(moments.ns) < SHARE:
         return
     exact = holds[0].exact
     yield Finding(
@@ -198,7 +196,7 @@ def _finding(
         nearness=Nearness.CODE,
         pid=view.pid,
         tid=view.pid,
-        on=On(peer=view.server, setting=_said(holds)),
+        on=On(peer=view.server, command=_said(holds)),
         evidence=(
             *_commands(view, holds),
             *view.stall_facts(moments),

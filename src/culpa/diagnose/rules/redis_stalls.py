@@ -8,8 +8,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.picture import Picture
-from culpa.diagnose.redisview import RedisView, servers, within
+from culpa.diagnose.redisview import RedisView, each_server, within
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config
@@ -33,7 +32,8 @@ LONG_FORK_NS = 10_000_000
     fires=(Lab("redis-expire"),),
     silent=(Lab("redis-expire-healthy"),),
 )
-def expire_burst(picture: Picture) -> Iterator[Finding]:
+@each_server
+def expire_burst(view: RedisView) -> Iterator[Finding]:
     """What it detects: the cycle that deletes expired keys uses up its time again and again, and clients wait
     meanwhile.
 
@@ -48,30 +48,29 @@ def expire_burst(picture: Picture) -> Iterator[Finding]:
     What to do: spread the times to live by a random part; lazyfree-lazy-expire for large values; a higher hz makes the
     single stall shorter.
     """
-    for view in servers(picture):
-        expired, capped = view.delta("expired_keys"), view.delta("expired_time_cap_reached_count")
-        spent_ms = view.delta("expire_cycle_cpu_milliseconds")
-        if not expired or not (capped or (spent_ms or 0) >= EXPIRE_MS):
-            continue
-        free = view.free_stalls
-        moments = free if spent_ms is None else free.longest(int(spent_ms * 1e6))
-        evidence = [_counter(view, "keys expired", expired, "expired_keys")]
-        if capped is not None:
-            evidence.append(_counter(view, "cycles that used up their time", capped, "expired_time_cap_reached_count"))
-        if spent_ms is not None:
-            evidence.append(_counter(view, "CPU time of the cycles", spent_ms, "expire_cycle_cpu_milliseconds", "ms"))
-        stale = view.number("expired_stale_perc")
-        if stale is not None:
-            limit = 10 if view.at_least(6) else 25
-            evidence.append(
-                Evidence(fact="keys expired but still there", value=stale, unit="%", threshold=limit,
-                         source="INFO stats: expired_stale_perc")
-            )  # fmt: skip
-        evidence += view.stall_facts(moments)
-        yield Finding(
-            moments=moments, nearness=Nearness.CODE, pid=view.pid, tid=view.pid, on=On(peer=view.server),
-            evidence=tuple(evidence), confidence=0.85 if spent_ms else 0.7, fixes=_expire_fixes(view),
+    expired, capped = view.need_delta("expired_keys"), view.delta("expired_time_cap_reached_count")
+    spent_ms = view.delta("expire_cycle_cpu_milliseconds")
+    if not expired or not (capped or (spent_ms or 0) >= EXPIRE_MS):
+        return
+    free = view.free_stalls
+    moments = free if spent_ms is None else free.longest(int(spent_ms * 1e6))
+    evidence = [_counter(view, "keys expired", expired, "expired_keys")]
+    if capped is not None:
+        evidence.append(_counter(view, "cycles that used up their time", capped, "expired_time_cap_reached_count"))
+    if spent_ms is not None:
+        evidence.append(_counter(view, "CPU time of the cycles", spent_ms, "expire_cycle_cpu_milliseconds", "ms"))
+    stale = view.number("expired_stale_perc")
+    if stale is not None:
+        limit = 10 if view.at_least(6) else 25
+        evidence.append(
+            Evidence(fact="keys expired but still there", value=stale, unit="%", threshold=limit,
+                     source="INFO stats: expired_stale_perc")
         )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    yield Finding(
+        moments=moments, nearness=Nearness.CODE, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=tuple(evidence), confidence=0.85 if spent_ms else 0.7, fixes=_expire_fixes(view),
+    )  # fmt: skip
 
 
 def _expire_fixes(view: RedisView) -> tuple[Fix, ...]:
@@ -96,7 +95,8 @@ def _expire_fixes(view: RedisView) -> tuple[Fix, ...]:
     fires=(Lab("redis-evict"),),
     silent=(Lab("redis-evict-healthy"),),
 )
-def evict_storm(picture: Picture) -> Iterator[Finding]:
+@each_server
+def evict_storm(view: RedisView) -> Iterator[Finding]:
     """What it detects: memory is above maxmemory and keys are evicted, while clients wait.
 
     Why it slows you: a command that needs memory first has to make room; large values are freed in the main thread
@@ -106,33 +106,32 @@ def evict_storm(picture: Picture) -> Iterator[Finding]:
 
     What to do: more maxmemory, shorter times to live, lazyfree-lazy-eviction; lower maxmemory only in small steps.
     """
-    for view in servers(picture):
-        evicted, over_ms = view.delta("evicted_keys"), view.delta("total_eviction_exceeded_time")
-        if not evicted:
-            continue
-        free = view.free_stalls
-        moments = free if not view.delta("expired_keys") else free.longest(int((over_ms or 0) * 1e6))
-        evidence = [_counter(view, "keys evicted", evicted, "evicted_keys")]
-        if over_ms is not None:
-            evidence.append(_counter(view, "time above maxmemory", over_ms, "total_eviction_exceeded_time", "ms"))
-        used, limit = view.number("used_memory"), view.number("maxmemory")
-        if used is not None and limit:
-            evidence.append(
-                Evidence(fact=f"used memory, of {format_bytes(int(limit))}", value=format_bytes(int(used)), unit="",
-                         threshold=None, source="INFO memory")
-            )  # fmt: skip
-        evidence += view.stall_facts(moments)
-        fixes = [
-            Fix(id="redis-maxmemory", change="raise maxmemory, or give keys shorter times to live", reversible=True,
-                risk="the host needs that memory")
-        ]  # fmt: skip
-        if view.setting("lazyfree-lazy-eviction") == "no":
-            name = "lazyfree-lazy-eviction"
-            fixes.append(set_config(view, "redis-lazyfree-eviction", name, "yes", risk="memory comes back later"))
-        yield Finding(
-            moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
-            on=On(peer=view.server, setting="maxmemory"), evidence=tuple(evidence), confidence=0.8, fixes=tuple(fixes),
+    evicted, over_ms = view.need_delta("evicted_keys"), view.delta("total_eviction_exceeded_time")
+    if not evicted:
+        return
+    free = view.free_stalls
+    moments = free if not view.delta("expired_keys") else free.longest(int((over_ms or 0) * 1e6))
+    evidence = [_counter(view, "keys evicted", evicted, "evicted_keys")]
+    if over_ms is not None:
+        evidence.append(_counter(view, "time above maxmemory", over_ms, "total_eviction_exceeded_time", "ms"))
+    used, limit = view.number("used_memory"), view.number("maxmemory")
+    if used is not None and limit:
+        evidence.append(
+            Evidence(fact=f"used memory, of {format_bytes(int(limit))}", value=format_bytes(int(used)), unit="",
+                     threshold=None, source="INFO memory")
         )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    fixes = [
+        Fix(id="redis-maxmemory", change="raise maxmemory, or give keys shorter times to live", reversible=True,
+            risk="the host needs that memory")
+    ]  # fmt: skip
+    if view.setting("lazyfree-lazy-eviction") == "no":
+        name = "lazyfree-lazy-eviction"
+        fixes.append(set_config(view, "redis-lazyfree-eviction", name, "yes", risk="memory comes back later"))
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, setting="maxmemory"), evidence=tuple(evidence), confidence=0.8, fixes=tuple(fixes),
+    )  # fmt: skip
 
 
 @rule(
@@ -143,7 +142,8 @@ def evict_storm(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-fork"),),
     silent=(Lab("redis-fork-healthy"),),
 )
-def fork_slow(picture: Picture) -> Iterator[Finding]:
+@each_server
+def fork_slow(view: RedisView) -> Iterator[Finding]:
     """What it detects: the fork for a save or a rewrite of the append-only file takes so long that clients wait.
 
     Why it slows you: the kernel copies the page tables of the whole process before Redis may go on; that grows with
@@ -155,54 +155,55 @@ def fork_slow(picture: Picture) -> Iterator[Finding]:
 
     What to do: smaller instances, rarer saves and rewrites; save on a replica.
     """
-    for view in servers(picture):
-        forks, latest_us = view.delta("total_forks"), view.number("latest_fork_usec")
-        calls = _fork_calls(picture, view)
-        if not calls and (not forks or latest_us is None):
-            continue
-        said_ns = int((forks or 0) * (latest_us or 0) * 1000)
-        moments = within(view.all_moments, calls) if calls else view.free_stalls.longest(said_ns)
-        longest = max((end - start for start, end in calls), default=int((latest_us or 0) * 1000))
-        if longest < LONG_FORK_NS:
-            continue
-        evidence = []
-        if calls:
-            evidence.append(
-                Evidence(fact=f"main thread in fork: {len(calls)} calls, the longest {longest / 1e6:.3g} ms",
-                         value=seconds(sum(end - start for start, end in calls)), unit="s", threshold=None,
-                         source="syscalls")
-            )  # fmt: skip
-        if latest_us is not None:
-            evidence.append(
-                Evidence(fact="latest fork", value=latest_us / 1000, unit="ms", threshold=LONG_FORK_NS / 1e6,
-                         source="INFO stats: latest_fork_usec")
-            )  # fmt: skip
-        if forks is not None:
-            evidence.append(_counter(view, "forks", forks, "total_forks"))
-        if (rss := view.number("used_memory_rss")) is not None:
-            evidence.append(
-                Evidence(fact="memory of the process", value=format_bytes(int(rss)), unit="", threshold=None,
-                         source="INFO memory: used_memory_rss")
-            )  # fmt: skip
-        evidence += view.stall_facts(moments)
-        yield Finding(
-            moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
-            on=On(peer=view.server, syscall="fork"), evidence=tuple(evidence), confidence=0.9 if calls else 0.75,
-            fixes=(Fix(id="redis-fewer-forks", change="fewer save points, rewrites in quiet hours, saves on a replica",
-                       reversible=True, risk="more is lost, or replayed, after a crash"),),
+    forks, latest_us = view.delta("total_forks"), view.number("latest_fork_usec")
+    calls = _fork_calls(view)
+    if not calls and (not forks or latest_us is None):
+        return
+    said_ns = int((forks or 0) * (latest_us or 0) * 1000)
+    moments = within(view.all_moments, calls) if calls else view.free_stalls.longest(said_ns)
+    longest = max((end - start for start, end in calls), default=int((latest_us or 0) * 1000))
+    if longest < LONG_FORK_NS:
+        return
+    evidence = []
+    if calls:
+        evidence.append(
+            Evidence(fact=f"main thread in fork: {len(calls)} calls, the longest {longest / 1e6:.3g} ms",
+                     value=seconds(sum(end - start for start, end in calls)), unit="s", threshold=None,
+                     source="syscalls")
         )  # fmt: skip
+    if latest_us is not None:
+        evidence.append(
+            Evidence(fact="latest fork", value=latest_us / 1000, unit="ms", threshold=LONG_FORK_NS / 1e6,
+                     source="INFO stats: latest_fork_usec")
+        )  # fmt: skip
+    if forks is not None:
+        evidence.append(_counter(view, "forks", forks, "total_forks"))
+    if (rss := view.number("used_memory_rss")) is not None:
+        evidence.append(
+            Evidence(fact="memory of the process", value=format_bytes(int(rss)), unit="", threshold=None,
+                     source="INFO memory: used_memory_rss")
+        )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, syscall="fork"), evidence=tuple(evidence), confidence=0.9 if calls else 0.75,
+        fixes=(Fix(id="redis-fewer-forks", change="fewer save points, rewrites in quiet hours, saves on a replica",
+                   reversible=True, risk="more is lost, or replayed, after a crash"),),
+    )  # fmt: skip
 
 
-def _fork_calls(picture: Picture, view: RedisView) -> list[tuple[int, int]]:
+def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
     """Calls of the main thread that made a process, [start, end) in ns; none where calls were not recorded."""
-    if view.pid is None or not picture.capture.has(schema.SYSCALLS):
+    if view.pid is None or not view.picture.capture.has(schema.SYSCALLS):
         return []
-    numbers = Numbers(picture.capture.manifest.host.machine)
+    numbers = Numbers(view.picture.capture.manifest.host.machine)
     wanted = sorted(numbers.of(FORKS))
-    rows = picture.capture.frame(schema.SYSCALLS).filter(
+    rows = view.picture.capture.frame(schema.SYSCALLS).filter(
         (pl.col("tid") == view.pid) & pl.col("nr").is_in(wanted) & (pl.col("ret") > 0)
     )
-    threads = {row["tid"] for row in picture.capture.frame(schema.TASKS).filter(pl.col("pid") == view.pid).to_dicts()}
+    threads = {
+        row["tid"] for row in view.picture.capture.frame(schema.TASKS).filter(pl.col("pid") == view.pid).to_dicts()
+    }
     calls = rows.filter(~pl.col("ret").is_in(list(threads))).drop_nulls(["enter_ns", "exit_ns"])
     return list(calls.select("enter_ns", "exit_ns").iter_rows())
 
@@ -215,7 +216,8 @@ def _fork_calls(picture: Picture, view: RedisView) -> list[tuple[int, int]]:
     fires=(Lab("redis-swap"),),
     silent=(Lab("redis-slow-healthy"),),
 )
-def swap(picture: Picture) -> Iterator[Finding]:
+@each_server
+def swap(view: RedisView) -> Iterator[Finding]:
     """What it detects: page faults of the main thread that wait for the swap device.
 
     Why it slows you: a command that touches a page in swap waits for the disk, and everybody behind it as well.
@@ -224,22 +226,21 @@ def swap(picture: Picture) -> Iterator[Finding]:
 
     What to do: more memory for this host, or less for its other programs; a maxmemory below what the host has.
     """
-    for view in servers(picture):
-        nodes = [n for n in view.nodes(Kind.FAULT) if "swap" in str(getattr(picture.blame.nodes[n].on, "stage", ""))]
-        if not nodes:
-            continue
-        moments = picture.moments(*nodes)
-        yield Finding(
-            moments=moments, nearness=Nearness.LIMIT, pid=view.pid, tid=view.pid, on=On(peer=view.server),
-            evidence=(
-                Evidence(fact="main thread waited for pages from swap", value=seconds(moments.ns), unit="s",
-                         threshold=None, source="offcpu: kernel stacks"),
-                *view.stall_facts(moments),
-            ),
-            confidence=0.9,
-            fixes=(Fix(id="redis-more-memory", change="give the host more memory, or its other programs less",
-                       reversible=True, risk="none"),),
-        )  # fmt: skip
+    nodes = [n for n in view.nodes(Kind.FAULT) if "swap" in str(getattr(view.picture.blame.nodes[n].on, "stage", ""))]
+    if not nodes:
+        return
+    moments = view.picture.moments(*nodes)
+    yield Finding(
+        moments=moments, nearness=Nearness.LIMIT, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=(
+            Evidence(fact="main thread waited for pages from swap", value=seconds(moments.ns), unit="s",
+                     threshold=None, source="offcpu: kernel stacks"),
+            *view.stall_facts(moments),
+        ),
+        confidence=0.9,
+        fixes=(Fix(id="redis-more-memory", change="give the host more memory, or its other programs less",
+                   reversible=True, risk="none"),),
+    )  # fmt: skip
 
 
 @rule(
@@ -250,7 +251,8 @@ def swap(picture: Picture) -> Iterator[Finding]:
     fires=(Lab("redis-starved"),),
     silent=(Lab("redis-slow-healthy"),),
 )
-def starved(picture: Picture) -> Iterator[Finding]:
+@each_server
+def starved(view: RedisView) -> Iterator[Finding]:
     """What it detects: the main thread is ready to run and does not get a CPU, while clients wait.
 
     Why it slows you: everything Redis does waits for that; its own latency monitor and slow log do not see it.
@@ -259,25 +261,24 @@ def starved(picture: Picture) -> Iterator[Finding]:
 
     What to do: fewer other programs on its CPUs, a higher priority, CPUs of its own.
     """
-    for view in servers(picture):
-        nodes = view.nodes(Kind.RUNNABLE)
-        moments = picture.moments(*nodes) if nodes else None
-        if moments is None or picture.share(moments.ns) < 0.05:
-            continue
-        nearness = Nearness.LIMIT if picture.capture.manifest.target.kind == "redis" else Nearness.KERNEL
-        yield Finding(
-            moments=moments, nearness=nearness, pid=view.pid, tid=view.pid, on=On(peer=view.server),
-            evidence=(
-                Evidence(fact="main thread ready to run, without a CPU", value=seconds(moments.ns), unit="s",
-                         threshold=None, source="offcpu"),
-                Evidence(fact="of the time clients waited", value=format_share(picture.share(moments.ns)), unit="",
-                         threshold="5 %", source="offcpu"),
-                *view.stall_facts(moments),
-            ),
-            confidence=0.9,
-            fixes=(Fix(id="redis-cpu-share", change="move other programs away from its CPUs (taskset, cpuset), or give "
-                       "it a higher priority (renice)", reversible=True, risk="the others get slower"),),
-        )  # fmt: skip
+    nodes = view.nodes(Kind.RUNNABLE)
+    moments = view.picture.moments(*nodes) if nodes else None
+    if moments is None or view.picture.share(moments.ns) < 0.05:
+        return
+    nearness = Nearness.LIMIT if view.picture.capture.manifest.target.kind == "redis" else Nearness.KERNEL
+    yield Finding(
+        moments=moments, nearness=nearness, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=(
+            Evidence(fact="main thread ready to run, without a CPU", value=seconds(moments.ns), unit="s",
+                     threshold=None, source="offcpu"),
+            Evidence(fact="of the time clients waited", value=format_share(view.picture.share(moments.ns)), unit="",
+                     threshold="5 %", source="offcpu"),
+            *view.stall_facts(moments),
+        ),
+        confidence=0.9,
+        fixes=(Fix(id="redis-cpu-share", change="move other programs away from its CPUs (taskset, cpuset), or give "
+                   "it a higher priority (renice)", reversible=True, risk="the others get slower"),),
+    )  # fmt: skip
 
 
 def _counter(view: RedisView, fact: str, value: float, field: str, unit: str = "") -> Evidence:
