@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -119,6 +121,11 @@ class Talker:
         name = sock.getsockname() if sock is not None else None
         return int(name[1]) if isinstance(name, tuple) else None
 
+    def sent_ns(self) -> int:
+        """When the last commands were sent (CLOCK_MONOTONIC)."""
+        sock = self._connection._sock
+        return sock.sent_ns if isinstance(sock, _BoundedSocket) and sock.sent_ns else time.monotonic_ns()
+
     def arrived_ns(self) -> int:
         """When the last reply arrived (CLOCK_MONOTONIC): by the kernel's own time of it where that is known."""
         now_ns, sock = time.monotonic_ns(), self._connection._sock
@@ -132,18 +139,30 @@ class Talker:
         Raises:
             NotAnswered: the server wants a password, went silent, or does not speak Redis' protocol.
         """
-        replies: list[Reply] = []
-        try:
+        self.send(*commands)
+        return self.replies(len(commands))
+
+    def send(self, *commands: tuple[str | bytes, ...]) -> None:
+        """The first half of `ask`."""
+        with self._trouble():
             self._connection.send_packed_command(self._connection.pack_commands(commands))
-            for _ in commands:
-                replies.append(self._reply())
+
+    def replies(self, count: int) -> list[Reply]:
+        """The second half of `ask`, for so many commands."""
+        with self._trouble():
+            return [self._reply() for _ in range(count)]
+
+    @staticmethod
+    @contextmanager
+    def _trouble() -> Iterator[None]:
+        try:
+            yield
         except redis.exceptions.TimeoutError as error:
             raise NotAnswered("it stopped answering", "ask it again when it is less busy", busy=True) from error
         except _TooLong as error:
             raise NotAnswered("its reply is longer than any that culpa asks for", "check what serves there") from error
         except (redis.exceptions.RedisError, OSError, ValueError) as error:
             raise NotAnswered("it does not answer as a Redis does", "check that it is a Redis server") from error
-        return replies
 
     def _reply(self) -> Reply:
         try:
@@ -183,16 +202,22 @@ class _BoundedSocket:
         self._read = 0
         self._stamps = stamps
         self.arrived_realtime_ns = 0
+        self.sent_ns = 0
         if stamps:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     def sendall(self, data: bytes) -> None:
         self._read = 0
         self.arrived_realtime_ns = 0
+        self.sent_ns = time.monotonic_ns()  # the very last thing: this thread may have to wait for the interpreter
         self._sock.sendall(data)
 
     def recv(self, size: int) -> bytes:
-        data = self._sock.recv(size)
+        if not self._stamps:
+            data = self._sock.recv(size)
+        else:
+            data, extra, _, _ = self._sock.recvmsg(size, 64)
+            self._note(extra)
         self._count(len(data))
         return data
 
@@ -200,13 +225,16 @@ class _BoundedSocket:
         if not self._stamps:
             size = self._sock.recv_into(buffer, nbytes)
         else:
-            size, extra, _, _ = self._sock.recvmsg_into([buffer], 64)
-            for level, kind, data in extra:
-                if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, _TIMESPEC.size):
-                    seconds, ns = _TIMESPEC.unpack(data)
-                    self.arrived_realtime_ns = seconds * NS_PER_SECOND + ns
+            size, extra, _, _ = self._sock.recvmsg_into([buffer[:nbytes] if nbytes else buffer], 64)
+            self._note(extra)
         self._count(size)
         return size
+
+    def _note(self, extra: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in extra:
+            if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, _TIMESPEC.size):
+                seconds, ns = _TIMESPEC.unpack(data)
+                self.arrived_realtime_ns = seconds * NS_PER_SECOND + ns
 
     def _count(self, size: int) -> None:
         self._read += size
