@@ -8,12 +8,14 @@
     ├── TraceError        1   the kernel side cannot be used; carries the way out
     └── LabError          1   a lab cannot be run here
 
-A message is one sentence that names the way out. `cli.py` prints it and exits; nothing below ever calls exit.
+A message is one sentence that names the way out. `cli` prints it and exits; nothing below ever calls exit.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+import os
+from typing import ClassVar, Final
 
 EXIT_FINDING = 3
 """A finding at or above `--fail-on` was made."""
@@ -60,3 +62,22 @@ class TraceError(CulpaError):
 
 class LabError(CulpaError):
     """A lab cannot be run here."""
+
+
+_WAYS_OUT: Final = {
+    errno.EMFILE: "raise the limit with ulimit -n",
+    errno.ENFILE: "raise fs.file-max",
+    errno.ENOMEM: "raise the limit with ulimit -v, or free some memory",
+    errno.EAGAIN: "raise the limit with ulimit -u",
+    errno.ENOSPC: "make room on the disk, or send it elsewhere",
+    errno.EDQUOT: "make room within the quota, or send it elsewhere",
+}
+"""What this host or a limit of this process has no more of."""
+
+
+def exhausted(error: OSError | MemoryError) -> CulpaError | None:
+    """The sentence for a resource that ran out anywhere; None: it is another error, and one of culpa's own."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    if number not in _WAYS_OUT:
+        return None
+    return CulpaError(os.strerror(number).lower(), way_out=_WAYS_OUT[number])

@@ -263,7 +263,7 @@ def _by_file(text: str) -> CaptureTarget | None:
     path = Path(text)
     looks_saved = path.suffix == CAPTURE_SUFFIX
     try:
-        regular = stat.S_ISREG(path.stat().st_mode)
+        mode = path.stat().st_mode
     except OSError as problem:
         if looks_saved:
             raise UsageError(
@@ -272,10 +272,21 @@ def _by_file(text: str) -> CaptureTarget | None:
         return None
     # A path to a file that is neither a capture nor a program can only be meant as a capture; opening it says what is
     # wrong. A bare word may also be a process name.
+    regular = stat.S_ISREG(mode)
+    if not regular and (looks_saved or "/" in text):
+        raise _no_capture(text, mode)
     meant = looks_saved or ("/" in text and not os.access(path, os.X_OK))
     if regular and (meant or _starts_like_zip(path)):
         return CaptureTarget(path=path, display=printable(path.name))
     return None
+
+
+def _no_capture(text: str, mode: int) -> UsageError:
+    """About a path to something that is neither a capture nor a program."""
+    if stat.S_ISSOCK(mode):
+        return UsageError(f"{printable(text)} is a socket", way_out="write unix:///PATH if a Redis listens there")
+    kind = "directory" if stat.S_ISDIR(mode) else "device or pipe"
+    return UsageError(f"{printable(text)} is a {kind}, not a capture", way_out="name a file made by culpa record")
 
 
 def _starts_like_zip(path: Path) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 
 
-def encode_json(value: msgspec.Struct, *, indent: int) -> bytes:
-    """The struct as JSON in UTF-8, without a newline at its end.
+def encode_json(value: msgspec.Struct | Sequence[msgspec.Struct], *, indent: int) -> bytes:
+    """The struct, or structs, as JSON in UTF-8, without a newline at its end.
 
     A name from the command line or from /proc may hold bytes that are no text (lone surrogates in Python); each becomes
     a question mark, because JSON cannot hold it.

@@ -36,6 +36,8 @@ class Options:
     http: HttpSettings | None = None
     user: str | None = None
     output_to_stderr: bool = False
+    baseline: bool = False
+    """Measure how late this host lets a busy program run, before anything else."""
     checkup: Link | None = None
     """Examine this one Redis server in depth, and ask it PING again and again."""
 

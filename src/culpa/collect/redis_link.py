@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -73,6 +73,24 @@ class Link:
         except (redis.exceptions.RedisError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
         return Talker(connection)
+
+    def with_password(self, password: str | None) -> Link:
+        """The same server, with a password."""
+        return replace(self, credentials=replace(self.credentials, password=password))
+
+    def wants_password(self) -> bool:
+        """Whether it answers PING with nothing but the wish for one; where it cannot be reached that is told later."""
+        try:
+            talker = self.connect(silence_seconds=CONNECT_SECONDS)
+        except NotAnswered as reason:
+            return reason.wants_password
+        try:
+            (reply,) = talker.ask(("PING",))
+        except NotAnswered as reason:
+            return reason.wants_password
+        finally:
+            talker.close()
+        return isinstance(reply, Exception) and str(reply).startswith("NOAUTH")
 
     def _connection(self, settings: dict[str, Any]) -> _Connection:
         if self.address.path is not None:
@@ -267,7 +285,8 @@ _UNIX: Any = _BoundedUnix
 
 def _refused(credentials: Credentials) -> NotAnswered:
     why = "it wants a password" if credentials.password is None else "it refuses this user or password"
-    return NotAnswered(why, "put it into REDISCLI_AUTH; the user belongs into the URL: redis://USER@HOST:PORT")
+    way_out = "put it into REDISCLI_AUTH; the user belongs into the URL: redis://USER@HOST:PORT"
+    return NotAnswered(why, way_out, wants_password=credentials.password is None)
 
 
 def _text(path: Path | None) -> str | None:

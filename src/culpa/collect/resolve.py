@@ -175,9 +175,8 @@ def _listening(proc_root: Path, port: int) -> tuple[int, ...]:
 def _owners(proc_root: Path, listeners: list[Socket], place: str) -> tuple[int, ...]:
     """The processes behind listening sockets of one network namespace."""
     if not listeners:
-        raise CulpaError(
-            f"nobody listens on {printable(place)} of this host", way_out="see ss -ltn for the ports in use"
-        )
+        way_out = "see ss -lx for the sockets in use" if place.startswith("/") else "see ss -ltn for the ports in use"
+        raise CulpaError(f"nobody listens on {printable(place)} of this host", way_out=way_out)
     held = Holders(proc_root).of({s.ino for s in listeners})
     pids = {pid for of_socket in held.values() for pid in of_socket}
     if not pids:

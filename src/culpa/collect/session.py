@@ -22,6 +22,7 @@ from culpa.capture import bundle, manifest, schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, EndedBy
 from culpa.collect.checkup import Checkup
+from culpa.collect.checkup_host import HostView
 from culpa.collect.command import CommandProbe, user_for
 from culpa.collect.commandline import masked_arguments
 from culpa.collect.exchange import Sent
@@ -116,6 +117,7 @@ class _Recording:
         self._identity: dict[int, int] = {}
         self._probe: HttpProbe | CommandProbe | PingProbe | None = None
         self._checkup: Checkup | None = None
+        self._host_view: HostView | None = None
         self._told = False
         self._watch: Watch
         self._window: Window
@@ -197,6 +199,11 @@ class _Recording:
                 "the server names another process id as its own than the process that listens here has",
                 "run culpa on the host where the server runs",
             )
+        self._host_view = HostView(mine)
+        if self._options.baseline:
+            self._say("keeps one CPU busy for a second, to see how late this host lets it run")
+            self._host_view.baseline()
+        self._host_view.start()
         return () if mine is None else (mine,)
 
     def _kind(self) -> Kind:
@@ -340,8 +347,11 @@ class _Recording:
     def _close_checkup(self, checkup: Checkup, capture: Capture) -> Capture:
         checkup.stop()
         self._spots.extend(checkup.blind_spots())
-        asked = pl.concat([capture.frame(schema.REDIS), checkup.rows()])
-        return replace(capture, tables=dict(capture.tables) | {schema.REDIS.name: asked})
+        more = {schema.REDIS: checkup.rows()}
+        if self._host_view is not None:
+            more[schema.COUNTERS] = self._host_view.stop()
+        tables = {table.name: pl.concat([capture.frame(table), rows]) for table, rows in more.items()}
+        return replace(capture, tables=dict(capture.tables) | tables)
 
     def _refuse_empty(self, capture: Capture, ended_by: EndedBy) -> None:
         window = capture.manifest.window

@@ -23,6 +23,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.procfs import PROC, namespace_inode, numbers_in, own_pid, parse_status, read_bounded, read_link
+from culpa.errors import exhausted
 from culpa.units import NS_PER_SECOND, Pid, Tid, printable
 
 FIRST_AFTER_SECONDS: Final = 0.3
@@ -200,7 +201,7 @@ class StackSampler:
         self._python: dict[int, bool] = {}
         self._programs: dict[int, str | None] = {}
         self._failures: dict[int, int] = {}
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, tuple[str, str]] = {}
         self._read: set[int] = set()
         self.cpu_ns = 0
         """CPU time of py-spy so far."""
@@ -252,9 +253,9 @@ class StackSampler:
             BlindSpot(
                 what=f"the source lines of process {pid}",
                 why=f"py-spy could not read it: {why}",
-                way_out="run culpa as root (CAP_SYS_PTRACE), outside a container without that capability",
+                way_out=way_out,
             )
-            for pid, why in sorted(refused.items())
+            for pid, (why, way_out) in sorted(refused.items())
         ]
         if len(pythons) > MAX_PROCESSES:
             spots.append(
@@ -281,13 +282,13 @@ class StackSampler:
         assert self._binary is not None
         try:
             rows, cpu_ns = dump(self._binary, pid, self._proc_root)
-        except (Refused, OSError) as reason:
+        except (Refused, OSError, MemoryError) as reason:
             self._failures[pid] = self._failures.get(pid, 0) + 1
             still = is_python(pid, self._proc_root)
             with self._lock:
                 self._python[pid] = still  # it may have ended, or executed something else
                 if still and pid not in self._read:
-                    self._refused[pid] = str(reason)
+                    self._refused[pid] = _told(reason)
             return 0
         self._failures[pid] = 0
         self._read.add(pid)
@@ -296,6 +297,14 @@ class StackSampler:
             self._refused.pop(pid, None)
             self._rows.extend(rows)
         return cpu_ns
+
+
+def _told(reason: Refused | OSError | MemoryError) -> tuple[str, str]:
+    """Why a process could not be read, and the way out."""
+    told = None if isinstance(reason, Refused) else exhausted(reason)
+    if told is not None:
+        return told.what, told.way_out
+    return str(reason), "run culpa as root (CAP_SYS_PTRACE), outside a container without that capability"
 
 
 def _processes(pids: list[int]) -> str:

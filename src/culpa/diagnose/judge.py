@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
 from culpa.diagnose import detail, tree, workers
+from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture, draw
@@ -23,6 +25,7 @@ from culpa.diagnose.verdict import (
     Cause,
     CostView,
     Culpa,
+    Evidence,
     HostView,
     Node,
     Observed,
@@ -95,7 +98,7 @@ def _ask(
     for one in rules:
         answer = one.ask(replace(picture, explained=_explained(found)) if one.last else picture)
         if one.id.startswith("redis."):
-            checks.append(_check(one, answer))
+            checks.append(_check(one, answer, figures(picture, one.id) if picture.is_checkup else ()))
         if isinstance(answer, Fired):
             weighed = (causes_of.weigh(picture, one, finding) for finding in workers.together(picture, answer.findings))
             found.extend(entry for entry in weighed if causes_of.is_worth_saying(picture, entry))
@@ -120,12 +123,13 @@ def _explained(found: list[Found]) -> Moments:
     )
 
 
-def _check(rule: Rule, answer: Answer) -> CheckAnswer:
+def _check(rule: Rule, answer: Answer, evidence: tuple[Evidence, ...]) -> CheckAnswer:
     if isinstance(answer, Skipped):
-        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=answer.why)
+        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=answer.why, evidence=evidence)
     if isinstance(answer, Failed):
         return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=f"the rule failed: {answer.error}")
-    return CheckAnswer(id=rule.id, title=rule.title, answer="fired" if isinstance(answer, Fired) else "clear")
+    said: Literal["fired", "clear"] = "fired" if isinstance(answer, Fired) else "clear"
+    return CheckAnswer(id=rule.id, title=rule.title, answer=said, evidence=evidence)
 
 
 def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:

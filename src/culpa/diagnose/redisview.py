@@ -191,6 +191,29 @@ class RedisView:
         """Whether its version is known and not older."""
         return self.version is not None and self.version >= version
 
+    # What its host knows of it ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _counters(self) -> pl.DataFrame:
+        return self.picture.capture.frame(schema.COUNTERS).sort("ts_ns")
+
+    def host_number(self, field: str) -> float | None:
+        """The last value of a counter of its own process, or of the baseline that was measured before."""
+        mine = pl.col("object").is_in([str(self.pid), ""]) if self.pid is not None else pl.col("object") == ""
+        found = self._counters.filter((pl.col("field") == field) & mine)["value"]
+        return None if found.is_empty() else float(found[-1])
+
+    def host_setting(self, name: str) -> float | None:
+        """A setting of the kernel, if the server runs under it."""
+        wanted = (pl.col("field") == name) & pl.col("source").str.starts_with("/proc/sys/")
+        found = self._counters.filter(wanted)["value"]
+        return None if found.is_empty() or self.pid is None else float(found[-1])
+
+    def threads_allowed(self) -> list[int]:
+        """For each of its threads, on how many CPUs it may run; empty where that was not seen."""
+        mine = (pl.col("field") == "Cpus_allowed") & (pl.col("object") == str(self.pid))
+        return [int(value) for value in self._counters.filter(mine)["value"].to_list()]
+
     # What its clients waited for -------------------------------------------------------------------------------
 
     @cached_property

@@ -115,6 +115,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     answer: Literal["fired", "clear", "skipped"]
     why: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    """How it stands, fired or not; what it is blamed for stands in its cause."""
 
 
 class RuledOut(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from culpa.diagnose.rules.redis_holds import (
     migrate,
     script_long,
 )
+from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
 from culpa.diagnose.rules.redis_rest import unattributed
 from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, starved, swap
 from culpa.diagnose.rules.redis_state import STATES
@@ -59,6 +60,8 @@ RULES: tuple[Rule, ...] = (
     stopped,
     busy,
     sleeping,
+    pinned,
     *STATES,
+    *HOST_STATES,
     unattributed,
 )

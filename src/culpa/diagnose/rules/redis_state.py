@@ -46,7 +46,7 @@ class Said:
 State = Callable[[RedisView], Said | None]
 
 
-def _state(id: str, title: str, why: str) -> Callable[[State], Rule]:  # the field's own word
+def state(id: str, title: str, why: str) -> Callable[[State], Rule]:  # the field's own word
     """Make a rule of a function that says what holds; its docstring is what the rule detects."""
 
     def decorate(holds: State) -> Rule:
@@ -79,7 +79,7 @@ def _words(id: str, change: str, risk: str) -> Fix:  # the field's own word
     return Fix(id=id, change=change, reversible=True, risk=risk)
 
 
-@_state(
+@state(
     "redis.monitor.off",
     "Redis' latency monitor is off",
     "it does not; but when something does, the server keeps no record of it",
@@ -95,7 +95,7 @@ def monitor_off(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.monitor.blind",
     "Redis' latency monitor cannot see mass expiry",
     "it does not; but a stall of 25 ms leaves no trace in a monitor that begins at 100",
@@ -117,7 +117,7 @@ def monitor_blind(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.command.invisible",
     "Redis' slow log cannot show slow commands",
     "it does not; but slow commands leave no trace",
@@ -140,7 +140,7 @@ def slow_log_blind(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.mem.no-limit",
     "Redis may take all memory of its host",
     "a host without memory swaps or kills",
@@ -156,7 +156,7 @@ def no_limit(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.evict.refuse",
     "Redis is full and may not evict: writes are refused",
     "writes fail",
@@ -183,7 +183,7 @@ def _errors(view: RedisView, prefix: str) -> float:
     return view.grown(f"errorstat_{prefix}", "count")
 
 
-@_state(
+@state(
     "redis.mem.fragmentation",
     "Much of Redis' memory is fragmented",
     "memory that is held and not used is missing elsewhere",
@@ -212,7 +212,7 @@ def fragmented(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.mem.past-peak",
     "Redis once held much more than it does now",
     "the allocator may keep what it once got",
@@ -234,7 +234,7 @@ def past_peak(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.script.cache",
     "Redis keeps very many scripts",
     "each takes memory, and loading one takes time",
@@ -251,7 +251,7 @@ def scripts(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.aof.fsync-late",
     "The background fsync of Redis' append-only file is late",
     "it need not: only when the main thread writes to a file that is being synced may it have to wait",
@@ -271,7 +271,7 @@ def fsync_late(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.aof.failing",
     "Writing Redis' append-only file fails",
     "writes are refused (MISCONF), and what was written is lost at a restart",
@@ -287,7 +287,7 @@ def aof_failing(view: RedisView) -> Said | None:
     return Said(evidence=tuple(facts), risk=True, fixes=(_words("redis-aof-repair", change, "none"),))
 
 
-@_state(
+@state(
     "redis.rdb.failing",
     "Redis' last save failed",
     "with stop-writes-on-bgsave-error writes are refused (MISCONF)",
@@ -305,7 +305,7 @@ def rdb_failing(view: RedisView) -> Said | None:
     return Said(evidence=tuple(facts), risk=True, fixes=(_words("redis-rdb-repair", change, "none"),))
 
 
-@_state(
+@state(
     "redis.rdb.too-often",
     "Redis saves every few minutes",
     "each save forks, and copies every page that is written meanwhile",
@@ -332,7 +332,7 @@ def rdb_too_often(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.clients.limit",
     "Redis is running out of connections",
     "new connections are refused",
@@ -356,7 +356,7 @@ def clients_limit(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.clients.tool",
     "Somebody watches every command of this Redis (MONITOR)",
     "every command is formatted and sent once more for each such client",
@@ -373,7 +373,7 @@ def tool(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.repl.down",
     "The link of this replica to its primary is down",
     "it answers with old data or not at all, and a full copy may follow",
@@ -391,12 +391,12 @@ def link_down(view: RedisView) -> Said | None:
     )  # fmt: skip
 
 
-@_state(
+@state(
     "redis.cluster.state",
     "The cluster does not serve all its slots",
     "keys of these slots cannot be read or written",
 )
-def cluster_state(view: RedisView) -> Said | None:
+def cluster_down(view: RedisView) -> Said | None:
     """The cluster does not serve all its slots."""
     if view.number("cluster_enabled") != 1:
         return None
@@ -416,7 +416,7 @@ def cluster_state(view: RedisView) -> Said | None:
     )
 
 
-@_state(
+@state(
     "redis.rdb.none",
     "A restart loses all keys of this Redis",
     "it does not",
@@ -449,6 +449,6 @@ STATES: tuple[Rule, ...] = (
     clients_limit,
     tool,
     link_down,
-    cluster_state,
+    cluster_down,
 )
 """In the order in which a person would want to know them."""
