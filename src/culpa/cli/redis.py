@@ -39,8 +39,8 @@ PASSWORD_VARIABLE: Final = "REDISCLI_AUTH"  # noqa: S105  # the name of a variab
 def redis(
     url: Annotated[str, typer.Argument(metavar="URL", help="redis://HOST:PORT, rediss://..., unix:///PATH")],
     length: Annotated[
-        int, typer.Option("--for", metavar="TIME", parser=duration, help="watch so long (default 10s)")
-    ] = LENGTH_NS,
+        int | None, typer.Option("--for", metavar="TIME", parser=duration, help="watch so long (default 10s)")
+    ] = None,
     checklist: Annotated[
         bool, typer.Option("--checklist", help="go through the list for a slow Redis as well")
     ] = False,
@@ -68,7 +68,13 @@ def redis(
     talk = Talk(quiet=quiet)
     tls = Tls(ca=ca, certificate=certificate, key=key, verify=not insecure)
     target, link = _server(url, tls, talk)
-    options = Options(for_ns=length, trace=not no_trace, budget_percent=budget, checkup=link, baseline=checklist)
+    options = Options(
+        for_ns=length or LENGTH_NS,
+        trace=not no_trace,
+        budget_percent=budget,
+        checkup=link,
+        baseline=checklist,
+    )
     capture = gathering.gather(target, options, talk)
     if redact:
         capture = gathering.redacted(capture)

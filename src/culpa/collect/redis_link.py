@@ -184,10 +184,10 @@ class Talker:
 
     def _reply(self) -> Reply:
         try:
-            return cast("Reply", self._connection.read_response(disable_decoding=True))
+            return cast("Reply", self._connection.read_response(disable_decoding=True, disconnect_on_error=False))
         except redis.exceptions.AuthenticationError as error:
             raise _refused(Credentials()) from error
-        except redis.exceptions.ResponseError as error:
+        except (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError) as error:
             return error
 
     def cut(self) -> None:

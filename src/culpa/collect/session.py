@@ -148,6 +148,7 @@ class _Recording:
                     credentials=credentials,
                     silent=options.passive,
                     redis=isinstance(target, RedisTarget),
+                    examined=options.checkup is not None,
                 ),
                 find_group(target).members if isinstance(target, GroupTarget) else frozenset,
             )
