@@ -207,3 +207,23 @@ def test_the_password_of_a_server_stays_out_of_sight(tmp_path: Path) -> None:
     assert b"wants a password" in refused.stderr
     assert b"REDISCLI_AUTH" in refused.stderr
     assert b"Traceback" not in refused.stderr
+
+
+def test_a_replica_that_loads_its_copy_is_told_so(tmp_path: Path) -> None:
+    """It refuses its clients meanwhile, and that is a risk and no slowness; once loaded the check is clear."""
+    (tmp_path / "primary").mkdir()
+    (tmp_path / "replica").mkdir()
+    debug = ("--save", "")
+    with serving(tmp_path / "primary", *debug) as primary, serving(tmp_path / "replica", *SOUND) as replica:
+        primary.execute_command("DEBUG", "POPULATE", "1500000", "k", "60")
+        follow = threading.Timer(0.3, lambda: replica.replicaof("127.0.0.1", str(port_of(primary))))
+        follow.start()
+        loading = examined(replica, for_ns=5_000_000_000)
+        follow.join()
+        deadline = time.monotonic() + 60
+        while replica.info("replication")["master_link_status"] != "up" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        loaded = examined(replica)
+    assert answer(loading, "redis.repl.load-blocks") == "fired"
+    assert answer(loaded, "redis.repl.load-blocks") == "clear"
+    assert answer(loaded, "redis.repl.down") == "clear"

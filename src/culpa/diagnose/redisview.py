@@ -92,6 +92,17 @@ class RedisView:
             raise Unseen(f"the server does not say {field}")
         return number
 
+    def need_text(self, field: str) -> str:
+        """The last value of a field of INFO.
+
+        Raises:
+            Unseen: the server did not say.
+        """
+        value = self.text(field)
+        if value is None:
+            raise Unseen(f"the server does not say {field}")
+        return value
+
     def need_delta(self, field: str) -> float:
         """How much a counter grew in the window.
 
@@ -238,6 +249,12 @@ class RedisView:
             computed = within(Moments.of(self.running), spans)
             return computed.minus(self.stalled_by(self.holds)) if self.holds else computed
         return self.stalls.minus(self.stalled_by(self.holds)) if self.holds else self.stalls
+
+    def refused(self, error: str) -> Moments:
+        """culpa's own PINGs that were answered with an error that begins so."""
+        rows = self.picture.capture.frame(schema.REQUESTS).sort("start_ns").with_row_index("item")
+        hit = rows.filter(pl.col("error").str.starts_with(error))
+        return _moments(hit["item"].to_list(), hit["start_ns"].to_list(), hit["end_ns"].to_list())
 
     def stall_facts(self, moments: Moments) -> tuple[Evidence, ...]:
         """How many requests of the root waited in these moments, and the longest of them."""

@@ -14,6 +14,8 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.redis_disk import behind_child, behind_fsync, slow_disk
+from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
 from culpa.diagnose.rules.redis_holds import (
     bigkey_delete,
     bigkey_read,
@@ -24,7 +26,7 @@ from culpa.diagnose.rules.redis_holds import (
 )
 from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
 from culpa.diagnose.rules.redis_rest import unattributed
-from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, starved, swap
+from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved, swap
 from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
@@ -42,6 +44,11 @@ RULES: tuple[Rule, ...] = (
     fork_slow,
     swap,
     starved,
+    load_blocks,
+    aof_dirty_throttle,
+    behind_fsync,
+    behind_child,
+    slow_disk,
     write_in_read_path,
     round_trips,
     temp_churn,

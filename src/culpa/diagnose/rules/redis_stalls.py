@@ -286,3 +286,57 @@ def _counter(view: RedisView, fact: str, value: float, field: str, unit: str = "
     return Evidence(
         fact=f"{fact} in {view.seconds:.3g} s", value=number, unit=unit, threshold=None, source=f"INFO: {field}"
     )
+
+
+@rule(
+    id="redis.repl.load-blocks",
+    title="This replica loads a copy of its primary, and serves nobody meanwhile",
+    needs=(),
+    fixes=("redis-replica-lazy-flush", "redis-diskless-load"),
+    fires=(),
+    silent=(Lab("redis-slow-healthy"),),
+)
+@each_server
+def load_blocks(view: RedisView) -> Iterator[Finding]:
+    """What it detects: PING is answered with LOADING, or not answered at all, while the replica throws its old data
+    away and loads the file of its primary.
+
+    Why it slows you: both happen in the main thread; the larger the data, the longer.
+
+    How sure: the server says so itself (LOADING, a sync in progress, a file loaded in the window), and nothing else
+    explains the stalls.
+
+    What to do: replica-lazy-flush yes, repl-diskless-load swapdb where memory allows; instances of 2 to 4 GB; a larger
+    repl-backlog-size, so that a short break of the link does not end in a full copy.
+    """
+    if view.need_text("role") == "master":
+        return
+    refused = view.refused("LOADING")
+    syncing = any(view.values("master_sync_in_progress")) or any(view.values("loading"))
+    if not refused.ns and not syncing and not len(refused.item):
+        return
+    moments = view.free_stalls.plus(refused)
+    evidence = [
+        Evidence(
+            fact="PINGs answered with LOADING", value=len(refused.item), unit="", threshold=None, source="requests"
+        )
+    ]
+    for field in ("master_sync_in_progress", "loading"):
+        if values := view.values(field):
+            evidence.append(
+                Evidence(fact=f"looks at which {field} was 1, of {len(values)}", value=int(sum(values)), unit="",
+                         threshold=None, source="INFO")
+            )  # fmt: skip
+    if (keys := view.number("keys", "DBSIZE")) is not None:
+        evidence.append(Evidence(fact="keys", value=int(keys), unit="", threshold=None, source="DBSIZE"))
+    evidence += view.stall_facts(moments)
+    fixes = []
+    if view.setting("replica-lazy-flush") == "no":
+        risk = "memory comes back a little later"
+        fixes.append(set_config(view, "redis-replica-lazy-flush", "replica-lazy-flush", "yes", risk=risk))
+    change = "repl-diskless-load swapdb where memory allows; smaller instances (2 to 4 GB)"
+    fixes.append(Fix(id="redis-diskless-load", change=change, reversible=True, risk="needs memory for both copies"))
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=tuple(evidence), confidence=0.85, fixes=tuple(fixes),
+    )  # fmt: skip
