@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from culpa.diagnose.picture import Picture
-from culpa.diagnose.redisview import RedisView, servers
+from culpa.diagnose.redisview import RedisView
 from culpa.diagnose.rules.redis_holds import DELETES, FLUSHES, SCRIPTS
 from culpa.diagnose.verdict import Evidence
 from culpa.units import NS_PER_SECOND, format_bytes, format_count
@@ -16,7 +16,7 @@ def figures(picture: Picture, check: str) -> tuple[Evidence, ...]:
     tell = _FIGURES.get(check)
     if tell is None:
         return ()
-    return tuple(fact for view in servers(picture) for fact in tell(view))
+    return tuple(fact for view in picture.redis_servers for fact in tell(view))
 
 
 def _fact(fact: str, value: float | str | None, source: str, unit: str = "") -> Evidence:

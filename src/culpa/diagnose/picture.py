@@ -15,6 +15,7 @@ from culpa.diagnose import root as root_of
 from culpa.diagnose import sampled
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisview import RedisView, servers
 from culpa.diagnose.root import Root
 from culpa.model import timeline, waitgraph
 from culpa.model.kinds import Kind
@@ -50,6 +51,11 @@ class Picture:
         spoke = self.requests.exchanges.filter((pl.col("role") == "server") & (pl.col("protocol") == "resp"))
         asked = self.capture.frame(schema.REDIS)["pid"].drop_nulls()
         return frozenset(spoke["pid"].to_list()) | frozenset(asked.to_list())
+
+    @cached_property
+    def redis_servers(self) -> list[RedisView]:
+        """The Redis servers that were asked."""
+        return servers(self)
 
     def redis_setting(self, pid: int, name: str) -> str | None:
         """A Redis server's setting as it said it last; None if it was not asked or did not say."""

@@ -11,19 +11,21 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from culpa.capture import schema
 from culpa.diagnose.blame import ROOT, Coverage
-from culpa.diagnose.finding import Finding
+from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.picture import Picture
-from culpa.diagnose.rule import Unseen
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
+
+if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
 
 STALL_NS = 5_000_000
 """A client that waits so long for PING notices; a healthy server on a busy host answers within a millisecond or two."""
@@ -376,7 +378,7 @@ def each_server(check: Callable[[RedisView], Iterator[Finding]]) -> Callable[[Pi
 
     @functools.wraps(check)
     def all_of_them(picture: Picture) -> Iterator[Finding]:
-        views = servers(picture)
+        views = picture.redis_servers
         if not views:
             raise Unseen("no Redis server was asked")
         unseen: list[Unseen] = []

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import NewType
 
 from culpa.capture.schema import Table
-from culpa.diagnose.finding import Finding
+from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.picture import Picture
 
 Lab = NewType("Lab", str)
 """The name of a lab; labs lie above this room, so only their names are known here."""
 
 Check = Callable[[Picture], Iterator[Finding]]
-
-
-class Unseen(Exception):
-    """A rule cannot look, for the reason given: something was not asked, refused, or is not known to this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Literal
 import polars as pl
 
 from culpa.capture import schema
-from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisview import RedisView, each_server, within
-from culpa.diagnose.rule import Lab, Unseen, rule
+from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import names_below, part, seconds
 from culpa.diagnose.rules.redis_fixes import set_config
 from culpa.diagnose.verdict import Evidence, Fix, On

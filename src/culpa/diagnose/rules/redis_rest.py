@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.redisview import RedisView, each_server
-from culpa.diagnose.rule import Lab, Unseen, rule
+from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.verdict import Evidence, Fix, On
 from culpa.units import NS_PER_SECOND
 
