@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from servers import answer, cause, examined, free_port, needs_redis, port_of, serving
+from servers import WINDOW_NS, answer, cause, examined, free_port, needs_redis, port_of, serving
 
 from culpa.diagnose.verdict import Verdict
 
@@ -120,12 +122,12 @@ def _past_peak(client: redis.Redis, _stack: ExitStack, _directory: Path) -> None
     _fragmented(client, _stack, _directory)
 
 
-def _busy(stack: ExitStack, ask: Callable[[], object]) -> None:
+def _busy(stack: ExitStack, ask: Callable[[], object], pause: float = 0.005) -> None:
     """Ask again and again from a thread of its own, whatever the answer is."""
     done = threading.Event()
 
     def repeat() -> None:
-        while not done.wait(0.005):
+        while not done.wait(pause):
             try:
                 ask()
             except redis.ResponseError:
@@ -135,6 +137,27 @@ def _busy(stack: ExitStack, ask: Callable[[], object]) -> None:
     thread.start()
     stack.callback(thread.join)
     stack.callback(done.set)
+
+
+def _unread(client: redis.Redis, stack: ExitStack, _directory: Path) -> None:
+    """A client that asks for much and reads nothing."""
+    client.set("large", "x" * 1_000_000)
+    deaf = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(client))))
+    deaf.sendall(b"*2\r\n$3\r\nGET\r\n$5\r\nlarge\r\n" * 60)
+    deadline = time.monotonic() + 10
+    while not any(int(one["omem"]) > 20_000_000 for one in client.client_list()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _saving_often(client: redis.Redis, stack: ExitStack, _directory: Path) -> None:
+    """Large enough that a fork takes a millisecond, and written to all the while."""
+    client.execute_command("DEBUG", "POPULATE", "400000", "k", "100")
+    client.config_set("save", "1 1")
+    count = itertools.count()
+    _busy(stack, lambda: client.set("n", next(count)))
+    deadline = time.monotonic() + 20
+    while client.info("stats")["latest_fork_usec"] < 1000 and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 CASES: tuple[tuple[str, tuple[str, ...], Sick], ...] = (
@@ -151,6 +174,8 @@ CASES: tuple[tuple[str, tuple[str, ...], Sick], ...] = (
     ("redis.rdb.none", (), _config(save="")),
     ("redis.clients.limit", (), _crowded),
     ("redis.clients.tool", (), _watched),
+    ("redis.clients.slow-reader", (), _unread),
+    ("redis.rdb.too-often", (), _saving_often),
     ("redis.repl.down", (), _orphan),
     ("redis.cluster.state", ("--cluster-enabled", "yes"), lambda *_: None),
     ("redis.net.backlog", ("--tcp-backlog", "60000"), lambda *_: None),
@@ -170,7 +195,7 @@ def test_a_sick_server_fires_the_check_and_nothing_worse(
         if not settings or "--cluster-enabled" not in settings:
             client.set("some", "key")
         sick(client, stack, tmp_path)
-        verdict = examined(client)
+        verdict = examined(client, for_ns=5 * WINDOW_NS if check == "redis.rdb.too-often" else WINDOW_NS)
     assert answer(verdict, check) == "fired"
     found = cause(verdict, check)
     assert found.level == ("warning" if check in RISKS else "note")
@@ -227,3 +252,27 @@ def test_a_replica_that_loads_its_copy_is_told_so(tmp_path: Path) -> None:
     assert answer(loading, "redis.repl.load-blocks") == "fired"
     assert answer(loaded, "redis.repl.load-blocks") == "clear"
     assert answer(loaded, "redis.repl.down") == "clear"
+
+
+def test_the_hosts_overcommit_is_held_against_the_forks(sound: Verdict) -> None:
+    """A server that saves needs it; one that never forks does not."""
+    allowed = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1"
+    assert answer(sound, "redis.fork.overcommit") == ("clear" if allowed else "fired")
+
+
+def test_a_server_that_computes_all_the_time_is_saturated(tmp_path: Path) -> None:
+    """It fires where the kernel, too, says that it had a CPU nearly all the time."""
+    with serving(tmp_path, *SOUND) as client, ExitStack() as stack:
+        asker, pid = redis.Redis(port=port_of(client)), int(client.info()["process_id"])
+        stack.callback(asker.close)
+        _busy(stack, lambda: asker.eval("local n = 0 for i = 1, 300000 do n = n + i end return n", 0), pause=0)
+        began_ns, used_ns = time.monotonic_ns(), _cpu_ns(pid)
+        verdict = examined(client, for_ns=3 * WINDOW_NS)
+        share = (_cpu_ns(pid) - used_ns) / (time.monotonic_ns() - began_ns)
+    if abs(share - 0.9) > 0.04:  # nearer than that the two windows, which are not quite the same, may differ
+        assert answer(verdict, "redis.cpu.saturated") == ("fired" if share > 0.9 else "clear")
+
+
+def _cpu_ns(pid: int) -> int:
+    """CPU time of the main thread."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
