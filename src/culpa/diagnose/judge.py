@@ -47,6 +47,8 @@ MIN_SEEN_NS = 100_000_000
 MAX_UNEXPLAINED = 0.5
 """Above this share of unexplained time a slow target cannot be called healthy."""
 P99_FROM = 100
+MIN_PINGS = 20
+"""Half a second of a check-up; fewer acquit nobody."""
 
 
 def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
@@ -140,6 +142,8 @@ def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
         return "slow"
     if picture.is_slow or (picture.has_price and picture.typical_ns is None):
         return "unknown"
+    if picture.is_checkup:  # stalls that nothing explains would be a cause of their own
+        return "not-slow" if picture.request_count >= MIN_PINGS else "unknown"
     seen = picture.root.ns >= MIN_SEEN_NS or len(picture.root.requests) > 0
     explained = picture.share(_unexplained(picture)) <= MAX_UNEXPLAINED
     idle = picture.root.basis == "threads" and picture.root.threads > 0 and picture.root.ns < MIN_SEEN_NS

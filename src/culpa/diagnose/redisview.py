@@ -21,6 +21,7 @@ from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.verdict import Evidence
+from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
 
@@ -290,7 +291,10 @@ class RedisView:
         return seen if seen is not None else self.logged
 
     def _seen_holds(self) -> tuple[Hold, ...] | None:
-        """From the main thread's exchanges: a command is worked on until the next one is read, or it is answered."""
+        """From the main thread's exchanges: a command is worked on until the next one is read, or it is answered.
+
+        Its length is what the thread computed in that time: what it waited for has other causes.
+        """
         if self.pid is None or self.picture.graph is None:
             return None
         rows = self.picture.requests.exchanges.filter(
@@ -306,17 +310,36 @@ class RedisView:
         ).filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
         sizes = {(hold.verb, hold.pattern): hold for hold in self.logged}
         found = []
-        for verb, pattern, start, until in rows.select("verb", "detail", "ask_end_ns", "until").iter_rows():
+        lengths = self._computed_ns(rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
+        rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
+        for verb, pattern, start, until, length in rows.select(
+            "verb", "detail", "ask_end_ns", "until", "length"
+        ).iter_rows():
             told = sizes.get((verb, pattern))
             found.append(
                 Hold(
-                    verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=until - start,
+                    verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length,
                     arguments=told.arguments if told else None, option=told.option if told else None,
                     type=told.type if told else None, elements=told.elements if told else None,
                     bytes=told.bytes if told else None,
                 )
             )  # fmt: skip
         return tuple(found)
+
+    def _computed_ns(self, start_ns: Int64s, end_ns: Int64s) -> Int64s:
+        """How long the main thread was on a CPU within each stretch of time."""
+        graph = self.picture.graph
+        assert graph is not None
+        lane = int(graph.axis.lane(np.array([self.pid], dtype=np.int64))[0])
+        zero = np.zeros(len(start_ns), np.int64)
+        if lane < 0:
+            return zero
+        base = lane * graph.axis.span - graph.axis.start_ns
+        first, last = np.searchsorted(graph.start, [lane * graph.axis.span, (lane + 1) * graph.axis.span])
+        mine = np.flatnonzero(graph.kind[first:last] == Kind.RUNNING) + first
+        running = Moments(item=np.zeros(len(mine), np.int64), start_ns=graph.start[mine] - base,
+                          end_ns=graph.end[mine] - base)  # fmt: skip
+        return running.overlap(start_ns, end_ns, zero)
 
     @cached_property
     def logged(self) -> tuple[Hold, ...]:
