@@ -87,7 +87,7 @@ def test_what_begins_after_the_records_is_told_by_the_sums(tmp_path: Path) -> No
         pytest.skip(f"tracing is impossible here: {error}")
     saved = tmp_path / "later.culpa"
     with program(LATER.format(rest="os.fdatasync(fd)"), str(tmp_path / "ledger.db"), "7") as pid:
-        verdict = verdict_of(str(pid), "--budget", "0.1", "--for", "12s", "-o", str(saved))
+        verdict = why(str(pid), "--budget", "0.1", "--for", "12s", "-o", str(saved))
     capture = open_capture(saved)
     assert capture.manifest.evidence.detail_end_ns is not None
     fdatasync = 75
@@ -110,7 +110,7 @@ def test_sums_of_a_program_that_does_nothing_bad_name_nothing(tmp_path: Path) ->
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
     with program(LATER.format(rest="time.sleep(0.01)"), str(tmp_path / "ledger.db"), "6") as pid:
-        verdict = verdict_of(str(pid), "--budget", "0.1", "--for", "9s")
+        verdict = why(str(pid), "--budget", "0.1", "--for", "9s")
     assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
     # On a machine that does other work too, it may well have waited for a CPU.
     assert {"cpu.runqueue"} >= {cause["id"] for cause in verdict["causes"] if cause["level"] != "note"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -13,12 +15,20 @@ LONGEST_NS: Final = 7 * 24 * 3600 * NS_PER_SECOND
 """A week: a capture of more would not be opened again."""
 
 
+class FailOn(StrEnum):
+    """Levels that `--fail-on` takes, weakest first."""
+
+    note = "note"
+    warning = "warning"
+    critical = "critical"
+
+
 def example(*lines: str) -> str:
     """The end of a `--help`."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _duration(text: str) -> int:
+def duration(text: str) -> int:
     try:
         duration_ns = parse_duration(text)
     except ValueError as error:
@@ -39,7 +49,7 @@ TargetArgument = Annotated[
 ]
 ForOption = Annotated[
     int | None,
-    typer.Option("--for", metavar="TIME", parser=_duration, help="watch exactly so long: 10s, 500ms, 2m"),
+    typer.Option("--for", metavar="TIME", parser=duration, help="watch exactly so long: 10s, 500ms, 2m"),
 ]
 PassiveFlag = Annotated[bool, typer.Option("--passive", help="send nothing, watch the traffic there is")]
 NoTraceFlag = Annotated[bool, typer.Option("--no-trace", help="no eBPF, samples of /proc instead")]
@@ -49,7 +59,7 @@ BudgetOption = Annotated[
 ]
 SlowerOption = Annotated[
     int | None,
-    typer.Option("--slower-than", metavar="TIME", parser=_duration, help="a request above it is slow (default 200ms)"),
+    typer.Option("--slower-than", metavar="TIME", parser=duration, help="a request above it is slow (default 200ms)"),
 ]
 HeaderOption = Annotated[list[str] | None, typer.Option("-H", "--header", metavar="LINE", help="header to send")]
 DataOption = Annotated[str | None, typer.Option("-d", "--data", metavar="TEXT", help="body to send, as it is")]
@@ -62,3 +72,8 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="the verdict as JSON to s
 RedactFlag = Annotated[bool, typer.Option("--redact", help="hashes instead of key names, paths and addresses")]
 QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="the headline only")]
 NoColorFlag = Annotated[bool, typer.Option("--no-color", help="no colour, also by NO_COLOR")]
+VerboseFlag = Annotated[bool, typer.Option("-v", "--verbose", help="all facts with their sources, the blame tree")]
+SaveOption = Annotated[Path | None, typer.Option("-o", "--save", metavar="FILE", help="keep the capture as well")]
+FailOnOption = Annotated[
+    FailOn | None, typer.Option("--fail-on", help="exit 3 if a finding of this level or above was made")
+]

@@ -29,5 +29,17 @@ def as_page(verdict: Verdict, *, quiet: bool, verbose: bool, no_color: bool) -> 
     if quiet:
         out(terminal.headline(verdict) + "\n")
         return
-    color = takes_escapes(sys.stdout) and not no_color and not os.environ.get("NO_COLOR")
+    color = _color(no_color)
     out(terminal.render(verdict, width=columns(sys.stdout), color=color, verbose=verbose))
+
+
+def as_checklist(verdict: Verdict, *, no_color: bool) -> None:
+    """The list for a slow Redis, below the page."""
+    from culpa.report import checklist, terminal
+
+    page = terminal.render_lines(checklist.lines(verdict), width=columns(sys.stdout), color=_color(no_color))
+    out("\n" + page)
+
+
+def _color(no_color: bool) -> bool:
+    return takes_escapes(sys.stdout) and not no_color and not os.environ.get("NO_COLOR")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from culpa.collect.exchange import HttpPlan, make_plan
 from culpa.collect.redis_answers import Credentials
+from culpa.collect.redis_link import Link
 from culpa.errors import UsageError
 from culpa.target import CaptureTarget, CommandTarget, RedisTarget, Target, UrlTarget
 
@@ -35,6 +36,10 @@ class Options:
     http: HttpSettings | None = None
     user: str | None = None
     output_to_stderr: bool = False
+    baseline: bool = False
+    """Measure how late this host lets a busy program run, before anything else."""
+    checkup: Link | None = None
+    """Examine this one Redis server in depth, and ask it PING again and again."""
 
 
 def check(target: Target, options: Options) -> None:

@@ -86,12 +86,13 @@ class Fact:
 class NotAnswered(Exception):
     """A server did not say what it was asked; the sentence says why."""
 
-    def __init__(self, why: str, way_out: str, *, busy: bool = False) -> None:
+    def __init__(self, why: str, way_out: str, *, busy: bool = False, wants_password: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.way_out = way_out
         self.busy = busy
         """It may answer later."""
+        self.wants_password = wants_password
 
 
 _Line = Any

@@ -21,14 +21,19 @@ import polars as pl
 from culpa.capture import bundle, manifest, schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, EndedBy
+from culpa.collect.checkup import Checkup
+from culpa.collect.checkup_host import HostView
 from culpa.collect.command import CommandProbe, user_for
 from culpa.collect.commandline import masked_arguments
 from culpa.collect.exchange import Sent
 from culpa.collect.groups import find_group
 from culpa.collect.options import Options, credentials_of, request_plan
+from culpa.collect.pings import PingProbe
 from culpa.collect.probe import HttpProbe
 from culpa.collect.procfs import PROC, own_pid, require_proc
 from culpa.collect.ranking import busiest
+from culpa.collect.redis_answers import NotAnswered
+from culpa.collect.redis_link import Link
 from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
 from culpa.collect.window import Kind, Share, Window
@@ -110,7 +115,9 @@ class _Recording:
         self._stopping = stopping
         self._spots: list[BlindSpot] = []
         self._identity: dict[int, int] = {}
-        self._probe: HttpProbe | CommandProbe | None = None
+        self._probe: HttpProbe | CommandProbe | PingProbe | None = None
+        self._checkup: Checkup | None = None
+        self._host_view: HostView | None = None
         self._told = False
         self._watch: Watch
         self._window: Window
@@ -125,6 +132,8 @@ class _Recording:
             )
             stack.callback(self._probe.stop)
             pids: tuple[int, ...] = (self._probe.prepare(),)
+        elif options.checkup is not None:
+            pids = self._examine(options.checkup, stack)
         else:
             pids = self._resolved(asks=plan is not None)
         self._stop_if_interrupted()
@@ -139,6 +148,7 @@ class _Recording:
                     credentials=credentials,
                     silent=options.passive,
                     redis=isinstance(target, RedisTarget),
+                    examined=options.checkup is not None,
                 ),
                 find_group(target).members if isinstance(target, GroupTarget) else frozenset,
             )
@@ -153,7 +163,7 @@ class _Recording:
         """Ask, wait until enough was seen, and put the capture together."""
         self._begin()
         ended_by = self._wait()
-        if isinstance(self._probe, HttpProbe):
+        if isinstance(self._probe, HttpProbe | PingProbe):
             self._probe.halt()
         capture = self._watch.stop(self._named(), self._requests, ended_by)
         if isinstance(self._probe, HttpProbe):
@@ -163,9 +173,39 @@ class _Recording:
                 raise self._probe.failure
         if isinstance(self._probe, CommandProbe):
             capture = self._close_command(self._probe, capture)
+        if isinstance(self._probe, PingProbe):
+            self._probe.stop()
+            self._spots.extend(self._probe.blind_spots())
+        if self._checkup is not None:
+            capture = self._close_checkup(self._checkup, capture)
         self._refuse_empty(capture, ended_by)
         spots = (*capture.manifest.blind_spots, *self._spots)
         return replace(capture, manifest=msgspec.structs.replace(capture.manifest, blind_spots=spots))
+
+    def _examine(self, link: Link, stack: ExitStack) -> tuple[int, ...]:
+        """Reach the server and ask it everything once; its processes, where they are on this host."""
+        try:
+            self._checkup = Checkup(link)
+            stack.callback(self._checkup.close)
+            self._checkup.start()
+            self._probe = PingProbe(link)
+            stack.callback(self._probe.stop)
+        except NotAnswered as reason:
+            raise CulpaError(f"cannot ask {self._target.display}: {reason.why}", way_out=reason.way_out) from reason
+        pids = self._resolved(asks=True)
+        mine = self._checkup.recognise(pids)
+        if pids and mine is None:
+            self._blind(
+                "the server's process",
+                "the server names another process id as its own than the process that listens here has",
+                "run culpa on the host where the server runs",
+            )
+        self._host_view = HostView(mine)
+        if self._options.baseline:
+            self._say("keeps one CPU busy for a second, to see how late this host lets it run")
+            self._host_view.baseline()
+        self._host_view.start()
+        return () if mine is None else (mine,)
 
     def _kind(self) -> Kind:
         if isinstance(self._target, CommandTarget):
@@ -214,6 +254,9 @@ class _Recording:
             plan = self._probe.plan
             again = "again and again, one at a time, at most 20 a second" if plan.repeats else "once"
             self._say(f"asks {plan.method} {plan.shown} {again}")
+            self._probe.start()
+        elif isinstance(self._probe, PingProbe):
+            self._say(f"sends PING to {self._target.display} 40 times a second, and INFO once a second")
             self._probe.start()
         else:
             asks = "sends nothing" if self._options.passive else "sends it no requests"
@@ -282,9 +325,14 @@ class _Recording:
             kind=_kind_of(self._target),
             name=self._target.display,
             pids=tuple(sorted(self._identity)),
-            method=self._probe.plan.method if isinstance(self._probe, HttpProbe) else "GET",
+            method=self._method(),
             slower_than_ns=SLOWER_THAN_NS if slower_than_ns is None else slower_than_ns,
         )
+
+    def _method(self) -> str:
+        if isinstance(self._probe, PingProbe):
+            return "PING"
+        return self._probe.plan.method if isinstance(self._probe, HttpProbe) else "GET"
 
     def _close_command(self, probe: CommandProbe, capture: Capture) -> Capture:
         if self._stopping.is_set():
@@ -296,6 +344,15 @@ class _Recording:
             self._say(f"the command ended with status {sent.status}")
         assert isinstance(self._target, CommandTarget)
         return _with_command(capture, self._target.argv)
+
+    def _close_checkup(self, checkup: Checkup, capture: Capture) -> Capture:
+        checkup.stop()
+        self._spots.extend(checkup.blind_spots())
+        more = {schema.REDIS: checkup.rows()}
+        if self._host_view is not None:
+            more[schema.COUNTERS] = self._host_view.stop()
+        tables = {table.name: pl.concat([capture.frame(table), rows]) for table, rows in more.items()}
+        return replace(capture, tables=dict(capture.tables) | tables)
 
     def _refuse_empty(self, capture: Capture, ended_by: EndedBy) -> None:
         window = capture.manifest.window

@@ -58,6 +58,8 @@ class Limits:
     """Send nothing to anybody."""
     redis: bool = False
     """The targets were named as Redis servers."""
+    examined: bool = False
+    """They are asked by somebody else, in more depth."""
 
 
 class Watch:
@@ -232,7 +234,8 @@ class Watch:
         # Whoever merely woke a watched thread may be a bystander: it is not asked anything.
         concerned = [pid for pid in present if self._roles[pid] != "waker"]
         named = self._targets if self._limits.redis else frozenset()
-        self._redis.found(concerned, table, spoke_resp=self._spoke_resp, named=named)
+        if not self._limits.examined:
+            self._redis.found(concerned, table, spoke_resp=self._spoke_resp, named=named)
         self._stacks.watch(concerned)
         self._native.watch(concerned)
         self._processes.append(process_rows(self._roles))

@@ -77,7 +77,7 @@ def _saves(picture: Picture, ns: int, predicted: Predicted | None) -> float:
 
 def is_worth_saying(picture: Picture, found: Found) -> bool:
     """Whether a finding is more than a note about next to nothing: a busy thread of an idle service is no news."""
-    asked = picture.has_price or not found.finding.only_note
+    asked = picture.has_price or picture.is_checkup or not found.finding.only_note
     return asked or found.finding.moments.ns >= MIN_NOTE_WALL_SHARE * picture.root.wall_ns
 
 

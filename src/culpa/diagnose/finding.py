@@ -21,6 +21,10 @@ class Nearness(IntEnum):
     KERNEL = 5
 
 
+class Unseen(Exception):
+    """A rule cannot look, for the reason given: something was not asked, refused, or is not known to this version."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finding:
     """One finding: where in the root's time it lies, who, on what, how we know, what to do.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,15 +14,18 @@ from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
 from culpa.diagnose import detail, summed, tree, workers
+from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture, draw, draw_sums
-from culpa.diagnose.rule import Failed, Fired, Rule
+from culpa.diagnose.rule import Answer, Failed, Fired, Rule, Skipped
 from culpa.diagnose.ruled_out import ruled_out
 from culpa.diagnose.rules import RULES
 from culpa.diagnose.verdict import (
     Cause,
     CostView,
     Culpa,
+    Evidence,
     HostView,
     Node,
     Observed,
@@ -30,6 +35,9 @@ from culpa.diagnose.verdict import (
     Verdict,
     WindowView,
 )  # fmt: skip
+from culpa.diagnose.verdict import (
+    Check as CheckAnswer,
+)
 from culpa.model import backing, requests
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
@@ -40,6 +48,8 @@ MAX_UNEXPLAINED = 0.5
 """Above this share of unexplained time a slow target cannot be called healthy."""
 P99_FROM = 100
 """Finished requests; with fewer the slowest of them is all that a 99th percentile could say."""
+MIN_PINGS = 20
+"""Half a second of a check-up; fewer acquit nobody."""
 
 
 def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
@@ -52,13 +62,13 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
-    heads, broken = _heads(picture, rules)
+    heads, broken, checks = _heads(picture, rules)
     if sums is not None and not _names(heads):
         # The trouble may have come, or shown itself, only after single events ended.
         later = draw_sums(backing.united(sums), exchanges)
-        heads_later, broken_later = _heads(later, rules)
+        heads_later, broken_later, checks_later = _heads(later, rules)
         if _names(heads_later):
-            picture, heads, broken = later, heads_later, broken_later
+            picture, heads, broken, checks = later, heads_later, broken_later, checks_later
     manifest = capture.manifest
     state = _state(picture, heads)
     blame = tree.of(picture)
@@ -78,7 +88,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         blame=blame,
         causes=heads,
         ruled_out=ruled_out(picture),
-        blind_spots=manifest.blind_spots + broken,
+        blind_spots=manifest.blind_spots + broken, checks=checks if picture.is_checkup else (),
         cost=CostView(
             events=manifest.cost.events, lost_events=manifest.cost.lost_events,
             probe_cpu_seconds=manifest.cost.probe_cpu_ns / NS_PER_SECOND,
@@ -87,9 +97,11 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     )  # fmt: skip
 
 
-def _heads(picture: Picture, rules: tuple[Rule, ...]) -> tuple[tuple[Cause, ...], tuple[BlindSpot, ...]]:
-    found, broken = _ask(picture, rules)
-    return causes_of.arrange(picture, found), broken
+def _heads(
+    picture: Picture, rules: tuple[Rule, ...]
+) -> tuple[tuple[Cause, ...], tuple[BlindSpot, ...], tuple[CheckAnswer, ...]]:
+    found, broken, checks = _ask(picture, rules)
+    return causes_of.arrange(picture, found), broken, checks
 
 
 def _names(heads: tuple[Cause, ...]) -> bool:
@@ -97,11 +109,16 @@ def _names(heads: tuple[Cause, ...]) -> bool:
     return any(cause.level != "note" for cause in heads)
 
 
-def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
+def _ask(
+    picture: Picture, rules: tuple[Rule, ...]
+) -> tuple[list[Found], tuple[BlindSpot, ...], tuple[CheckAnswer, ...]]:
     found: list[Found] = []
     broken: list[BlindSpot] = []
+    checks: list[CheckAnswer] = []
     for one in rules:
-        answer = one.ask(picture)
+        answer = one.ask(replace(picture, explained=_explained(found)) if one.last else picture)
+        if one.id.startswith("redis."):
+            checks.append(_check(one, answer, figures(picture, one.id) if picture.is_checkup else ()))
         if isinstance(answer, Fired):
             weighed = (causes_of.weigh(picture, one, finding) for finding in workers.together(picture, answer.findings))
             found.extend(entry for entry in weighed if causes_of.is_worth_saying(picture, entry))
@@ -113,7 +130,26 @@ def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[
                     way_out="report this, with the capture if you can share it",
                 )
             )
-    return found, tuple(broken)
+    return found, tuple(broken), tuple(checks)
+
+
+def _explained(found: list[Found]) -> Moments:
+    """Where the causes found so far lie."""
+    parts = [entry.finding.moments for entry in found]
+    return Moments.union(
+        np.concatenate([np.zeros(0, np.int64), *(part.item for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.start_ns for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.end_ns for part in parts)]),
+    )
+
+
+def _check(rule: Rule, answer: Answer, evidence: tuple[Evidence, ...]) -> CheckAnswer:
+    if isinstance(answer, Skipped):
+        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=answer.why, evidence=evidence)
+    if isinstance(answer, Failed):
+        return CheckAnswer(id=rule.id, title=rule.title, answer="skipped", why=f"the rule failed: {answer.error}")
+    said: Literal["fired", "clear"] = "fired" if isinstance(answer, Fired) else "clear"
+    return CheckAnswer(id=rule.id, title=rule.title, answer=said, evidence=evidence)
 
 
 def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
@@ -124,6 +160,8 @@ def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
         return "slow"
     if picture.is_slow or (picture.has_price and picture.typical_ns is None):
         return "unknown"
+    if picture.is_checkup:  # stalls that nothing explains would be a cause of their own
+        return "not-slow" if picture.request_count >= MIN_PINGS else "unknown"
     seen = picture.root.ns >= MIN_SEEN_NS or len(picture.root.requests) > 0
     explained = picture.share(_unexplained(picture)) <= MAX_UNEXPLAINED
     idle = picture.root.basis == "threads" and picture.root.threads > 0 and picture.root.ns < MIN_SEEN_NS

@@ -67,6 +67,22 @@ class Moments:
         alone = np.flatnonzero((level[:-1] == 1) & (item[:-1] == item[1:])) if len(level) else np.zeros(0, np.int64)
         return Moments.union(item[alone], moment[alone], moment[alone + 1])
 
+    def plus(self, other: Moments) -> Moments:
+        """What either holds."""
+        return Moments.union(
+            np.concatenate([self.item, other.item]),
+            np.concatenate([self.start_ns, other.start_ns]),
+            np.concatenate([self.end_ns, other.end_ns]),
+        )
+
+    def longest(self, ns: int) -> Moments:
+        """The longest intervals, the last of them cut, so that they add up to at most `ns`."""
+        order = np.argsort(self.start_ns - self.end_ns, kind="stable")
+        length = (self.end_ns - self.start_ns)[order]
+        room = np.maximum(0, ns - (np.cumsum(length) - length))
+        taken = np.minimum(length, room)
+        return Moments.union(self.item[order], self.start_ns[order], self.start_ns[order] + taken)
+
     def common(self, other: Moments) -> int:
         """Length of what both hold."""
         return int(self.overlap(other.start_ns, other.end_ns, other.item).sum())

@@ -16,6 +16,7 @@ from culpa.diagnose import root as root_of
 from culpa.diagnose import sampled, summed
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisview import RedisView, servers
 from culpa.diagnose.root import Root
 from culpa.model import timeline, waitgraph
 from culpa.model.kinds import Kind
@@ -38,6 +39,8 @@ class Picture:
     root: Root
     blame: Blame
     seen: Literal["events", "samples", "sums"] = "events"
+    explained: Moments | None = None
+    """Where other causes lie, for the rule about what is left."""
 
     @property
     def sampled(self) -> bool:
@@ -50,6 +53,11 @@ class Picture:
         spoke = self.requests.exchanges.filter((pl.col("role") == "server") & (pl.col("protocol") == "resp"))
         asked = self.capture.frame(schema.REDIS)["pid"].drop_nulls()
         return frozenset(spoke["pid"].to_list()) | frozenset(asked.to_list())
+
+    @cached_property
+    def redis_servers(self) -> list[RedisView]:
+        """The Redis servers that were asked."""
+        return servers(self)
 
     def redis_setting(self, pid: int, name: str) -> str | None:
         """A Redis server's setting as it said it last; None if it was not asked or did not say."""
@@ -66,6 +74,11 @@ class Picture:
         """Where the server was asked, `host:port`."""
         rows = self.capture.frame(schema.REDIS).filter(pl.col("pid") == pid)["server"].drop_nulls()
         return None if rows.is_empty() else str(rows[0])
+
+    @property
+    def is_checkup(self) -> bool:
+        """Whether one Redis server was examined for its own sake: its PINGs are the root."""
+        return self.capture.manifest.target.kind == "redis" and len(self.capture.frame(schema.REQUESTS)) > 0
 
     @property
     def has_price(self) -> bool:

@@ -126,6 +126,7 @@ class _Probed:
 
     def __init__(self, capture: Capture, graph: WaitGraph) -> None:
         self._window, self._method = capture.manifest.window, capture.manifest.target.method
+        self._protocol = "resp" if capture.manifest.target.kind == "redis" else "http"
         self._unseen = _unseen_server(capture)
         self._graph, self._axis = graph, graph.axis
         self._targets = _target_lanes(capture, _lane_pids(capture, graph))
@@ -142,7 +143,7 @@ class _Probed:
         answer, last = (mine[0], mine[-1]) if mine else (None, None)
         ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
         done = received_ns is not None and not failed
-        self.rows.append((item, start, end, done, ino, "http", verb or self._method, detail))
+        self.rows.append((item, start, end, done, ino, self._protocol, verb or self._method, detail))
         if answer is None or last is None:
             self._unanswered(item, start, end, waits=received_ns is None or failed)
             return

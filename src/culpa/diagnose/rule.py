@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from culpa.capture.columns import Table
-from culpa.diagnose.finding import Finding
+from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.picture import Picture
 
 Lab = NewType("Lab", str)
@@ -31,9 +31,9 @@ class Clear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """The rule could not look: a table is missing."""
+    """The rule could not look, and why."""
 
-    missing: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +58,18 @@ class Rule:
     silent: tuple[Lab, ...]
     check: Check
     doc: str
+    last: bool = False
+    """Asked after all others, with what these explained in `Picture.explained`."""
 
     def ask(self, picture: Picture) -> Answer:
         """Put the rule to a picture."""
         missing = [table.name for table in self.needs if not picture.capture.has(table)]
         if missing:
-            return Skipped(missing=", ".join(missing))
+            return Skipped(why=f"not recorded: {', '.join(missing)}")
         try:
             findings = tuple(self.check(picture))
+        except Unseen as reason:
+            return Skipped(why=str(reason))
         except Exception as error:  # one broken rule must not hide what the others know; it is shown as a blind spot
             return Failed(error=f"{type(error).__name__}: {error}")
         return Fired(findings=findings) if findings else Clear()
@@ -79,13 +83,14 @@ def rule(
     fixes: tuple[str, ...],
     fires: tuple[Lab, ...],
     silent: tuple[Lab, ...],
+    last: bool = False,
 ) -> Callable[[Check], Rule]:
     """Make a rule of a function; its docstring becomes the rule's page."""
 
     def decorate(check: Check) -> Rule:
         return Rule(
             id=id, title=title, needs=needs, fixes=fixes, fires=fires, silent=silent, check=check,
-            doc=inspect.getdoc(check) or "",
+            doc=inspect.getdoc(check) or "", last=last,
         )  # fmt: skip
 
     return decorate

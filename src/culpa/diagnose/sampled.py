@@ -20,13 +20,15 @@ from culpa.model.objects import Objects, Thing
 
 _STATE_RANK = {"D": 0, "R": 1, "T": 2, "t": 2}
 OTHER_RANK = 9
+UNSEEN_ANSWER = Thing(stage="waiting for the server's answer")
+"""Of requests whose server was not looked at meanwhile."""
 
 
 def share_out(capture: Capture) -> tuple[Root, Blame]:
     """Root and blame tree from `samples` and `sweeps`."""
-    sweeps = _sweeps(capture)
     tree = BlameBuilder(Kind.REQUEST)
-    chosen = _choose(capture, sweeps)
+    pinged = capture.manifest.target.kind == "redis" and len(capture.frame(schema.REQUESTS)) > 0
+    chosen = _choose(capture, _parts(capture) if pinged else _sweeps(capture))
     numbers, objects = syscalls.Numbers(capture.manifest.host.machine), Objects(capture)
     one = np.ones(1, np.int64)
     for row in chosen.iter_rows(named=True):
@@ -86,6 +88,23 @@ def _sweeps(capture: Capture) -> pl.DataFrame:
     )
 
 
+def _parts(capture: Capture) -> pl.DataFrame:
+    """ts_ns, length_ns, item of the requests' own time, cut at the sweeps: what is short lies between two of them.
+
+    `sweep_ns` is the sweep that looked into it; null where none did.
+    """
+    sweeps = capture.frame(schema.SWEEPS)["ts_ns"].unique().sort().to_numpy()
+    requests = own_requests(capture)
+    rows: list[tuple[int, int, int, int | None]] = []
+    for item, start, end in requests.select("item", "start_ns", "end_ns").iter_rows():
+        low, high = np.searchsorted(sweeps, [start, end])
+        cuts = [start, *sweeps[low:high].tolist(), end]
+        looked: list[int | None] = [sweeps[low] if low < high else None, *sweeps[low:high].tolist()]
+        rows += [(a, b - a, item, sweep) for a, b, sweep in zip(cuts, cuts[1:], looked, strict=False) if b > a]
+    names = {"ts_ns": pl.Int64, "length_ns": pl.Int64, "item": pl.Int64, "sweep_ns": pl.Int64}
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
 def _choose(capture: Capture, sweeps: pl.DataFrame) -> pl.DataFrame:
     """The one row that explains each sweep; without requests only sweeps in which a target thread was not idle
     count.
@@ -100,6 +119,9 @@ def _choose(capture: Capture, sweeps: pl.DataFrame) -> pl.DataFrame:
         .sort("ts_ns", "peer", "rank", "tid")
         .unique("ts_ns", keep="first", maintain_order=True)
     )
+    if "sweep_ns" in sweeps.columns:
+        looked = busy.rename({"ts_ns": "sweep_ns"})
+        return sweeps.join(looked, on="sweep_ns", how="left").sort("ts_ns")
     how = "left" if len(capture.frame(schema.REQUESTS)) else "inner"
     return sweeps.join(busy, on="ts_ns", how=how).sort("ts_ns")  # type: ignore[arg-type]  # one of the two literals
 
@@ -107,6 +129,8 @@ def _choose(capture: Capture, sweeps: pl.DataFrame) -> pl.DataFrame:
 def _chain(tree: BlameBuilder, row: dict[str, int | str | bool | None], numbers: syscalls.Numbers, objects: Objects,
            targets: tuple[int, ...]) -> list[int]:  # fmt: skip
     """Nodes from the root to the leaf that this sample says."""
+    if row["tid"] is None and row.get("sweep_ns", 0) is None:
+        return [ROOT, tree.node(ROOT, Kind.QUEUED, -1, UNSEEN_ANSWER)]
     if row["tid"] is None:
         return [ROOT, tree.node(ROOT, Kind.UNEXPLAINED, -1, Thing(stage="no watched thread was busy"))]
     tid, pid = int(row["tid"] or 0), int(row["pid"] or 0)

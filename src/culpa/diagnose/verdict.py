@@ -44,6 +44,7 @@ class On(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lock: str | None = None
     code: str | None = None
     syscall: str | None = None
+    command: str | None = None
     setting: str | None = None
 
 
@@ -105,6 +106,17 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     because: tuple[Cause, ...] = ()
     fixes: tuple[Fix, ...] = ()
     docs: str
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of a server: `fired` (its cause is among the causes), `clear`, or `skipped` with the reason."""
+
+    id: str
+    title: str
+    answer: Literal["fired", "clear", "skipped"]
+    why: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    """How it stands, fired or not; what it is blamed for stands in its cause."""
 
 
 class RuledOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,4 +205,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     causes: tuple[Cause, ...]
     ruled_out: tuple[RuledOut, ...]
     blind_spots: tuple[BlindSpot, ...]
+    checks: tuple[Check, ...] = ()
+    """What was examined where one server was: every check with its answer."""
     cost: CostView

@@ -68,6 +68,13 @@ def render(verdict: Verdict, *, width: int, color: bool, verbose: bool = False) 
     return _printed(console, rows)
 
 
+def render_lines(lines: Iterable[Line], *, width: int, color: bool) -> str:
+    """Other lines than the verdict's page, in the same dress; every line at most `width` cells."""
+    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+    console = _console(width, color)
+    return _printed(console, _wrapped(console, lines, width, _VERBOSE.rows))
+
+
 def _console(width: int, color: bool) -> Console:
     """A console that writes to memory and asks the environment nothing."""
     return Console(

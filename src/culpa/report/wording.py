@@ -49,7 +49,8 @@ def on(on: On | None) -> str:
         return ""
     labelled = (
         ("", on.code), ("", on.path), ("peer ", on.peer), ("device ", on.device), ("lock ", on.lock),
-        ("in ", on.syscall), ("setting ", on.setting),
+        ("in ", on.syscall), ("command ", on.command),
+        ("setting ", on.setting),
     )  # fmt: skip
     return ", ".join(label + name(text) for label, text in labelled if text)
 

@@ -15,12 +15,42 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.redis_disk import behind_child, behind_fsync, slow_disk
+from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
+from culpa.diagnose.rules.redis_holds import (
+    bigkey_delete,
+    bigkey_read,
+    command_slow,
+    flush_sync,
+    migrate,
+    script_long,
+)
+from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
+from culpa.diagnose.rules.redis_rest import unattributed
+from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved, swap
+from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
 from culpa.diagnose.rules.throttle import cgroup_throttle
 
 RULES: tuple[Rule, ...] = (
     fsync_always,
+    command_slow,
+    bigkey_read,
+    bigkey_delete,
+    flush_sync,
+    script_long,
+    migrate,
+    expire_burst,
+    evict_storm,
+    fork_slow,
+    swap,
+    starved,
+    load_blocks,
+    aof_dirty_throttle,
+    behind_fsync,
+    behind_child,
+    slow_disk,
     write_in_read_path,
     round_trips,
     temp_churn,
@@ -41,4 +71,8 @@ RULES: tuple[Rule, ...] = (
     stopped,
     busy,
     sleeping,
+    pinned,
+    *STATES,
+    *HOST_STATES,
+    unattributed,
 )

@@ -1,0 +1,119 @@
+"""`culpa redis`: a check-up of one server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from culpa.cli import gathering, judging
+from culpa.cli.options import (
+    DEFAULT_BUDGET_PERCENT,
+    BudgetOption,
+    FailOnOption,
+    InsecureFlag,
+    JsonFlag,
+    NoColorFlag,
+    NoTraceFlag,
+    QuietFlag,
+    RedactFlag,
+    SaveOption,
+    VerboseFlag,
+    duration,
+)
+from culpa.errors import UsageError
+from culpa.talk import Talk
+from culpa.units import NS_PER_SECOND, printable
+
+if TYPE_CHECKING:
+    from culpa.collect.redis_link import Link, Tls
+    from culpa.target import RedisTarget
+
+LENGTH_NS: Final = 10 * NS_PER_SECOND
+"""How long a server is watched unless `--for` says otherwise."""
+PASSWORD_VARIABLE: Final = "REDISCLI_AUTH"  # noqa: S105  # the name of a variable, not a password
+
+
+def redis(
+    url: Annotated[str, typer.Argument(metavar="URL", help="redis://HOST:PORT, rediss://..., unix:///PATH")],
+    length: Annotated[
+        int | None, typer.Option("--for", metavar="TIME", parser=duration, help="watch so long (default 10s)")
+    ] = None,
+    checklist: Annotated[
+        bool, typer.Option("--checklist", help="go through the list for a slow Redis as well")
+    ] = False,
+    no_trace: NoTraceFlag = False,
+    budget: BudgetOption = DEFAULT_BUDGET_PERCENT,
+    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="trust this CA for rediss://")] = None,
+    certificate: Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="client certificate")] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="its key")] = None,
+    insecure: InsecureFlag = False,
+    save: SaveOption = None,
+    json: JsonFlag = False,
+    redact: RedactFlag = False,
+    fail_on: FailOnOption = None,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+    no_color: NoColorFlag = False,
+) -> None:
+    """Examine one server over its protocol, and with the host's view where it runs on this host.
+
+    Nothing is changed. The password is taken from REDISCLI_AUTH, or asked for.
+    """
+    from culpa.collect.options import Options
+    from culpa.collect.redis_link import Tls
+
+    talk = Talk(quiet=quiet)
+    tls = Tls(ca=ca, certificate=certificate, key=key, verify=not insecure)
+    target, link = _server(url, tls, talk)
+    options = Options(
+        for_ns=length or LENGTH_NS,
+        trace=not no_trace,
+        budget_percent=budget,
+        checkup=link,
+        baseline=checklist,
+    )
+    capture = gathering.gather(target, options, talk)
+    if redact:
+        capture = gathering.redacted(capture)
+    only = [capture]
+    del capture
+    judging.show(
+        only.pop(), save=save, json=json, quiet=quiet, verbose=verbose, no_color=no_color, fail_on=fail_on,
+        checklist=checklist,
+    )  # fmt: skip
+
+
+def _server(url: str, tls: Tls, talk: Talk) -> tuple[RedisTarget, Link]:
+    """The server that a URL names, and how to reach it; a password in the URL works, and earns a word."""
+    from culpa.collect.redis_answers import Address, Credentials
+    from culpa.collect.redis_link import Link
+    from culpa.target import RedisTarget, parse_target
+
+    target = parse_target(url)
+    if not isinstance(target, RedisTarget):
+        raise UsageError(f"{printable(url, 80)} is no Redis URL", way_out="write redis://HOST:PORT or unix:///PATH")
+    if target.password is not None:
+        talk.say(f"the password in the URL can be read in the list of processes; {PASSWORD_VARIABLE} is safer")
+    link = Link(
+        address=Address(host=target.host, port=target.port, path=target.path),
+        credentials=Credentials(username=target.user, password=target.password or _password(target)),
+        tls=tls if target.tls else None,
+    )
+    if link.credentials.password is None and link.wants_password():
+        typed = typer.prompt(f"password of {target.display}", hide_input=True, err=True, default="") if _asks() else ""
+        link = link.with_password(typed or None)
+    return target, link
+
+
+def _password(_target: RedisTarget) -> str | None:
+    return os.environ.get(PASSWORD_VARIABLE) or None
+
+
+def _asks() -> bool:
+    """Whether somebody is there to be asked."""
+    import sys
+
+    return sys.stdin is not None and sys.stdin.isatty()

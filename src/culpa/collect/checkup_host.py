@@ -1,0 +1,116 @@
+"""What the host knows about one Redis process beside its waits (`schema.COUNTERS`), and how late the host lets a busy
+program run.
+
+`object` is the process. smaps_rollup stalls a process while it is read, so it is read once.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from culpa.capture.schema import COUNTERS
+from culpa.collect.procfs import PROC, parse_stat, read_bounded, read_text
+from culpa.units import NS_PER_SECOND
+
+BASELINE_NS: Final = NS_PER_SECOND
+_SMAPS: Final = re.compile(r"^(Rss|AnonHugePages|Swap):\s+(\d+) kB$", re.MULTILINE)
+_ALLOWED: Final = re.compile(r"^Cpus_allowed_list:\s*(\S+)$", re.MULTILINE)
+SYS: Final = Path("/sys")
+
+Row = tuple[int, str, str, str, float]
+
+
+class HostView:
+    """Reads at the start and at the end of a window what belongs to one process."""
+
+    def __init__(self, pid: int | None, *, proc_root: Path = PROC, sys_root: Path = SYS) -> None:
+        self._pid = pid
+        self._proc = proc_root
+        self._sys = sys_root
+        self._rows: list[Row] = []
+
+    def baseline(self, length_ns: int = BASELINE_NS) -> None:
+        """Keep one CPU busy for a second, and note the longest time for which it did not run."""
+        longest_ns = longest_gap_ns(length_ns)
+        self._note("intrinsic latency", "", "longest_ns", float(longest_ns))
+
+    def start(self) -> None:
+        """Faults so far, and what does not change."""
+        if self._pid is None:
+            return
+        self._faults(self._pid)
+        for tid, allowed in self._allowed(self._pid):
+            self._note(f"/proc/{self._pid}/task/{tid}/status", str(self._pid), "Cpus_allowed", float(allowed))
+        chosen = re.search(r"\[(\w+)\]", read_text(self._sys / "kernel/mm/transparent_hugepage/enabled") or "")
+        if chosen is not None:
+            source = "/sys/kernel/mm/transparent_hugepage/enabled"
+            self._note(source, "", "always", float(chosen[1] == "always"))
+        nodes = [path for path in (self._sys / "devices/system/node").glob("node[0-9]*") if path.is_dir()]
+        if nodes:
+            self._note("/sys/devices/system/node", "", "nodes", float(len(nodes)))
+
+    def stop(self) -> pl.DataFrame:
+        """Faults by now, and its memory; everything as `schema.COUNTERS`."""
+        if self._pid is not None:
+            self._faults(self._pid)
+            source = f"/proc/{self._pid}/smaps_rollup"
+            for name, value in _SMAPS.findall(read_text(self._proc / str(self._pid) / "smaps_rollup") or ""):
+                self._note(source, str(self._pid), name, float(value))
+        names = ("ts_ns", "source", "object", "field", "value")
+        return COUNTERS.frame({name: [row[at] for row in self._rows] for at, name in enumerate(names)})
+
+    def _faults(self, pid: int) -> None:
+        raw = read_bounded(self._proc / str(pid) / "stat")
+        fields = (raw or b"").rpartition(b")")[2].split()
+        if parse_stat(raw or b"") is not None and len(fields) > 9:
+            self._note(f"/proc/{pid}/stat", str(pid), "minflt", float(fields[7]))
+            self._note(f"/proc/{pid}/stat", str(pid), "majflt", float(fields[9]))
+
+    def _allowed(self, pid: int) -> Iterator[tuple[str, int]]:
+        """Each thread and on how many CPUs it may run."""
+        for directory in sorted((self._proc / str(pid) / "task").glob("[0-9]*")):
+            found = _ALLOWED.search(read_text(directory / "status") or "")
+            if found is not None:
+                yield directory.name, cpus_in(found[1])
+
+    def _note(self, source: str, who: str, field: str, value: float) -> None:
+        self._rows.append((time.monotonic_ns(), source, who, field, value))
+
+
+def longest_gap_ns(length_ns: int) -> int:
+    """The longest time between two looks at the clock of a program that does nothing else.
+
+    As `redis-cli --intrinsic-latency`: what is long here is the host's doing, and no server can be faster than that.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        clock = time.perf_counter_ns
+        last = clock()
+        end, longest = last + length_ns, 0
+        while last < end:
+            now = clock()
+            if now - last > longest:
+                longest = now - last
+            last = now
+    finally:
+        if collecting:
+            gc.enable()
+    return longest
+
+
+def cpus_in(text: str) -> int:
+    """How many CPUs a list like `0-3,8` names."""
+    total = 0
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        if low.isdecimal() and (high.isdecimal() or not dash):
+            total += (int(high) - int(low) + 1) if dash else 1
+    return total

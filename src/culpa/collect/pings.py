@@ -1,0 +1,150 @@
+"""The repeated question to a Redis server: one PING at a time on a connection of its own, at a gentle pace.
+
+PING needs no data, so whatever it waits for is what every other client waits for as well. Gives `schema.REQUESTS`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+
+import polars as pl
+
+from culpa.capture.manifest import BlindSpot
+from culpa.collect.exchange import Sent
+from culpa.collect.probe import request_rows
+from culpa.collect.procfs import PROC, read_bounded
+from culpa.collect.redis_answers import NotAnswered
+from culpa.collect.redis_link import Link, Talker
+from culpa.units import NS_PER_SECOND, format_ns, printable
+
+INTERVAL_NS: Final = NS_PER_SECOND // 40
+"""40 a second: a stall of 25 ms meets one for certain, and a server that answers 100,000 a second does not notice."""
+SILENCE_SECONDS: Final = 120.0
+MAX_SENT: Final = 1_000_000
+
+
+class PingProbe:
+    """Sends PING from a thread of its own until it is stopped."""
+
+    def __init__(self, link: Link) -> None:
+        """Connect; where the connection is lost later a new one is made.
+
+        Raises:
+            NotAnswered: the server cannot be reached.
+        """
+        self._link = link
+        self._talker: Talker | None = link.connect(silence_seconds=SILENCE_SECONDS)
+        self._lock = threading.Lock()
+        self._sent: list[Sent] = []
+        self._open: Sent | None = None
+        self._lost: list[str] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="culpa-ping", daemon=True)
+        self.finished = threading.Event()
+
+    def start(self) -> None:
+        """Send the first."""
+        self._thread.start()
+
+    def sent(self) -> tuple[Sent, ...]:
+        """Those that ended so far, in order."""
+        with self._lock:
+            return tuple(self._sent)
+
+    def in_flight(self) -> Sent | None:
+        """The one that is open now."""
+        with self._lock:
+            return self._open
+
+    def halt(self) -> None:
+        """Send no more."""
+        self._stopping.set()
+
+    def stop(self, grace_seconds: float = 0.0) -> None:
+        """Send no more; one still open after the grace is cut off and keeps `end_ns` null."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=grace_seconds)
+            talker = self._talker
+            if self._thread.is_alive() and talker is not None:
+                talker.cut()
+            self._thread.join(timeout=2.0)
+
+    def rows(self) -> pl.DataFrame:
+        """`schema.REQUESTS`, the open one last."""
+        pending = self.in_flight()
+        return request_rows([*self.sent(), *([pending] if pending else [])])
+
+    def blind_spots(self) -> tuple[BlindSpot, ...]:
+        """Times in which the server could not be asked."""
+        if not self._lost:
+            return ()
+        times = "once" if len(self._lost) == 1 else f"{len(self._lost)} times"
+        return (
+            BlindSpot(
+                what="how long a client waits for the server, from then on until it answered again",
+                why=f"the connection was lost {times}, the last time so: {self._lost[-1]}",
+                way_out="see whether the server was restarted or failed over",
+            ),
+        )
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set() and len(self._sent) < MAX_SENT:
+                sent = self._one()
+                if sent is not None:
+                    pause = sent.start_ns + INTERVAL_NS - time.monotonic_ns()
+                    self._stopping.wait(max(0, pause) / NS_PER_SECOND)
+                elif not self._stopping.wait(1.0):
+                    self._connect_again()
+        finally:
+            self._hang_up()
+            self.finished.set()
+
+    def _one(self) -> Sent | None:
+        """One PING; None where the connection is gone."""
+        talker = self._talker
+        if talker is None:
+            return None
+        port, start = talker.local_port, time.monotonic_ns()
+        with self._lock:
+            self._open = Sent(start_ns=start, local_port=port)
+        try:
+            waited_ns = _run_delay_ns()
+            talker.send(("PING",))
+            start = talker.sent_ns() + _run_delay_ns() - waited_ns
+            with self._lock:
+                self._open = Sent(start_ns=start, local_port=port)
+            (reply,) = talker.replies(1)
+        except NotAnswered as reason:
+            if not self._stopping.is_set():
+                self._lost.append(f"{reason.why} (after {format_ns(time.monotonic_ns() - start)})")
+                with self._lock:
+                    self._open = None
+            self._hang_up()
+            return None
+        end = talker.arrived_ns()
+        error = printable(str(reply), 80) if isinstance(reply, Exception) else None
+        sent = Sent(start_ns=min(start, end), end_ns=end, local_port=port, outcome="answered", error=error)
+        with self._lock:
+            self._open = None
+            self._sent.append(sent)
+        return sent
+
+    def _connect_again(self) -> None:
+        with suppress(NotAnswered):  # the next round tries again
+            self._talker = self._link.connect(silence_seconds=SILENCE_SECONDS)
+
+    def _hang_up(self) -> None:
+        talker, self._talker = self._talker, None
+        if talker is not None:
+            talker.close()
+
+
+def _run_delay_ns() -> int:
+    """How long this thread has waited for a CPU so far: what it loses between two looks is not the server's."""
+    fields = (read_bounded(PROC / "thread-self" / "schedstat", 128) or b"").split()
+    return int(fields[1]) if len(fields) > 1 else 0

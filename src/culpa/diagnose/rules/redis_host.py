@@ -1,0 +1,207 @@
+"""What the host does to a Redis: one CPU for all its threads, huge pages under a fork, limits it was not told of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from culpa.diagnose.finding import Finding, Nearness, Unseen
+from culpa.diagnose.redisview import RedisView, each_server
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules.redis_state import NOTHING, Said, state
+from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.model.kinds import Kind
+from culpa.units import NS_PER_SECOND, format_bytes, format_share
+
+KILOBYTE = 1024
+HUGE_LEAST = 100 << 20
+"""Less in huge pages copies in a moment whatever is written."""
+SATURATED = 0.9
+LATE_NS = 5_000_000
+"""A host that lets a busy program wait so long makes every server late."""
+
+
+@rule(
+    id="redis.cpu.pinned",
+    title="All threads of this Redis, and its children, share one CPU",
+    needs=(),
+    fixes=("redis-both-siblings",),
+    fires=(Lab("redis-pinned"),),
+    silent=(Lab("redis-pinned-healthy"),),
+)
+@each_server
+def pinned(view: RedisView) -> Iterator[Finding]:
+    """What it detects: every thread of the server may run on one logical CPU only.
+
+    Why it slows you: the background threads, and above all the child that saves or rewrites, inherit that: whenever one
+    of them runs the main thread does not.
+
+    How sure: the affinity is read from every thread; where the host is traced, the time in which the main thread was
+    ready and did not run is measured, else this is a note.
+
+    What to do: give it both siblings of a core (taskset -acp), or set server_cpulist, bio_cpulist and bgsave_cpulist.
+    """
+    allowed = view.threads_allowed()
+    if not allowed:
+        raise Unseen("its threads' CPUs are not visible from here")
+    if max(allowed) > 1 or view.picture.capture.manifest.host.cpus < 2:
+        return
+    nodes = view.nodes(Kind.RUNNABLE)
+    moments = view.picture.moments(*nodes) if nodes else NOTHING
+    evidence = [
+        Evidence(fact=f"threads that may run on one CPU only, of {len(allowed)}", value=len(allowed), unit="",
+                 threshold=None, source=f"/proc/{view.pid}/task/*/status"),
+        Evidence(fact="main thread ready to run, without that CPU", value=moments.ns / NS_PER_SECOND, unit="s",
+                 threshold=None, source="offcpu"),
+    ]  # fmt: skip
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, setting="CPU affinity"), evidence=(*evidence, *view.stall_facts(moments)),
+        confidence=0.9,
+        fixes=(Fix(id="redis-both-siblings", change=_siblings(view), reversible=True, risk="none"),),
+    )  # fmt: skip
+
+
+def _siblings(view: RedisView) -> str:
+    return f"let it run on both logical CPUs of a core, or on all: taskset -acp 0-1 {view.pid} (see lscpu -e)"
+
+
+@state(
+    "redis.fork.thp",
+    "Huge pages make Redis copy much when it saves",
+    "while a child saves, the first write to a page copies it: of a huge page the kernel has more to do",
+)
+def huge_pages(view: RedisView) -> Said | None:
+    """Much of its memory is in transparent huge pages, and it forks to save."""
+    huge = view.host_number("AnonHugePages")
+    if huge is None:
+        raise Unseen("its memory map is not visible from here")
+    saves = bool((view.setting("save") or "").strip()) or view.setting("appendonly") == "yes"
+    if huge * KILOBYTE < HUGE_LEAST or not saves:
+        return None
+    facts = [
+        Evidence(fact="in huge pages", value=format_bytes(int(huge * KILOBYTE)), unit="", threshold=None,
+                 source=f"/proc/{view.pid}/smaps_rollup")
+    ]  # fmt: skip
+    if (copied := view.number("rdb_last_cow_size")) is not None:
+        facts.append(
+            Evidence(fact="copied during the last save", value=format_bytes(int(copied)), unit="", threshold=None,
+                     source="INFO persistence")
+        )  # fmt: skip
+    change = (
+        "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, then restart Redis: pages that exist stay huge"
+    )
+    return Said(
+        evidence=tuple(facts), setting="transparent_hugepage always", confidence=0.8,
+        fixes=(Fix(id="redis-no-thp", change=change, reversible=True, risk="fork gets slower without huge pages"),),
+    )  # fmt: skip
+
+
+@state(
+    "redis.fork.overcommit",
+    "The host may refuse Redis the fork for a save",
+    "without overcommit the fork of a large process needs as much free memory again, and saving fails",
+)
+def overcommit(view: RedisView) -> Said | None:
+    """The kernel does not overcommit memory, and the server forks to save."""
+    chosen = view.host_setting("overcommit_memory")
+    if chosen is None or view.pid is None:
+        raise Unseen("the host's settings are not visible from here")
+    saves = bool((view.setting("save") or "").strip()) or view.setting("appendonly") == "yes"
+    if chosen == 1 or not saves:
+        return None
+    fact = Evidence(fact="vm.overcommit_memory", value=int(chosen), unit="", threshold=1, source="/proc/sys/vm")
+    argv = ("sysctl", "-w", "vm.overcommit_memory=1")
+    return Said(
+        evidence=(fact,), setting="vm.overcommit_memory",
+        fixes=(Fix(id="overcommit", argv=argv, reversible=True, risk="processes may be killed when memory runs out"),),
+    )  # fmt: skip
+
+
+@state(
+    "redis.net.backlog",
+    "The host keeps fewer waiting connections for Redis than it asks for",
+    "in a burst of new connections some are dropped and tried again a second later",
+)
+def backlog(view: RedisView) -> Said | None:
+    """net.core.somaxconn is below the server's tcp-backlog."""
+    most = view.host_setting("somaxconn")
+    if most is None or view.pid is None:
+        raise Unseen("the host's settings are not visible from here")
+    wanted = float(view.need_setting("tcp-backlog"))
+    if most >= wanted:
+        return None
+    fact = Evidence(fact="net.core.somaxconn", value=int(most), unit="", threshold=int(wanted), source="/proc/sys/net")
+    return Said(
+        evidence=(fact,), setting="net.core.somaxconn",
+        fixes=(Fix(id="somaxconn", argv=("sysctl", "-w", f"net.core.somaxconn={wanted:.0f}"), reversible=True,
+                   risk="none; Redis takes it up when it is restarted"),),
+    )  # fmt: skip
+
+
+@state(
+    "redis.cpu.host-latency",
+    "This host lets busy programs wait, whatever they do",
+    "no server answers faster than the host lets it run",
+)
+def host_latency(view: RedisView) -> Said | None:
+    """A program that only looks at the clock was kept from running for long."""
+    longest = view.host_number("longest_ns")
+    if longest is None:
+        raise Unseen("it was not measured: that is for culpa redis URL --checklist")
+    if longest < LATE_NS:
+        return None
+    fact = Evidence(fact="longest time without a CPU in one second of computing", value=longest / NS_PER_SECOND,
+                    unit="s", threshold=LATE_NS / NS_PER_SECOND, source="intrinsic latency")  # fmt: skip
+    change = "fewer programs on this host, or another host; in a VM see whether it is given less than it was sold"
+    return Said(evidence=(fact,), fixes=(Fix(id="host-calmer", change=change, reversible=True, risk="none"),))
+
+
+@state(
+    "redis.cpu.io-threads",
+    "Redis has more I/O threads than the host has CPUs for",
+    "threads that wait for each other in a loop take CPU from the main thread",
+)
+def io_threads(view: RedisView) -> Said | None:
+    """io-threads is not below the number of CPUs."""
+    threads = float(view.need_setting("io-threads"))
+    if view.pid is None:
+        raise Unseen("the host's CPUs are not visible from here")
+    cpus = view.picture.capture.manifest.host.cpus
+    if threads <= 1 or threads < cpus:
+        return None
+    fact = Evidence(fact="io-threads", value=int(threads), unit="", threshold=cpus, source="CONFIG GET")
+    change = "io-threads below the number of CPUs (the change needs a restart)"
+    return Said(
+        evidence=(fact,), setting=f"io-threads {threads:.0f}",
+        fixes=(Fix(id="redis-io-threads", change=change, reversible=True, risk="a restart"),),
+    )  # fmt: skip
+
+
+@state(
+    "redis.cpu.saturated",
+    "Redis' main thread is busy nearly all the time",
+    "commands queue behind each other, however short each of them is",
+)
+def saturated(view: RedisView) -> Said | None:
+    """The main thread computes for more than nine tenths of the window."""
+    used = [view.delta("used_cpu_user_main_thread"), view.delta("used_cpu_sys_main_thread")]
+    if used[0] is None or used[1] is None or view.seconds <= 0:
+        raise Unseen("the server does not say what its main thread used (since 6.2)")
+    share = (used[0] + used[1]) / view.seconds
+    if share < SATURATED:
+        return None
+    done = view.delta("total_commands_processed")
+    facts = [
+        Evidence(fact="main thread's CPU", value=format_share(min(1.0, share)), unit="", threshold="90 %",
+                 source="INFO cpu: used_cpu_*_main_thread")
+    ]  # fmt: skip
+    if done:
+        facts.append(
+            Evidence(fact="commands a second", value=round(done / view.seconds), unit="", threshold=None,
+                     source="INFO stats")
+        )  # fmt: skip
+    change = "split the data over several servers, read from replicas, send fewer and larger commands"
+    return Said(evidence=tuple(facts), fixes=(Fix(id="redis-shard", change=change, reversible=True, risk="work"),))
+
+
+HOST_STATES = (huge_pages, overcommit, backlog, host_latency, io_threads, saturated)

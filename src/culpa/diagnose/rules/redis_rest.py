@@ -1,0 +1,52 @@
+"""Stalls of a Redis server that nothing accounts for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from culpa.diagnose.finding import Finding, Nearness, Unseen
+from culpa.diagnose.redisview import RedisView, each_server
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.units import NS_PER_SECOND
+
+LEAST_NS = 10_000_000
+"""Less in a whole window is the host's noise."""
+
+
+@rule(
+    id="redis.stall.unattributed",
+    title="Redis stood still, and nothing that was seen accounts for it",
+    needs=(),
+    fixes=("redis-look-on-the-host",),
+    fires=(Lab("redis-frozen"),),
+    silent=(Lab("redis-frozen-healthy"),),
+    last=True,
+)
+@each_server
+def unattributed(view: RedisView) -> Iterator[Finding]:
+    """What it detects: PING waited 5 ms or longer, and neither a command nor any other cause explains that time.
+
+    Why it slows you: every client waited as long as PING did.
+
+    How sure: the waiting was measured by culpa itself; what it is not is known, what it is not.
+
+    What to do: look at the server from its own host, where the waits of its main thread can be followed.
+    """
+    picture = view.picture
+    if not picture.is_checkup:
+        raise Unseen("the server was not asked PING: that is for culpa redis URL")
+    rest = view.stalls if picture.explained is None else view.stalls.minus(picture.explained)
+    if rest.ns < LEAST_NS:
+        return
+    yield Finding(
+        moments=rest, nearness=Nearness.KERNEL, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=(
+            *view.stall_facts(rest),
+            Evidence(fact="of all stalls", value=round(view.stalls.ns / NS_PER_SECOND, 6), unit="s", threshold=None,
+                     source="requests"),
+        ),
+        confidence=0.9,
+        fixes=(Fix(id="redis-look-on-the-host", change="run culpa redis as root on the server's own host",
+                   reversible=True, risk="none"),),
+    )  # fmt: skip

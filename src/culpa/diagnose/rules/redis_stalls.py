@@ -1,0 +1,342 @@
+"""What makes Redis' main thread late outside of any command: expiry, eviction, fork, memory, CPU; and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from culpa.capture import schema
+from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.redisview import RedisView, each_server, within
+from culpa.diagnose.rule import Lab, rule
+from culpa.diagnose.rules.evidence import seconds
+from culpa.diagnose.rules.redis_fixes import set_config
+from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.model.kinds import Kind
+from culpa.syscalls import Numbers
+from culpa.units import format_bytes, format_share
+
+EXPIRE_MS = 20
+"""CPU time of expire cycles in the window, below which nobody can have waited noticeably."""
+FORKS = ("fork", "vfork", "clone", "clone3")
+LONG_FORK_NS = 10_000_000
+"""Shorter forks are shorter than what clients notice, whatever their rate is."""
+
+
+@rule(
+    id="redis.expire.burst",
+    title="Many keys expire at the same time, and Redis deletes them before it serves",
+    needs=(),
+    fixes=("redis-ttl-jitter", "redis-lazyfree-expire", "redis-hz"),
+    fires=(Lab("redis-expire"),),
+    silent=(Lab("redis-expire-healthy"),),
+)
+@each_server
+def expire_burst(view: RedisView) -> Iterator[Finding]:
+    """What it detects: the cycle that deletes expired keys uses up its time again and again, and clients wait
+    meanwhile.
+
+    Why it slows you: Redis samples keys with a time to live; as long as more than 10 % of a sample (25 % before 6.0)
+    are expired it goes on, up to a quarter of each 1/hz seconds: 25 ms at hz 10. Keys that were given the same second
+    make that happen for many cycles in a row.
+
+    How sure: the server's own counters of the window (keys expired, cycles that ran out of time, CPU time of the
+    cycles) against the stalls that no command explains; where the host is traced, what the main thread computed
+    meanwhile.
+
+    What to do: spread the times to live by a random part; lazyfree-lazy-expire for large values; a higher hz makes the
+    single stall shorter.
+    """
+    expired, capped = view.need_delta("expired_keys"), view.delta("expired_time_cap_reached_count")
+    spent_ms = view.delta("expire_cycle_cpu_milliseconds")
+    if not expired or not (capped or (spent_ms or 0) >= EXPIRE_MS):
+        return
+    free = view.free_stalls
+    moments = free if spent_ms is None else free.longest(int(spent_ms * 1e6))
+    evidence = [_counter(view, "keys expired", expired, "expired_keys")]
+    if capped is not None:
+        evidence.append(_counter(view, "cycles that used up their time", capped, "expired_time_cap_reached_count"))
+    if spent_ms is not None:
+        evidence.append(_counter(view, "CPU time of the cycles", spent_ms, "expire_cycle_cpu_milliseconds", "ms"))
+    stale = view.number("expired_stale_perc")
+    if stale is not None:
+        limit = 10 if view.at_least(6) else 25
+        evidence.append(
+            Evidence(fact="keys expired but still there", value=stale, unit="%", threshold=limit,
+                     source="INFO stats: expired_stale_perc")
+        )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    yield Finding(
+        moments=moments, nearness=Nearness.CODE, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=tuple(evidence), confidence=0.85 if spent_ms else 0.7, fixes=_expire_fixes(view),
+    )  # fmt: skip
+
+
+def _expire_fixes(view: RedisView) -> tuple[Fix, ...]:
+    fixes = [
+        Fix(id="redis-ttl-jitter", change="add a random part to the time to live, so that keys expire apart",
+            reversible=True, risk="none")
+    ]  # fmt: skip
+    if view.setting("lazyfree-lazy-expire") == "no":
+        fixes.append(
+            set_config(view, "redis-lazyfree-expire", "lazyfree-lazy-expire", "yes", risk="memory comes back later")
+        )
+    if (hz := view.number("hz", "CONFIG GET")) is not None and hz < 100:
+        fixes.append(set_config(view, "redis-hz", "hz", "100", risk="a little more CPU when idle"))
+    return tuple(fixes)
+
+
+@rule(
+    id="redis.evict.storm",
+    title="Redis evicts keys before it serves",
+    needs=(),
+    fixes=("redis-maxmemory",),
+    fires=(Lab("redis-evict"),),
+    silent=(Lab("redis-evict-healthy"),),
+)
+@each_server
+def evict_storm(view: RedisView) -> Iterator[Finding]:
+    """What it detects: memory is above maxmemory and keys are evicted, while clients wait.
+
+    Why it slows you: a command that needs memory first has to make room; large values are freed in the main thread
+    unless lazyfree-lazy-eviction is on.
+
+    How sure: the server's counters of the window against the stalls that no command explains.
+
+    What to do: more maxmemory, shorter times to live, lazyfree-lazy-eviction; lower maxmemory only in small steps.
+    """
+    evicted, over_ms = view.need_delta("evicted_keys"), view.delta("total_eviction_exceeded_time")
+    if not evicted:
+        return
+    free = view.free_stalls
+    moments = free if not view.delta("expired_keys") else free.longest(int((over_ms or 0) * 1e6))
+    evidence = [_counter(view, "keys evicted", evicted, "evicted_keys")]
+    if over_ms is not None:
+        evidence.append(_counter(view, "time above maxmemory", over_ms, "total_eviction_exceeded_time", "ms"))
+    used, limit = view.number("used_memory"), view.number("maxmemory")
+    if used is not None and limit:
+        evidence.append(
+            Evidence(fact=f"used memory, of {format_bytes(int(limit))}", value=format_bytes(int(used)), unit="",
+                     threshold=None, source="INFO memory")
+        )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    fixes = [
+        Fix(id="redis-maxmemory", change="raise maxmemory, or give keys shorter times to live", reversible=True,
+            risk="the host needs that memory")
+    ]  # fmt: skip
+    if view.setting("lazyfree-lazy-eviction") == "no":
+        name = "lazyfree-lazy-eviction"
+        fixes.append(set_config(view, "redis-lazyfree-eviction", name, "yes", risk="memory comes back later"))
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, setting="maxmemory"), evidence=tuple(evidence), confidence=0.8, fixes=tuple(fixes),
+    )  # fmt: skip
+
+
+@rule(
+    id="redis.fork.slow",
+    title="Redis stands still while it forks",
+    needs=(),
+    fixes=("redis-fewer-forks",),
+    fires=(Lab("redis-fork"),),
+    silent=(Lab("redis-fork-healthy"),),
+)
+@each_server
+def fork_slow(view: RedisView) -> Iterator[Finding]:
+    """What it detects: the fork for a save or a rewrite of the append-only file takes so long that clients wait.
+
+    Why it slows you: the kernel copies the page tables of the whole process before Redis may go on; that grows with
+    its memory.
+
+    How sure: the fork's own call is seen in the main thread where the host is traced; the server says how long its
+    latest fork took, and how many there were. Judged by what clients waited: a fork of a millisecond is fast however
+    bad its rate per gigabyte looks.
+
+    What to do: smaller instances, rarer saves and rewrites; save on a replica.
+    """
+    forks, latest_us = view.delta("total_forks"), view.number("latest_fork_usec")
+    calls = _fork_calls(view)
+    if not calls and (not forks or latest_us is None):
+        return
+    said_ns = int((forks or 0) * (latest_us or 0) * 1000)
+    moments = within(view.all_moments, calls) if calls else view.free_stalls.longest(said_ns)
+    longest = max((end - start for start, end in calls), default=int((latest_us or 0) * 1000))
+    if longest < LONG_FORK_NS:
+        return
+    evidence = []
+    if calls:
+        evidence.append(
+            Evidence(fact=f"main thread in fork: {len(calls)} calls, the longest {longest / 1e6:.3g} ms",
+                     value=seconds(sum(end - start for start, end in calls)), unit="s", threshold=None,
+                     source="syscalls")
+        )  # fmt: skip
+    if latest_us is not None:
+        evidence.append(
+            Evidence(fact="latest fork", value=latest_us / 1000, unit="ms", threshold=LONG_FORK_NS / 1e6,
+                     source="INFO stats: latest_fork_usec")
+        )  # fmt: skip
+    if forks is not None:
+        evidence.append(_counter(view, "forks", forks, "total_forks"))
+    if (rss := view.number("used_memory_rss")) is not None:
+        evidence.append(
+            Evidence(fact="memory of the process", value=format_bytes(int(rss)), unit="", threshold=None,
+                     source="INFO memory: used_memory_rss")
+        )  # fmt: skip
+    evidence += view.stall_facts(moments)
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, syscall="fork"), evidence=tuple(evidence), confidence=0.9 if calls else 0.75,
+        fixes=(Fix(id="redis-fewer-forks", change="fewer save points, rewrites in quiet hours, saves on a replica",
+                   reversible=True, risk="more is lost, or replayed, after a crash"),),
+    )  # fmt: skip
+
+
+def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
+    """Calls of the main thread that made a process, [start, end) in ns; none where calls were not recorded."""
+    if view.pid is None or not view.picture.capture.has(schema.SYSCALLS):
+        return []
+    numbers = Numbers(view.picture.capture.manifest.host.machine)
+    wanted = sorted(numbers.of(FORKS))
+    rows = view.picture.capture.frame(schema.SYSCALLS).filter(
+        (pl.col("tid") == view.pid) & pl.col("nr").is_in(wanted) & (pl.col("ret") > 0)
+    )
+    threads = {
+        row["tid"] for row in view.picture.capture.frame(schema.TASKS).filter(pl.col("pid") == view.pid).to_dicts()
+    }
+    calls = rows.filter(~pl.col("ret").is_in(list(threads))).drop_nulls(["enter_ns", "exit_ns"])
+    return list(calls.select("enter_ns", "exit_ns").iter_rows())
+
+
+@rule(
+    id="redis.mem.swap",
+    title="Part of Redis' memory is in swap, and its main thread waits for it",
+    needs=(),
+    fixes=("redis-more-memory",),
+    fires=(Lab("redis-swap"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+@each_server
+def swap(view: RedisView) -> Iterator[Finding]:
+    """What it detects: page faults of the main thread that wait for the swap device.
+
+    Why it slows you: a command that touches a page in swap waits for the disk, and everybody behind it as well.
+
+    How sure: the waits are seen in the main thread with their kernel stack, or in samples.
+
+    What to do: more memory for this host, or less for its other programs; a maxmemory below what the host has.
+    """
+    nodes = [n for n in view.nodes(Kind.FAULT) if "swap" in str(getattr(view.picture.blame.nodes[n].on, "stage", ""))]
+    if not nodes:
+        return
+    moments = view.picture.moments(*nodes)
+    yield Finding(
+        moments=moments, nearness=Nearness.LIMIT, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=(
+            Evidence(fact="main thread waited for pages from swap", value=seconds(moments.ns), unit="s",
+                     threshold=None, source="offcpu: kernel stacks"),
+            *view.stall_facts(moments),
+        ),
+        confidence=0.9,
+        fixes=(Fix(id="redis-more-memory", change="give the host more memory, or its other programs less",
+                   reversible=True, risk="none"),),
+    )  # fmt: skip
+
+
+@rule(
+    id="redis.cpu.starved",
+    title="Redis' main thread waits for a CPU",
+    needs=(),
+    fixes=("redis-cpu-share",),
+    fires=(Lab("redis-starved"),),
+    silent=(Lab("redis-slow-healthy"),),
+)
+@each_server
+def starved(view: RedisView) -> Iterator[Finding]:
+    """What it detects: the main thread is ready to run and does not get a CPU, while clients wait.
+
+    Why it slows you: everything Redis does waits for that; its own latency monitor and slow log do not see it.
+
+    How sure: the time between becoming runnable and running is measured.
+
+    What to do: fewer other programs on its CPUs, a higher priority, CPUs of its own.
+    """
+    nodes = view.nodes(Kind.RUNNABLE)
+    moments = view.picture.moments(*nodes) if nodes else None
+    if moments is None or view.picture.share(moments.ns) < 0.05:
+        return
+    nearness = Nearness.LIMIT if view.picture.capture.manifest.target.kind == "redis" else Nearness.KERNEL
+    yield Finding(
+        moments=moments, nearness=nearness, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=(
+            Evidence(fact="main thread ready to run, without a CPU", value=seconds(moments.ns), unit="s",
+                     threshold=None, source="offcpu"),
+            Evidence(fact="of the time clients waited", value=format_share(view.picture.share(moments.ns)), unit="",
+                     threshold="5 %", source="offcpu"),
+            *view.stall_facts(moments),
+        ),
+        confidence=0.9,
+        fixes=(Fix(id="redis-cpu-share", change="move other programs away from its CPUs (taskset, cpuset), or give "
+                   "it a higher priority (renice)", reversible=True, risk="the others get slower"),),
+    )  # fmt: skip
+
+
+def _counter(view: RedisView, fact: str, value: float, field: str, unit: str = "") -> Evidence:
+    number = int(value) if value == int(value) else value
+    return Evidence(
+        fact=f"{fact} in {view.seconds:.3g} s", value=number, unit=unit, threshold=None, source=f"INFO: {field}"
+    )
+
+
+@rule(
+    id="redis.repl.load-blocks",
+    title="This replica loads a copy of its primary, and serves nobody meanwhile",
+    needs=(),
+    fixes=("redis-replica-lazy-flush", "redis-diskless-load"),
+    fires=(),
+    silent=(Lab("redis-slow-healthy"),),
+)
+@each_server
+def load_blocks(view: RedisView) -> Iterator[Finding]:
+    """What it detects: PING is answered with LOADING, or not answered at all, while the replica throws its old data
+    away and loads the file of its primary.
+
+    Why it slows you: both happen in the main thread; the larger the data, the longer.
+
+    How sure: the server says so itself (LOADING, a sync in progress, a file loaded in the window), and nothing else
+    explains the stalls.
+
+    What to do: replica-lazy-flush yes, repl-diskless-load swapdb where memory allows; instances of 2 to 4 GB; a larger
+    repl-backlog-size, so that a short break of the link does not end in a full copy.
+    """
+    if view.need_text("role") == "master":
+        return
+    refused = view.refused("LOADING")
+    syncing = any(view.values("master_sync_in_progress")) or any(view.values("loading"))
+    if not refused.ns and not syncing and not len(refused.item):
+        return
+    moments = view.free_stalls.plus(refused)
+    evidence = [
+        Evidence(
+            fact="PINGs answered with LOADING", value=len(refused.item), unit="", threshold=None, source="requests"
+        )
+    ]
+    for field in ("master_sync_in_progress", "loading"):
+        if values := view.values(field):
+            evidence.append(
+                Evidence(fact=f"looks at which {field} was 1, of {len(values)}", value=int(sum(values)), unit="",
+                         threshold=None, source="INFO")
+            )  # fmt: skip
+    if (keys := view.number("keys", "DBSIZE")) is not None:
+        evidence.append(Evidence(fact="keys", value=int(keys), unit="", threshold=None, source="DBSIZE"))
+    evidence += view.stall_facts(moments)
+    fixes = []
+    if view.setting("replica-lazy-flush") == "no":
+        risk = "memory comes back a little later"
+        fixes.append(set_config(view, "redis-replica-lazy-flush", "replica-lazy-flush", "yes", risk=risk))
+    change = "repl-diskless-load swapdb where memory allows; smaller instances (2 to 4 GB)"
+    fixes.append(Fix(id="redis-diskless-load", change=change, reversible=True, risk="needs memory for both copies"))
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid, on=On(peer=view.server),
+        evidence=tuple(evidence), confidence=0.85, fixes=tuple(fixes),
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""The list for a slow Redis, gone through: what is commonly asked, in its order, each with the answer and the figures.
+
+Nine questions to ask when a Redis is slow, then the five operations that block it. Takes a verdict, computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from culpa.diagnose.verdict import Cause, Check, Verdict
+from culpa.report import wording
+from culpa.report.page import BLANK, Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One entry of the list and the checks that answer it; `advice` is said where one of them fired."""
+
+    text: str
+    checks: tuple[str, ...]
+    advice: str = ""
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question(
+        text="Is it slower than this environment's baseline? (twice the baseline is slow)",
+        checks=("redis.cpu.host-latency", "redis.stall.unattributed"),
+    ),
+    Question(
+        text="Are there slow commands?",
+        checks=("redis.command.slow", "redis.script.long"),
+        advice="use SCAN and its kin, sort and intersect in the client; KEYS is not for production",
+    ),
+    Question(text="Do many keys expire at the same time?", checks=("redis.expire.burst",)),
+    Question(text="Are there big keys?", checks=("redis.bigkey.read", "redis.bigkey.delete")),
+    Question(
+        text="How is the append-only file written?",
+        checks=("redis.aof.fsync-always", "redis.aof.fsync-late", "redis.aof.failing"),
+    ),
+    Question(
+        text="Does it use too much memory, and is it swapped?",
+        checks=("redis.mem.swap", "redis.mem.no-limit", "redis.evict.storm", "redis.evict.refuse"),
+    ),
+    Question(text="Does it run with huge pages?", checks=("redis.fork.thp", "redis.fork.slow")),
+    Question(
+        text="Does it replicate, and does a replica load a large RDB file?",
+        checks=("redis.repl.load-blocks", "redis.repl.down"),
+        advice="keep an instance at 2 to 4 GB, so that its RDB file loads fast",
+    ),
+    Question(text="Do cores or NUMA nodes get in its way?", checks=("redis.cpu.pinned", "redis.cpu.starved")),
+)
+BLOCKING: tuple[Question, ...] = (
+    Question(
+        text="Whole collections read, or aggregated",
+        checks=("redis.bigkey.read", "redis.command.slow"),
+        advice="cannot be made asynchronous: read in steps (SCAN), aggregate in the client",
+    ),
+    Question(
+        text="A big key deleted",
+        checks=("redis.bigkey.delete",),
+        advice="asynchronous since 4.0: UNLINK, lazyfree-lazy-user-del",
+    ),
+    Question(
+        text="The database flushed",
+        checks=("redis.flush.sync",),
+        advice="asynchronous since 4.0: FLUSHALL ASYNC, lazyfree-lazy-user-flush",
+    ),
+    Question(
+        text="The append-only file synced at each write",
+        checks=("redis.aof.fsync-always",),
+        advice="asynchronous with appendfsync everysec",
+    ),
+    Question(
+        text="A replica loads an RDB file",
+        checks=("redis.repl.load-blocks",),
+        advice="cannot be made asynchronous: keep the instance at 2 to 4 GB",
+    ),
+)
+
+
+def lines(verdict: Verdict) -> Iterator[Line]:
+    """The two lists."""
+    yield Line(text="The list for a slow Redis", style="head")
+    for number, question in enumerate(QUESTIONS, start=1):
+        yield from _answered(f"{number}", question, verdict)
+    yield BLANK
+    yield Line(text="What blocks the main thread", style="head")
+    for number, question in enumerate(BLOCKING, start=1):
+        yield from _answered(f"{number}", question, verdict)
+
+
+def _answered(label: str, question: Question, verdict: Verdict) -> Iterator[Line]:
+    checks = [check for id in question.checks for check in verdict.checks if check.id == id]
+    causes = [cause for cause in _all(verdict.causes) if cause.id in question.checks]
+    yield Line(label=label, text=question.text, tail=_verdict(checks, causes))
+    for cause in causes[:2]:
+        yield Line(text=f"{wording.sentence(cause.title)} ({cause.id}, {cause.level})", indent=1)
+    facts = [fact for check in checks for fact in check.evidence]
+    for fact in facts[:3]:
+        yield Line(text=wording.fact(fact, source=False), indent=1)
+    for check in checks:
+        if check.answer == "skipped" and check.why:
+            yield Line(text=f"not seen: {wording.sentence(check.why)}", indent=1, style="faint")
+    if causes and question.advice:
+        yield Line(text=question.advice, indent=1)
+
+
+def _verdict(checks: list[Check], causes: list[Cause]) -> str:
+    """In a word: what was found weighs more than what was cleared, and that more than what was not seen."""
+    if any(cause.level != "note" for cause in causes):
+        return "yes, and it costs time"
+    if any(check.answer == "fired" for check in checks):
+        return "worth a note"
+    return "no" if any(check.answer == "clear" for check in checks) else "not seen"
+
+
+def _all(causes: tuple[Cause, ...]) -> Iterator[Cause]:
+    for cause in causes:
+        yield cause
+        yield from _all(cause.because)

@@ -1,0 +1,117 @@
+"""Real redis-servers for the tests, and the check-up of one of them."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+import redis
+
+from culpa.capture.bundle import Capture
+from culpa.collect.options import Options
+from culpa.collect.redis_answers import Address, Credentials
+from culpa.collect.redis_link import Link, Tls
+from culpa.collect.session import record
+from culpa.diagnose.judge import judge
+from culpa.diagnose.verdict import Cause, Verdict
+from culpa.labs.redis_server import executable
+from culpa.target import parse_target
+
+WINDOW_NS = 1_200_000_000
+READY_SECONDS = 20.0
+
+needs_redis = pytest.mark.skipif(executable() is None, reason="no redis-server here: NOT TESTED with Redis")
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def serving(directory: Path, *settings: str, port: int | None = None) -> Iterator[redis.Redis]:
+    """A server with its data in `directory` and these words on its command line; a client of it."""
+    chosen = port or free_port()
+    program = executable() or shutil.which("redis-server")
+    assert program is not None
+    argv = [program, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(directory), *settings]
+    with (directory / "server.log").open("ab") as log, _started(argv, log) as child:
+        client = redis.Redis(port=chosen, decode_responses=True, socket_timeout=60)
+        try:
+            _wait(client, child)
+            yield client
+        finally:
+            client.close()
+            child.kill()
+
+
+def _started(argv: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Signals that Python ignores stay ignored: a file that may not grow gives an error, and does not kill."""
+    return subprocess.Popen(argv, stdout=log, stderr=log, restore_signals=False)
+
+
+def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        assert child.poll() is None, "the server ended"
+        try:
+            client.ping()
+        except (redis.AuthenticationError, redis.ResponseError):
+            return
+        except redis.ConnectionError:
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.02)
+        else:
+            return
+
+
+def port_of(client: redis.Redis) -> int:
+    """Where its server listens."""
+    return int(client.connection_pool.connection_kwargs["port"])
+
+
+def recorded(
+    port: int, *, trace: bool = False, password: str | None = None, user: str | None = None, for_ns: int = WINDOW_NS,
+    path: str | None = None, tls: Tls | None = None,
+) -> Capture:  # fmt: skip
+    """A check-up of the server on that port of this host."""
+    url = f"unix://{path}" if path else f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}"
+    link = Link(
+        address=Address(path=path) if path else Address(host="127.0.0.1", port=port),
+        credentials=Credentials(username=user, password=password), tls=tls,
+    )  # fmt: skip
+    said: list[str] = []
+    options = Options(for_ns=for_ns, trace=trace, checkup=link)
+    return record(parse_target(url), options, progress=said.append, enough=lambda _: None)
+
+
+def examined(client: redis.Redis, *, trace: bool = False, for_ns: int = WINDOW_NS) -> Verdict:
+    """The verdict of a check-up."""
+    return judge(recorded(port_of(client), trace=trace, for_ns=for_ns))
+
+
+def answer(verdict: Verdict, check: str) -> str:
+    """fired, clear or skipped."""
+    (found,) = [one for one in verdict.checks if one.id == check]
+    return found.answer
+
+
+def cause(verdict: Verdict, check: str) -> Cause:
+    """The cause of that name, wherever it stands."""
+    return next(one for one in everywhere(verdict.causes) if one.id == check)
+
+
+def everywhere(causes: Sequence[Cause]) -> Iterator[Cause]:
+    """All causes, those in a `because` as well."""
+    for one in causes:
+        yield one
+        yield from everywhere(one.because)
