@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -38,13 +39,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(directory: Path, *settings: str, port: int | None = None) -> Iterator[redis.Redis]:
+def serving(
+    directory: Path, *settings: str, port: int | None = None, environment: dict[str, str] | None = None
+) -> Iterator[redis.Redis]:
     """A server with its data in `directory` and these words on its command line; a client of it."""
     chosen = port or free_port()
     program = executable() or shutil.which("redis-server")
     assert program is not None
     argv = [program, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(directory), *settings]
-    with (directory / "server.log").open("ab") as log, _started(argv, log) as child:
+    with (directory / "server.log").open("ab") as log, _started(argv, log, environment) as child:
         client = redis.Redis(port=chosen, decode_responses=True, socket_timeout=60)
         try:
             _wait(client, child)
@@ -54,9 +57,9 @@ def serving(directory: Path, *settings: str, port: int | None = None) -> Iterato
             child.kill()
 
 
-def _started(argv: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _started(argv: list[str], log: IO[bytes], more: dict[str, str] | None) -> subprocess.Popen[bytes]:
     """Signals that Python ignores stay ignored: a file that may not grow gives an error, and does not kill."""
-    return subprocess.Popen(argv, stdout=log, stderr=log, restore_signals=False)
+    return subprocess.Popen(argv, stdout=log, stderr=log, restore_signals=False, env={**os.environ, **(more or {})})
 
 
 def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
@@ -81,7 +84,7 @@ def port_of(client: redis.Redis) -> int:
 
 def recorded(
     port: int, *, trace: bool = False, password: str | None = None, user: str | None = None, for_ns: int = WINDOW_NS,
-    path: str | None = None, tls: Tls | None = None,
+    path: str | None = None, tls: Tls | None = None, baseline: bool = False,
 ) -> Capture:  # fmt: skip
     """A check-up of the server on that port of this host."""
     url = f"unix://{path}" if path else f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}"
@@ -90,7 +93,7 @@ def recorded(
         credentials=Credentials(username=user, password=password), tls=tls,
     )  # fmt: skip
     said: list[str] = []
-    options = Options(for_ns=for_ns, trace=trace, checkup=link)
+    options = Options(for_ns=for_ns, trace=trace, checkup=link, baseline=baseline)
     return record(parse_target(url), options, progress=said.append, enough=lambda _: None)
 
 

@@ -49,7 +49,7 @@ def _refusing(client: redis.Redis, stack: ExitStack, _directory: Path) -> None:
     """Full, and asked to write all the while."""
     client.config_set("maxmemory-policy", "noeviction")
     client.config_set("maxmemory", "500000")
-    _busy(stack, lambda: client.set("one", "more"))
+    keeps_asking(stack, lambda: client.set("one", "more"))
 
 
 def _fragmented(client: redis.Redis, _stack: ExitStack, _directory: Path) -> None:
@@ -122,7 +122,7 @@ def _past_peak(client: redis.Redis, _stack: ExitStack, _directory: Path) -> None
     _fragmented(client, _stack, _directory)
 
 
-def _busy(stack: ExitStack, ask: Callable[[], object], pause: float = 0.005) -> None:
+def keeps_asking(stack: ExitStack, ask: Callable[[], object], pause: float = 0.005) -> None:
     """Ask again and again from a thread of its own, whatever the answer is."""
     done = threading.Event()
 
@@ -154,7 +154,7 @@ def _saving_often(client: redis.Redis, stack: ExitStack, _directory: Path) -> No
     client.execute_command("DEBUG", "POPULATE", "400000", "k", "100")
     client.config_set("save", "1 1")
     count = itertools.count()
-    _busy(stack, lambda: client.set("n", next(count)))
+    keeps_asking(stack, lambda: client.set("n", next(count)))
     deadline = time.monotonic() + 20
     while client.info("stats")["latest_fork_usec"] < 1000 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -265,7 +265,7 @@ def test_a_server_that_computes_all_the_time_is_saturated(tmp_path: Path) -> Non
     with serving(tmp_path, *SOUND) as client, ExitStack() as stack:
         asker, pid = redis.Redis(port=port_of(client)), int(client.info()["process_id"])
         stack.callback(asker.close)
-        _busy(stack, lambda: asker.eval("local n = 0 for i = 1, 300000 do n = n + i end return n", 0), pause=0)
+        keeps_asking(stack, lambda: asker.eval("local n = 0 for i = 1, 300000 do n = n + i end return n", 0), pause=0)
         began_ns, used_ns = time.monotonic_ns(), _cpu_ns(pid)
         verdict = examined(client, for_ns=3 * WINDOW_NS)
         share = (_cpu_ns(pid) - used_ns) / (time.monotonic_ns() - began_ns)

@@ -15,7 +15,6 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
-from culpa.diagnose.rules.redis_disk import behind_child, behind_fsync, slow_disk
 from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
 from culpa.diagnose.rules.redis_holds import (
     bigkey_delete,
@@ -48,9 +47,6 @@ RULES: tuple[Rule, ...] = (
     starved,
     load_blocks,
     aof_dirty_throttle,
-    behind_fsync,
-    behind_child,
-    slow_disk,
     write_in_read_path,
     round_trips,
     temp_churn,

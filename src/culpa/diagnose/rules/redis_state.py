@@ -28,7 +28,6 @@ FRAGMENTED = 1.4
 """MEMORY DOCTOR's own limits (object.c): below 5 MB it does not judge, below 10 MB of waste it does not warn."""
 PEAK = 1.5
 MANY_SCRIPTS = 1000
-MANY_REWRITES = 2
 SHORT_INTERVAL = 300
 """Save points nearer than five minutes: each is a fork and a copy of what is written meanwhile."""
 
@@ -455,47 +454,6 @@ def lazyfree_backlog(view: RedisView) -> Said | None:
 
 
 @state(
-    "redis.fork.oom-risk",
-    "The next save may need more memory than its host has",
-    "while a child saves, every page that is written is copied; without room somebody is killed",
-)
-def save_without_room(view: RedisView) -> Said | None:
-    """What it holds, and again what the last save copied, is more than the host can give."""
-    used, host = view.need("used_memory_rss"), view.need("total_system_memory")
-    copied = max(view.number("rdb_last_cow_size") or 0.0, view.number("aof_last_cow_size") or 0.0)
-    saves = bool((view.setting("save") or "").strip()) or view.setting("appendonly") == "yes"
-    if not saves or used + copied < NEARLY_FULL * host:
-        return None
-    return Said(
-        evidence=(
-            _fact("memory of the process", format_bytes(int(used)), "INFO memory: used_memory_rss"),
-            _fact("copied during the last save", format_bytes(int(copied)), "INFO persistence"),
-            _fact("memory of the host", format_bytes(int(host)), "INFO memory: total_system_memory"),
-        ),
-        risk=True,
-        fixes=(_words("redis-maxmemory", "lower maxmemory in small steps, or save on a replica", "keys are evicted"),),
-    )
-
-
-@state(
-    "redis.aof.rewrite-loop",
-    "Redis rewrites its append-only file again and again",
-    "each rewrite forks and writes everything once more",
-)
-def rewrite_loop(view: RedisView) -> Said | None:
-    """More than one rewrite within the window."""
-    rewrites = view.need_delta("aof_rewrites")
-    if rewrites < MANY_REWRITES:
-        return None
-    facts = [_fact("rewrites in the window", rewrites, "INFO persistence: aof_rewrites")]
-    for name in ("auto-aof-rewrite-percentage", "auto-aof-rewrite-min-size"):
-        if (value := view.setting(name)) is not None:
-            facts.append(_fact(name, value, "CONFIG GET"))
-    fix = set_config(view, "redis-rewrite-size", "auto-aof-rewrite-min-size", "1gb", risk="a longer file to load")
-    return Said(evidence=tuple(facts), setting="auto-aof-rewrite-min-size", fixes=(fix,))
-
-
-@state(
     "redis.clients.slow-reader",
     "Some clients do not read what Redis sends them",
     "what they do not read is kept in Redis' memory",
@@ -536,8 +494,6 @@ STATES: tuple[Rule, ...] = (
     link_down,
     cluster_down,
     lazyfree_backlog,
-    save_without_room,
-    rewrite_loop,
     slow_reader,
 )
 """In the order in which a person would want to know them."""
