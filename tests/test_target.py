@@ -124,10 +124,12 @@ def test_broken_capture_is_still_meant_as_one(tmp_path: Path) -> None:
 
 
 def test_program_path_is_a_name_and_a_fifo_is_never_opened(tmp_path: Path) -> None:
-    """An executable means its process; opening a FIFO would hang."""
+    """An executable means its process; a path to anything but a file is refused, since opening a FIFO would hang."""
     assert isinstance(parse_target("/bin/sh"), NameTarget)
     os.mkfifo(tmp_path / "pipe")
-    assert isinstance(parse_target(str(tmp_path / "pipe")), NameTarget)
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(UsageError, match="not a capture"):
+            parse_target(str(path))
 
 
 @pytest.mark.parametrize(
