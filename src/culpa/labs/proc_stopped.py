@@ -11,8 +11,8 @@ from culpa.labs.site import Program, Site, opened
 STOPPED = "proc.stopped"
 BELOW = 4_000
 ACTION = "by_sieve"
-WATCHED_S = 2.0
-"""At least four stops long: a request is so fast that all of a few may fall between two stops."""
+WATCHED_S = 1.5
+"""At least two stops long: a request is so fast that all of a few may fall between two stops."""
 
 
 def play(conditions: Conditions) -> Played:

@@ -28,6 +28,8 @@ from culpa.units import format_ns
 TICK_NS = 10_000_000
 """Both moments are inexact: when data was last sent to the kernel's tick, when a thread last ran to a millisecond."""
 NO_ANSWER = "no answer comes"
+MOST_WAITERS = 200
+"""Threads whose wait is followed; a process in which more hang at once hangs in one way."""
 
 
 class HungWaits:
@@ -39,6 +41,7 @@ class HungWaits:
         self._holder: dict[int, int] = dict(sockets.select("ino", "pid").iter_rows())
         states = capture.frame(schema.THREAD_STATES).drop_nulls("tid").sort("ts_ns").unique("tid", keep="first")
         self._since: dict[int, int] = dict(states.drop_nulls("since_ns").select("tid", "since_ns").iter_rows())
+        self._still: dict[int, dict[int, tuple[bool, bool]]] = {}
         self._sits_on: dict[int, int] = dict(states.drop_nulls("ino").select("tid", "ino").iter_rows())
 
     def explain(self, index: Int64s, debts: tuple[Debt, ...]) -> None:
@@ -52,9 +55,10 @@ class HungWaits:
         call = pieces.call[index]
         receives = calls.among(call, syscalls.RECEIVE) & calls.is_socket(call)
         index = index[(receives | calls.among(call, syscalls.MANY_WAIT)) & calls.is_resting(call) & self._open(index)]
-        for lane in np.unique(pieces.lane[index]).tolist():
+        known = [debt for debt in debts if debt.asked_ns is not None]
+        for lane in np.unique(pieces.lane[index]).tolist()[:MOST_WAITERS]:
             here = index[pieces.lane[index] == lane]
-            debt = self._debt(lane, pieces.call[here[:1]], debts)
+            debt = self._debt(lane, pieces.call[here[:1]], known)
             if debt is not None:
                 self._blame(here, debt)
 
@@ -67,7 +71,7 @@ class HungWaits:
         """
         pieces = self._pieces
         index = index[(pieces.exchange[index] >= 0) & self._open(index)]
-        for exchange in np.unique(pieces.exchange[index]).tolist():
+        for exchange in np.unique(pieces.exchange[index]).tolist()[:MOST_WAITERS]:
             here = index[pieces.exchange[index] == exchange]
             socket = self._objects.sockets.get(int(talk.ino[exchange]))
             pid = None if socket is None else self._holder.get(socket.peer_ino or NONE)
@@ -83,10 +87,10 @@ class HungWaits:
         unexplained: Bools = (pieces.kind[index] == Kind.UNEXPLAINED) & (pieces.next[index] == NO_THREAD)
         return unexplained
 
-    def _debt(self, lane: int, call: Int64s, debts: tuple[Debt, ...]) -> Debt | None:
+    def _debt(self, lane: int, call: Int64s, debts: list[Debt]) -> Debt | None:
         """The connection that a thread waits on; None where it may be one of several with different peers."""
         pid = int(self._timeline.pid[lane])
-        mine = [debt for debt in debts if debt.pid == pid and debt.asked_ns is not None]
+        mine = [debt for debt in debts if debt.pid == pid]
         if self._calls.among(call, syscalls.RECEIVE)[0]:
             ino = int(self._calls.ino(call)[0])
             return next((debt for debt in mine if debt.ino == ino), None)
@@ -127,12 +131,22 @@ class HungWaits:
         here = [lane for lane in lanes if ino is not None and self._sits_on.get(int(tids[lane])) == ino]
         if len(lanes) < 2 or len(here) == 1:
             return (here or lanes or [NO_THREAD])[0]
-        still = [lane for lane in lanes if self._is_still(lane)]
-        if still and all(self._has(lane, Kind.STOPPED) for lane in lanes):
+        still = self._still_lanes(pid, lanes)
+        if len(still) == len(lanes) and all(stopped for stopped, _ in still.values()):
             return next((lane for lane in lanes if tids[lane] == pid), lanes[0])
         after = [lane for lane in still if self._rest_since(lane) >= asked_ns - TICK_NS]
-        hanging = [lane for lane in after if not self._has(lane, Kind.IDLE)] or after
+        hanging = [lane for lane in after if not still[lane][1]] or after
         return min(hanging, key=self._rest_since, default=NO_THREAD)
+
+    def _still_lanes(self, pid: int, lanes: list[int]) -> dict[int, tuple[bool, bool]]:
+        """Of a process's lanes those that waited in one place all the while: whether they are stopped, and idle."""
+        if pid not in self._still:
+            self._still[pid] = {
+                lane: (self._has(lane, Kind.STOPPED), self._has(lane, Kind.IDLE))
+                for lane in lanes
+                if self._is_still(lane)
+            }
+        return self._still[pid]
 
     def _rest_since(self, lane: int) -> int:
         return self._since.get(int(self._timeline.axis.tids[lane]), NONE)

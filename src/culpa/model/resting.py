@@ -54,7 +54,7 @@ def _debts(capture: Capture, objects: Objects, requests: Requests, pids: frozens
     asked = dict(talk.filter(pl.col("role") == "client").group_by("ino").agg(pl.col("open").any()).iter_rows())
     busy = frozenset(talk.filter((pl.col("role") == "server") & pl.col("open"))["pid"].to_list())
     resting = _at_rest(capture, objects) - busy
-    holding = _holds_answers_back(capture) & resting
+    holding = _holds_answers_back(capture)
     columns = ("pid", "ino", "peer_ino", "sent_ns", "received_ns")
     for pid, ino, peer_ino, sent_ns, received_ns in _connections(sockets, pids).select(columns).iter_rows():
         peer, asked_ns = holder.get(peer_ino), None
@@ -73,9 +73,17 @@ def _debts(capture: Capture, objects: Objects, requests: Requests, pids: frozens
             yield Debt(pid=pid, ino=ino, asked_ns=asked_ns)
 
 
+LETS_WAIT = ("blocked_clients", "pubsub_channels", "pubsub_patterns", "pubsubshard_channels")
+"""Of INFO: clients in a blocking command (BLPOP, XREAD BLOCK, WAIT), and channels that somebody listens to."""
+
+
 def _holds_answers_back(capture: Capture) -> frozenset[int]:
-    """Redis servers that say that clients of theirs wait in a blocking command (BLPOP, XREAD BLOCK, WAIT)."""
-    said = capture.frame(schema.REDIS).filter((pl.col("field") == "blocked_clients") & (pl.col("value") != "0"))
+    """Redis servers that let clients wait for what may come.
+
+    One that answered within the window has answered whatever came before, in its one thread: who still waits does so by
+    choice. One that hangs answers nothing, and is not among these.
+    """
+    said = capture.frame(schema.REDIS).filter(pl.col("field").is_in(LETS_WAIT) & (pl.col("value") != "0"))
     return frozenset(said["pid"].drop_nulls().to_list())
 
 
