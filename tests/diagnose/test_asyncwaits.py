@@ -62,7 +62,7 @@ class Beside:
                "file_type": "reg", "ender_tid": APP, "ret": 4096}  # fmt: skip
         self.scene.add(schema.ASYNC_IO, submit_ns=given, complete_ns=done, op=op, **(row | values))
 
-    def block(self, made: int, issue: int, done: int | None, tid: int = APP) -> None:
+    def block(self, made: int, issue: int, done: int | None, tid: int | None = APP) -> None:
         """One request to the disk; direct I/O, which carries no file's pages."""
         self.scene.add(
             schema.BLOCKS, queued_ns=made, issue_ns=issue, complete_ns=done, dev=DISK, sector=8, bytes=4096, op="write",
@@ -166,6 +166,14 @@ def test_the_next_piece_of_work_is_idled_for(op: str, file_type: str, ret: int) 
     pieces = here.explained()
     assert [("idle", None, 10)] * 3 == told(pieces)[:3]
     assert pieces["idle"][:3].all()
+
+
+def test_a_block_request_of_nobody_known_ends_no_wait() -> None:
+    """It ends at the very moment of the wake-up, and is not the waiter's."""
+    here = Beside()
+    _, wake = here.wait(10 * MS, told=False)
+    here.block(wake - MS, wake - MS, wake - 5 * US, tid=None)
+    assert [("idle", None, 10)] == told(here.explained())[:1]
 
 
 def test_an_answer_that_was_asked_for_is_left_unexplained_in_the_open() -> None:

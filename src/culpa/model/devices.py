@@ -69,10 +69,10 @@ class BlockIndex:
         """For each (thread, stretch) the request of that thread that was finished last in it, else -1.
 
         Args:
-            tid: who submitted it.
+            tid: who submitted it; -1 for nobody.
             begin, until: moments; what is recorded a little after `until` counts as well.
         """
-        return self._by_thread.last_before(tid[:, None], begin, until)
+        return np.where(tid >= 0, self._by_thread.last_before(tid[:, None], begin, until), -1)
 
     def in_flight(self, tid: Int64s, moment: Int64s) -> Int64s:
         """For each (thread, moment) the request of that thread that was made last before it, if unfinished, else -1."""

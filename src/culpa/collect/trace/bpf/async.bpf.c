@@ -44,21 +44,28 @@ INLINE void report_async(struct async_event *known, s64 ret, u64 now)
 	SUBMIT(event);
 }
 
-/* Puts the file into the record, and describes it the first time it is met; of the thread all stays as it was. */
-NOINLINE int note_file(struct thread_state *thread, struct file *file, u32 fd, struct async_event *event)
+/* Puts the file into the record. */
+INLINE void name_file(struct async_event *event, struct file *file)
+{
+	struct inode *inode = LOAD(file, f_inode);
+
+	event->mode = LOAD(inode, i_mode);
+	event->ino = LOAD(inode, i_ino);
+	event->dev = LOAD(LOAD(inode, i_sb), s_dev);
+}
+
+/* Describes a file the first time it is met; of the thread all stays as it was. */
+NOINLINE int describe_beside(struct thread_state *thread, struct file *file, u32 fd)
 {
 	u64 ino;
 	u32 dev, mode;
 
-	if (!thread || !event || !file)
+	if (!thread || !file)
 		return 0;
 	ino = thread->ino;
 	dev = thread->dev;
 	mode = thread->mode;
 	identify_file(thread, file, 0);
-	event->ino = thread->ino;
-	event->dev = thread->dev;
-	event->mode = thread->mode;
 	if ((thread->mode & S_IFMT) == S_IFSOCK)
 		describe_socket(thread, file);
 	else
@@ -84,7 +91,11 @@ INLINE void file_at_begin(struct thread_state *thread, struct io_kiocb *req, str
 		fd = LOAD(req, cqe.fd);
 		file = file_of((void *)current_task(), fd, 0);
 	}
-	note_file(thread, file, fd, event);
+	if (!file)
+		return;
+	name_file(event, file);
+	if (!settings.complete_has_request)
+		describe_beside(thread, file, fd);
 }
 
 NOINLINE int ring_submits(struct io_kiocb *req)
@@ -112,11 +123,16 @@ NOINLINE int ring_completes(u64 ring, struct io_kiocb *req, u64 user_data, s64 r
 	struct async_key key = { .ring = ring, .request = settings.complete_has_request ? (u64)req : user_data };
 	struct async_event *event = map_lookup(&async_requests, &key);
 	u64 pid_tgid = current_pid_tgid();
+	struct file *file;
 
 	if (!event)
 		return 0;
-	if (settings.complete_has_request && !event->dev && !event->mode && is_on_file(event->op))
-		note_file(running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task()), LOAD(req, file), NO_FD, event);
+	/* Now it has its file, whether that was named by an fd or by a place in the ring's own table. */
+	file = settings.complete_has_request && is_on_file(event->op) ? LOAD(req, file) : 0;
+	if (file) {
+		name_file(event, file);
+		describe_beside(running_thread(pid_tgid, pid_tgid >> 32, (void *)current_task()), file, NO_FD);
+	}
 	report_async(event, ret, ktime_ns());
 	if (!(flags & MORE_COMPLETIONS))
 		map_delete(&async_requests, &key);
@@ -182,6 +198,7 @@ GLOBAL int note_iocb(u32 slot, u64 address)
 	struct async_event event = {};
 	struct async_key key = {};
 	struct user_iocb iocb;
+	struct file *file;
 
 	if (!thread || read_user(&iocb, sizeof(iocb), (void *)address))
 		return 1;
@@ -194,7 +211,11 @@ GLOBAL int note_iocb(u32 slot, u64 address)
 	event.pid = thread->pid;
 	event.op = iocb.op;
 	event.by_iocb = 1;
-	note_file(thread, file_of((void *)current_task(), iocb.fd, 0), iocb.fd, &event);
+	file = file_of((void *)current_task(), iocb.fd, 0);
+	if (file) {
+		name_file(&event, file);
+		describe_beside(thread, file, iocb.fd);
+	}
 	map_update(&async_requests, &key, &event, ANY);
 	return 0;
 }
@@ -220,9 +241,10 @@ GLOBAL int note_taken(u32 slot, u64 address, u64 now)
 	return 0;
 }
 
-/* io_submit(context, count, iocbs) begins. */
-NOINLINE int note_iocbs(struct thread_state *thread)
+/* io_submit(context, count, iocbs) of the thread in that place begins. */
+GLOBAL int note_iocbs(u32 slot)
 {
+	struct thread_state *thread = map_lookup(&threads, &slot);
 	u64 iocb, count, at;
 
 	if (!thread)
@@ -230,20 +252,18 @@ NOINLINE int note_iocbs(struct thread_state *thread)
 	count = thread->arg[1];
 	at = thread->arg[2];
 	for (u32 i = 0; i < IOCBS_MAX && i < count; i++)
-		if (read_user(&iocb, sizeof(iocb), (void *)(at + i * sizeof(iocb))) || note_iocb(thread->slot, iocb))
+		if (read_user(&iocb, sizeof(iocb), (void *)(at + i * sizeof(iocb))) || note_iocb(slot, iocb))
 			break;
 	if (count > IOCBS_MAX && count < 1 << 20)
 		COUNT(&counters.unread_iocbs, count - IOCBS_MAX);
 	return 0;
 }
 
-/* io_getevents(context, least, most, events, timeout) ends with so many. */
-NOINLINE int note_events(struct thread_state *thread, u64 at, s64 count, u64 now)
+/* io_getevents(context, least, most, events, timeout) of the thread in that place ends with so many. */
+GLOBAL int note_events(u32 slot, u64 at, s64 count, u64 now)
 {
-	if (!thread)
-		return 0;
 	for (u32 i = 0; i < IOCBS_MAX && i < count; i++)
-		if (note_taken(thread->slot, at + i * sizeof(struct user_io_event), now))
+		if (note_taken(slot, at + i * sizeof(struct user_io_event), now))
 			break;
 	return 0;
 }

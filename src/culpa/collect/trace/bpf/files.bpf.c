@@ -114,22 +114,21 @@ INLINE void walk(struct file *file, struct file_event *event)
 	}
 }
 
-NOINLINE int report_file(struct thread_state *thread, struct file *file, struct task_struct *task, u32 fd)
+/* Takes numbers alone, as a global function must, and is verified once wherever it is called: `at` is a struct file. */
+GLOBAL int report_file(u64 ino, u32 dev, u64 at, u64 tgid_pid, u64 mnt_ns_fd)
 {
-	struct file_event *event;
+	struct file_event *event = RESERVE(files_ring, RING_FILES, struct file_event);
+	struct file *file = (void *)at;
 
-	if (!thread)
-		return 0;
-	event = RESERVE(files_ring, RING_FILES, struct file_event);
 	if (!event)
 		return 0;
-	event->ino = thread->ino;
-	event->dev = thread->dev;
-	event->tid = LOAD(task, pid);
-	event->pid = LOAD(task, tgid);
-	event->fd = fd;
+	event->ino = ino;
+	event->dev = dev;
+	event->tid = tgid_pid;
+	event->pid = tgid_pid >> 32;
+	event->fd = mnt_ns_fd;
 	event->within = 0;
-	event->mnt_ns = LOAD(LOAD(LOAD(task, nsproxy), mnt_ns), ns.inum);
+	event->mnt_ns = mnt_ns_fd >> 32;
 	read_kernel_str(event->fs_type, sizeof(event->fs_type), LOAD(LOAD(LOAD(LOAD(file, f_inode), i_sb), s_type), name));
 	walk(file, event);
 	SUBMIT(event);
@@ -204,6 +203,7 @@ NOINLINE int report_socket(struct thread_state *thread, struct file *file)
 INLINE void describe(struct thread_state *thread, struct file *file, struct task_struct *task, u32 fd)
 {
 	u32 format = thread->mode & S_IFMT;
+	u64 tgid, mnt_ns;
 
 	if (thread->seen_ino == thread->ino && thread->seen_dev == thread->dev)
 		return;
@@ -211,8 +211,11 @@ INLINE void describe(struct thread_state *thread, struct file *file, struct task
 		return;
 	thread->seen_ino = thread->ino;
 	thread->seen_dev = thread->dev;
-	if (is_new(thread, (u64)LOAD(file, f_path.dentry)))
-		report_file(thread, file, task, fd);
+	if (!is_new(thread, (u64)LOAD(file, f_path.dentry)))
+		return;
+	tgid = LOAD(task, tgid);
+	mnt_ns = LOAD(LOAD(LOAD(task, nsproxy), mnt_ns), ns.inum);
+	report_file(thread->ino, thread->dev, (u64)file, tgid << 32 | (u32)LOAD(task, pid), mnt_ns << 32 | fd);
 }
 
 /* A socket is told by its remote port as well: it may have been met before it was connected. */

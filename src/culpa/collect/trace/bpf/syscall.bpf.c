@@ -182,7 +182,7 @@ INLINE int call_begins(struct raw_args *ctx, const int direct)
 	}
 	thread->enter_ns = ktime_ns();
 	if (kind & CALL_SUBMITS)
-		note_iocbs(thread);
+		note_iocbs(thread->slot);
 	return 0;
 }
 
@@ -213,7 +213,7 @@ INLINE int call_ends(struct raw_args *ctx, const int direct)
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
 		look_at_fd(thread, regs, ret, kind, ret, now, direct);
 	if (kind & CALL_TAKES)
-		note_events(thread, call_argument_3(regs), ret, now);
+		note_events(thread->slot, call_argument_3(regs), ret, now);
 	report_call(thread, pid_tgid, ret, now, message_bytes, 0);
 	sample_wait(thread, regs);
 	thread->nr = -1;
