@@ -19,7 +19,7 @@ BYTES_PER_SECOND = 1 << 20
 BOXES = 24
 """Each has metadata of its own, so that a sync makes the journal write some seventy blocks, one after the other."""
 UNLIMITED = 10 << 30
-LETTERS = 500
+LETTERS = 200
 RESTING_MS = 2000
 SORT = "sort"
 REQUESTS = 7
@@ -30,8 +30,8 @@ def play(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions, bytes_per_second=BYTES_PER_SECOND)
         other = _deliveries(case, every_ms=0)
+        truth, judged = _truth(case, other), case.judge(SORT)  # first: until then the disk has some writes to spare
         before = case.seconds(SORT, requests=REQUESTS)
-        truth, judged = _truth(case, other), case.judge(SORT)
         other.require_running()
         other.stop()
         conditions.progress("the deliveries have ended")

@@ -332,6 +332,7 @@ def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:
     silent=(
         Lab("disk-slow-healthy"),
         Lab("page-faults-healthy"),
+        Lab("io-limit"),
         Lab("disk-saturated"),
         Lab("redis-slow-healthy"),
         Lab("word-pop-cached"),
