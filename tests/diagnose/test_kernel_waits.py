@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from scene import APP, FDATASYNC, JOURNAL, MS, US, Scene
 
@@ -13,7 +15,7 @@ from culpa.diagnose.verdict import Cause, Node, Verdict
 DISK, THEIR_INO, ATLAS_INO = 5, 50, 60
 SYNCER, KTHROTLD = 800, 91
 HELD, FAULTED, WAITS_FOR_COMMIT = 4, 5, 1
-RENAME = 82
+RENAME, WAIT4 = 82, 61
 NAP_NS = 100 * MS
 
 
@@ -142,3 +144,28 @@ def test_a_limit_alone_or_an_idle_device_alone_is_no_limit_that_holds_back(limit
     verdict = judge(mapped(limit=limit, held_back=held_back))
     assert found(verdict, "disk.cgroup-throttle") is None
     assert found(verdict, "disk.slow-device") is not None
+
+
+def test_hundreds_of_short_processes_that_wait_for_a_device_are_judged_soon_and_as_one() -> None:
+    """A script's processes, each of which waits once: the time is all there, and no longer divided one by one."""
+    scene = Scene()
+    scene.now += 2 * MS
+    scene.request_arrives()
+    for number in range(300):
+        start, wake, child = scene.now, scene.now + 2 * MS, 2000 + number
+        request(scene, made=start + 2 * US, done=wake - 10 * US, tid=child, op="read", ino=ATLAS_INO)
+        scene.add(
+            schema.TASKS, tid=child, pid=child, comm="short", kernel=False, watched_ns=start, exit_ns=wake + 2 * US
+        )
+        scene.sleep(child, start + US, wake, wake + US, state=2, stack=FAULTED)
+        scene.call(APP, WAIT4, start, wake + 5 * US, ino=0, kind="reg", ret=child)
+        scene.sleep(APP, start + US, wake + 3 * US, wake + 4 * US, waker=child)
+        scene.now = wake + 6 * US
+    scene.answer()
+    capture = named(scene)
+    began = time.process_time()
+    verdict = judge(capture)
+    assert time.process_time() - began < 10.0
+    cause = found(verdict, "disk.slow-device")
+    assert cause is not None
+    assert 0.6 == pytest.approx(cause.share * verdict.root.seconds, abs=0.01)
