@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,4 +83,89 @@ def test_an_answer_in_chunks_is_one_answer() -> None:
         verdict = why(f"http://127.0.0.1:{port}/chunked")
     head = verdict["causes"][0]
     assert ("sleep.by-choice", pid) == (head["id"], head["who"]["pid"])
+    assert head["share"] > 0.8
+
+
+PASSED_ON = f"""
+import os, socket, time
+here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+port = socket.create_server(("127.0.0.1", 0))
+worker = os.fork()
+if worker == 0:
+    port.close()
+    while True:
+        _, fds, _, _ = socket.recv_fds(there, 1, 1)
+        with socket.socket(fileno=fds[0]) as client:
+            client.recv(4096)
+            time.sleep({PAUSE_SECONDS})
+            client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok")
+print(port.getsockname()[1], worker, flush=True)
+while True:
+    client, _ = port.accept()
+    socket.send_fds(here, [b"."], [client.fileno()])
+    client.close()
+"""
+
+
+def test_a_connection_that_is_passed_on_is_served_by_whoever_got_it() -> None:
+    """One process accepts and hands the descriptor over a unix socket; another one reads, sleeps and answers."""
+    with subprocess.Popen([sys.executable, "-c", PASSED_ON], stdout=subprocess.PIPE, text=True) as front:
+        assert front.stdout is not None
+        port, worker = (int(word) for word in front.stdout.readline().split())
+        try:
+            verdict = why(f"http://127.0.0.1:{port}/")
+        finally:
+            front.kill()
+            os.kill(worker, signal.SIGKILL)
+    head = verdict["causes"][0]
+    assert ("sleep.by-choice", worker) == (head["id"], head["who"]["pid"])
+    assert head["share"] > 0.8
+
+
+BEHIND = f"""
+import http.server, os, socket, sys, time
+def helper(listener):
+    peer, _ = listener.accept()
+    while peer.recv(100):
+        time.sleep({PAUSE_SECONDS})
+        peer.sendall(b"done")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+child = os.fork()
+if child == 0:
+    helper(listener)
+    os._exit(0)
+listener.close()
+asked = socket.socket(socket.AF_UNIX)
+asked.connect(sys.argv[1])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked.sendall(b"please")
+        body = asked.recv(100)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_address[1], child, flush=True)
+server.serve_forever()
+"""
+
+
+def test_an_answer_over_a_unix_socket_is_its_sender_s_time(tmp_path: Path) -> None:
+    """The service asks a process of its own at a socket with a name, over a connection older than the window."""
+    argv = [sys.executable, "-c", BEHIND, tmp_path / "socket"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        port, helper = (int(word) for word in service.stdout.readline().split())
+        try:
+            verdict = why(f"http://127.0.0.1:{port}/")
+        finally:
+            service.kill()
+            os.kill(helper, signal.SIGKILL)
+    head = verdict["causes"][0]
+    assert ("sleep.by-choice", helper) == (head["id"], head["who"]["pid"])
     assert head["share"] > 0.8

@@ -35,6 +35,19 @@ if pid:
     print(s.getsockname()[1], pid)
 sys.stdin.read()
 """
+FORKED_FOR_ONE = """
+import os, socket, sys
+s = socket.create_server(("127.0.0.1", 0))
+print(s.getsockname()[1])
+c, _ = s.accept()
+pid = os.fork()
+if pid:
+    c.close()
+else:
+    s.close()
+    print(os.getpid())
+sys.stdin.read()
+"""
 THREADS = """
 import sys, threading, time
 for _ in range(3):
@@ -181,6 +194,17 @@ def test_peers_over_tcp_both_ways() -> None:
         assert (os.getpid(), client.getsockname()[1]) == (mine["pid"], mine["local_port"])
         assert [server.pid] == rows.filter(ino=mine["peer_ino"])["pid"].to_list()
         assert [True] == rows.filter(pid=server.pid, listening=True)["listening"].to_list()
+
+
+def test_who_is_forked_for_a_connection_serves_on_the_port_of_its_parent() -> None:
+    """It has closed the listening socket, as database servers do; that socket has a row all the same."""
+    with running(FORKED_FOR_ONE) as parent, socket.create_connection(("127.0.0.1", int(line_of(parent)))) as client:
+        port, worker = client.getpeername()[1], int(line_of(parent))
+        rows = socket_rows([worker])
+        (serving,) = rows.filter(pid=worker, listening=False).to_dicts()
+        (listener,) = rows.filter(listening=True).to_dicts()
+    assert (port, None) == (listener["local_port"], listener["pid"])
+    assert port == serving["local_port"]
 
 
 @pytest.mark.root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,12 +106,20 @@ def test_a_clerk_has_the_script_do_it(places: Places) -> None:
         assert lines(ledger) == 2 * ENTRIES
 
 
+@pytest.fixture
+def open_places() -> Iterator[Places]:
+    """Places that another user can enter, which a test's own directory is not."""
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        base.chmod(0o755)
+        yield Places(temp=base, state=base, lock=base / "lock")
+
+
 @pytest.mark.root
 @needs_postgres
-def test_rows_are_committed_one_by_one_or_together(places: Places) -> None:
+def test_rows_are_committed_one_by_one_or_together(open_places: Places) -> None:
     """Another client counts the rows, and the transactions by which they came; the process named is the server's."""
-    with site.opened(print, places=places) as here:
-        here.directory.chmod(0o755)
+    with site.opened(print, places=open_places) as here:
         server = postgres.start(here, here.directory)
         case = python(here, "accounts", str(server.port), postgres.USER, str(ENTRIES))
         for action in ("one_by_one", "together"):

@@ -19,6 +19,17 @@ def told(result: LabResult) -> str:
     return msgspec.json.format(msgspec.json.encode(causes)).decode()
 
 
+NOT_EVERYWHERE = {"node", "postgres"}
+"""Programs that no package of the tests brings along."""
+
+
+def skip_without_its_programs(name: str) -> None:
+    """Say loudly what was not tested, and why; whatever else a lab needs must be there."""
+    reasons = [catalogue.missing(need) for need in catalogue.find(name).needs if need in NOT_EVERYWHERE]
+    if any(reasons):
+        pytest.skip(f"NOT TESTED: {name}: {'; '.join(reason for reason in reasons if reason)}")
+
+
 @pytest.mark.trace
 def test_redis_slow_is_found_and_its_repair_helps() -> None:
     """Both causes in their order, then the round trips; each fix makes the request faster by the lab's own clock."""
@@ -45,6 +56,7 @@ def test_redis_slow_is_found_by_samples() -> None:
 @pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if lab.fast and lab.fires])
 def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
     """The cause first, with its process, file, peer or line, and nothing false beside it."""
+    skip_without_its_programs(name)
     result = run_lab(name, parameters=Parameters(small=True), trace=True, progress=print)
     assert result.found, told(result)
     assert result.score.false_alarms == (), told(result)
@@ -71,6 +83,7 @@ def test_a_wait_in_a_ring_is_found_like_one_in_io_getevents() -> None:
 @pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if not lab.fires])
 def test_a_sound_lab_is_silent(name: str) -> None:
     """Nothing above a note, and enough seen to say so."""
+    skip_without_its_programs(name)
     result = run_lab(name, parameters=Parameters(small=True), trace=True, progress=print)
     assert result.found, told(result)
     assert result.score.false_alarms == (), told(result)

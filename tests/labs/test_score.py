@@ -239,3 +239,18 @@ def test_bystanders_of_one_cause_are_named_together() -> None:
     one, other = (msgspec.structs.replace(cause("a.first"), evidence=(fact,)) for fact in facts)
     assert score(verdict(together), truth, MEASURED).who
     assert not score(verdict(one, other), truth, MEASURED).who
+
+
+def test_a_process_that_ended_is_known_by_its_name() -> None:
+    """Without a number any process of that name is right, in a cause and on the way down; another name is not."""
+    short = Who(pid=77, comm="dd")
+    tree = node(1, msgspec.structs.replace(node(77, kind="fsync"), who=short), kind="request")
+    given = verdict(msgspec.structs.replace(cause("a.first"), who=short), tree=tree)
+    for comm, right in (("dd", True), ("cp", False)):
+        truth = Truth(
+            causes=("a.first",),
+            who=(TruthWho(cause="a.first", comm=comm),),
+            path=(TruthStep(kind="fsync", comm=comm),),
+        )
+        found = score(given, truth, MEASURED)
+        assert (found.who, found.path) == (right, right)

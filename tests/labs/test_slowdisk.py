@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import lab_host
 import pytest
@@ -74,6 +75,43 @@ def test_writers_are_held_to_bytes_once_few_pages_may_be_dirty(places: Places) -
             (disk.directory / "flood").unlink()  # or the unmount would wait for it to be written
     assert taken[4 << 20] >= 3.0
     assert taken[None] < taken[4 << 20] / 3
+
+
+def reads_completed(device: str) -> int:
+    """Field 1 of /sys/block/DEV/stat."""
+    return int(Path(f"/sys/block/{Path(device).name}/stat").read_text().split()[0])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("limited", ["lower", "upper"])
+def test_readers_are_held_to_the_limit_of_either_device(places: Places, limited: Literal["lower", "upper"]) -> None:
+    """The kernel's own count of reads stays at the limit; only with the limit below is the upper device busy."""
+    rate = throttle.Rate(per_second=400, unit="reads")
+    slow = slowdisk.Slowness(rate=rate, limited=limited, image_bytes=256 << 20)
+    with site.opened(print, places=places) as here:
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, slow))
+        assert disk.device is not None
+        file = disk.directory / "pages"
+        file.write_bytes(os.urandom(8 << 20))
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        began, before = time.monotonic(), reads_completed(disk.device)
+        busy = _busy_ms(disk.device)
+        for number in range(0, 1600, 2):
+            os.pread(descriptor, 1, number << 12)
+        seconds, reads = time.monotonic() - began, reads_completed(disk.device) - before
+        busy_share = (_busy_ms(disk.device) - busy) / 1000 / seconds
+        os.close(descriptor)
+    assert 800 <= reads <= 850
+    assert 0.7 * 800 / 400 <= seconds
+    assert (busy_share > 0.5) == (limited == "lower")
+
+
+def _busy_ms(device: str) -> int:
+    """Field 10 of /sys/block/DEV/stat."""
+    return int(Path(f"/sys/block/{Path(device).name}/stat").read_text().split()[9])
 
 
 @pytest.mark.root

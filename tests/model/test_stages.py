@@ -58,6 +58,17 @@ from culpa.model.stages import classify
             "fault",
             "page fault, data read",
         ),
+        # 6.18, a rename while the journal writes that block of the folder; making room in the journal behind a mutex.
+        (
+            ["io_schedule", "bit_wait_io", "__wait_on_bit", "do_get_write_access", "ext4_dx_add_entry", "ext4_rename"],
+            "journal",
+            "a buffer the journal is writing",
+        ),
+        (
+            ["schedule", "__mutex_lock.constprop.0", "mutex_lock_io", "add_transaction_credits", "start_this_handle"],
+            "journal",
+            "room in the journal",
+        ),
         # A write to a mapped page that must wait for its turn, as a write to a file would.
         (
             ["schedule_timeout", "balance_dirty_pages", "fault_dirty_shared_page", "do_fault", "handle_mm_fault"],

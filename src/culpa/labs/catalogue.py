@@ -29,7 +29,7 @@ from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
-from culpa.labs.page_faults import PAGE_FAULTS, PAGE_FAULTS_HEALTHY
+from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
 from culpa.labs.postgres_commits import POSTGRES_COMMITS, POSTGRES_COMMITS_HEALTHY
@@ -68,6 +68,8 @@ LABS: tuple[Lab, ...] = (
     POSTGRES_COMMITS_HEALTHY,
     PAGE_FAULTS,
     PAGE_FAULTS_HEALTHY,
+    IO_LIMIT,
+    IO_LIMIT_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
@@ -121,8 +123,8 @@ def listing() -> list[LabListing]:
 
 def why_not(lab: Lab) -> str | None:
     """Why this host cannot run a lab; None if it can."""
-    missing = [reason for need in lab.needs if (reason := _missing(need)) is not None]
-    return "; ".join(missing) or None
+    reasons = [reason for need in lab.needs if (reason := missing(need)) is not None]
+    return "; ".join(reasons) or None
 
 
 def _row(lab: Lab, reason: str | None) -> LabListing:
@@ -139,7 +141,8 @@ def _row(lab: Lab, reason: str | None) -> LabListing:
     )
 
 
-def _missing(need: Need) -> str | None:
+def missing(need: Need) -> str | None:
+    """Why this host does not have what a lab needs; None if it has it."""
     if need == "root":
         return None if os.geteuid() == 0 else "not root"
     if need == "trace":

@@ -14,11 +14,12 @@ from culpa.labs.site import Program, Site, opened
 
 JOURNAL_WAIT = "fs.journal-wait"
 SEEN_FROM_BELOW = ("disk.neighbour", "disk.slow-device", "disk.saturated", "disk.cgroup-throttle", "cpu.busy")
-"""The same slow disk, the same other program, and what thousands of renames take by themselves."""
-WRITE_IOPS = 100
-"""A commit is some ten writes: with so few, most of the other program's time is the journal's."""
-UNLIMITED = 10_000_000
-LETTERS = 2000
+"""The same slow disk, the same other program, and what hundreds of renames take by themselves."""
+BYTES_PER_SECOND = 1 << 20
+BOXES = 24
+"""Each has metadata of its own, so that a sync makes the journal write some seventy blocks, one after the other."""
+UNLIMITED = 10 << 30
+LETTERS = 200
 RESTING_MS = 2000
 SORT = "sort"
 REQUESTS = 7
@@ -27,10 +28,10 @@ REQUESTS = 7
 def play(conditions: Conditions) -> Played:
     """Beside deliveries that are synced one by one."""
     with opened(conditions.progress) as here:
-        case = _raised(here, conditions, write_iops=WRITE_IOPS)
+        case = _raised(here, conditions, bytes_per_second=BYTES_PER_SECOND)
         other = _deliveries(case, every_ms=0)
+        truth, judged = _truth(case, other), case.judge(SORT)  # first: until then the disk has some writes to spare
         before = case.seconds(SORT, requests=REQUESTS)
-        truth, judged = _truth(case, other), case.judge(SORT)
         other.require_running()
         other.stop()
         conditions.progress("the deliveries have ended")
@@ -42,13 +43,13 @@ def play(conditions: Conditions) -> Played:
 def play_healthy(conditions: Conditions) -> Played:
     """Beside deliveries now and then."""
     with opened(conditions.progress) as here:
-        case = _raised(here, conditions, write_iops=UNLIMITED)
+        case = _raised(here, conditions, bytes_per_second=UNLIMITED)
         _deliveries(case, every_ms=RESTING_MS)
         return case.sound(SORT)
 
 
-def _raised(here: Site, conditions: Conditions, *, write_iops: int) -> stand.Stand:
-    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=write_iops))
+def _raised(here: Site, conditions: Conditions, *, bytes_per_second: int) -> stand.Stand:
+    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=bytes_per_second, unit="bytes"))
     disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     conditions.progress(f"slow disk: {disk.device} on {disk.directory}, {slowness.rate}")
     return stand.raised(
@@ -60,7 +61,7 @@ def _deliveries(case: stand.Stand, *, every_ms: int) -> Program:
     folder = case.disk.directory / "deliveries"
     folder.mkdir()
     file = stand.copied(case.site, "deliveries.py", "deliveries.py")
-    program = case.site.start([sys.executable, str(file), str(folder), str(every_ms)], name="deliveries")
+    program = case.site.start([sys.executable, str(file), str(folder), str(BOXES), str(every_ms)], name="deliveries")
     case.disk.admit(program.pid)
     return program
 

@@ -1,7 +1,7 @@
 """A service that reads a mapped file page by page from a disk that is slow to read: no call shows it, only page faults.
 
-Two stages: the disk is slow by itself, and the disk is fast but a control group holds the reads back before they reach
-it. The twin looks at pages that memory holds.
+`page-faults`: the disk is slow by itself. `io-limit`: the disk is fast, but a control group holds the reads back before
+they reach it. Their twins look at pages that memory holds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from culpa.labs import slowdisk, stand, throttle
-from culpa.labs.lab import Conditions, Lab, Measured, Played, Stage, Truth, TruthOn, TruthStep
+from culpa.labs.lab import Conditions, Lab, Played, Truth, TruthOn, TruthStep
 from culpa.labs.site import Site, opened
 
 SLOW_DEVICE, HELD_BACK = "disk.slow-device", "disk.cgroup-throttle"
@@ -23,26 +23,34 @@ Limited = Literal["lower", "upper"]
 
 
 def play(conditions: Conditions) -> Played:
-    """A disk that is slow to read; then one whose readers are held back."""
-    with opened(conditions.progress) as here:
-        slow = _stage(here, conditions, "slow disk", SLOW_DEVICE, "lower")
-    with opened(conditions.progress) as here:
-        held = _stage(here, conditions, "held back", HELD_BACK, "upper")
-    return Played(stages=(slow, held), disk="slow", drawn={"read_iops": READ_IOPS})
+    """A disk that is slow to read."""
+    return _far(conditions, SLOW_DEVICE, "lower")
 
 
 def play_healthy(conditions: Conditions) -> Played:
     """The same disk; the pages are in memory."""
+    return _near(conditions, "lower")
+
+
+def play_limit(conditions: Conditions) -> Played:
+    """A fast disk whose readers are held back."""
+    return _far(conditions, HELD_BACK, "upper")
+
+
+def play_limit_healthy(conditions: Conditions) -> Played:
+    """The same limit is in force; the pages are in memory."""
+    return _near(conditions, "upper")
+
+
+def _far(conditions: Conditions, cause: str, limited: Limited) -> Played:
     with opened(conditions.progress) as here:
-        return _raised(here, conditions, "lower").sound(NEAR)
+        case = _raised(here, conditions, limited)
+        return case.troubled(FAR, _truth(case, cause), repaired=NEAR)
 
 
-def _stage(here: Site, conditions: Conditions, name: str, cause: str, limited: Limited) -> Stage:
-    case = _raised(here, conditions, limited)
-    before = case.seconds(FAR)
-    judged = case.judge(FAR)
-    measured = Measured(before=before, after_fix=case.seconds(NEAR, requests=stand.FAST_REQUESTS))
-    return case.stage(name, FAR, _truth(case, cause), judged, measured)
+def _near(conditions: Conditions, limited: Limited) -> Played:
+    with opened(conditions.progress) as here:
+        return _raised(here, conditions, limited).sound(NEAR)
 
 
 def _raised(here: Site, conditions: Conditions, limited: Limited) -> stand.Stand:
@@ -57,7 +65,7 @@ def _truth(case: stand.Stand, cause: str) -> Truth:
     atlas = str((case.disk.directory / ATLAS).resolve())
     return Truth(
         causes=(cause,),
-        may=(HELD_BACK, SAME_PAGES),
+        may=(SAME_PAGES, *([HELD_BACK] if cause == SLOW_DEVICE else [])),
         on=(TruthOn(cause=cause, device=case.disk.device_name),),
         path=(
             TruthStep(kind="fault", pid=case.app.pid, path=atlas),
@@ -72,7 +80,7 @@ PAGE_FAULTS = Lab(
     family="hosts",
     needs=("root", "trace", "slow-disk"),
     seed=None,
-    fires=(SLOW_DEVICE, HELD_BACK),
+    fires=(SLOW_DEVICE,),
     silent=("disk.saturated", "disk.neighbour", "disk.fsync-heavy", "cpu.busy"),
     fast=True,
     play=play,
@@ -86,4 +94,24 @@ PAGE_FAULTS_HEALTHY = Lab(
     silent=(SLOW_DEVICE, HELD_BACK),
     fast=True,
     play=play_healthy,
+)
+IO_LIMIT = Lab(
+    name="io-limit",
+    family="hosts",
+    needs=("root", "trace", "slow-disk"),
+    seed=None,
+    fires=(HELD_BACK,),
+    silent=(SLOW_DEVICE, "disk.saturated", "disk.neighbour", "cpu.busy"),
+    fast=True,
+    play=play_limit,
+)
+IO_LIMIT_HEALTHY = Lab(
+    name="io-limit-healthy",
+    family="hosts",
+    needs=("root", "trace", "slow-disk"),
+    seed=None,
+    fires=(),
+    silent=(HELD_BACK, SLOW_DEVICE),
+    fast=True,
+    play=play_limit_healthy,
 )

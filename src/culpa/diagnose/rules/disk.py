@@ -335,6 +335,7 @@ def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:
         Lab("disk-slow-healthy"),
         Lab("async-io-healthy"),
         Lab("page-faults-healthy"),
+        Lab("io-limit"),
         Lab("disk-saturated"),
         Lab("redis-slow-healthy"),
         Lab("word-pop-cached"),

@@ -19,9 +19,10 @@ from culpa.diagnose.verdict import Evidence, Fix, On
     title="A limit of its control group holds its disk requests back",
     needs=(BLOCKS, COUNTERS),
     fixes=("io-limit-raise",),
-    fires=(Lab("page-faults"),),
+    fires=(Lab("io-limit"),),
     silent=(
-        Lab("page-faults-healthy"),
+        Lab("io-limit-healthy"),
+        Lab("page-faults"),
         Lab("disk-slow"),
         Lab("disk-saturated"),
         Lab("fsync-loop"),

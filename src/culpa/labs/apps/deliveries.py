@@ -1,5 +1,5 @@
-"""Deliveries that are safe on disk one by one: `deliveries.py FOLDER EVERY-MS`. Each is a new file, synced at once; of
-the last fifty one after the other is taken away again.
+"""Deliveries that are safe on disk: `deliveries.py FOLDER BOXES EVERY-MS`. Each puts a new file into every box, syncs
+the last one, and takes away those of the delivery before.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import sys
 import time
 from pathlib import Path
 
-KEPT = 50
-
 
 def main() -> None:
     """Deliver until stopped."""
-    folder, every_s = Path(sys.argv[1]), int(sys.argv[2]) / 1000
+    boxes = [Path(sys.argv[1]) / f"box-{number}" for number in range(int(sys.argv[2]))]
+    for box in boxes:
+        box.mkdir()
     for number in itertools.count():
-        file = folder / f"delivery-{number}"
-        with file.open("wb", buffering=0) as out:
-            out.write(b"from far away\n")
-            os.fsync(out.fileno())
-        (folder / f"delivery-{number - KEPT}").unlink(missing_ok=True)
-        time.sleep(every_s)
+        for box in boxes:
+            with (box / f"delivery-{number}").open("wb", buffering=0) as out:
+                out.write(b"from far away\n")
+                if box is boxes[-1]:
+                    os.fsync(out.fileno())
+            (box / f"delivery-{number - 1}").unlink(missing_ok=True)
+        time.sleep(int(sys.argv[3]) / 1000)
 
 
 if __name__ == "__main__":
