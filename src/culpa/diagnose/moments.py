@@ -39,6 +39,12 @@ class Moments:
         """Where nodes of the blame tree lie."""
         return Moments.union(coverage.item, coverage.start_ns, coverage.end_ns)
 
+    @staticmethod
+    def of_rows(item: list[int], start_ns: list[int], end_ns: list[int]) -> Moments:
+        """From lists of equal length."""
+        columns = (np.array(column, np.int64) for column in (item, start_ns, end_ns))
+        return Moments.union(*columns)
+
     @property
     def ns(self) -> int:
         """Their total length."""
@@ -82,6 +88,19 @@ class Moments:
         room = np.maximum(0, ns - (np.cumsum(length) - length))
         taken = np.minimum(length, room)
         return Moments.union(self.item[order], self.start_ns[order], self.start_ns[order] + taken)
+
+    def within(self, spans: list[tuple[int, int]]) -> Moments:
+        """The parts that lie in any of these spans of time [start, end), in ns, whatever their item."""
+        if not spans:
+            return Moments.of_rows([], [], [])
+        ordered = np.array(sorted(spans), np.int64)
+        start, end = ordered[:, 0], ordered[:, 1]
+        first = np.searchsorted(np.maximum.accumulate(end), self.start_ns, side="right")
+        count = np.maximum(np.searchsorted(start, self.end_ns, side="left") - first, 0)
+        row = np.repeat(np.arange(len(self.item)), count)
+        span = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(row))
+        low, high = np.maximum(self.start_ns[row], start[span]), np.minimum(self.end_ns[row], end[span])
+        return Moments.union(self.item[row], low, high)
 
     def common(self, other: Moments) -> int:
         """Length of what both hold."""

@@ -9,19 +9,18 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from culpa.capture import schema
+from culpa.diagnose import redisholds
 from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisholds import Hold, number_of
 from culpa.diagnose.verdict import Evidence
-from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
 
@@ -31,27 +30,6 @@ if TYPE_CHECKING:
 STALL_NS = 5_000_000
 """A client that waits so long for PING notices; a healthy server on a busy host answers within a millisecond or two."""
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """One command that kept the main thread from everybody else.
-
-    `start_ns` and `end_ns` bound when that was; from the slow log they are only known to the second, and `length_ns`
-    lies somewhere between them. `arguments` counts the verb; `elements` and `bytes` are those of its key afterwards.
-    """
-
-    verb: str
-    start_ns: int
-    end_ns: int
-    length_ns: int
-    pattern: str | None = None
-    arguments: int | None = None
-    option: str | None = None
-    type: str | None = None
-    elements: int | None = None
-    bytes: int | None = None
-    exact: bool = True
 
 
 class RedisView:
@@ -82,7 +60,7 @@ class RedisView:
 
     def number(self, field: str, source: str = "INFO") -> float | None:
         """The last value as a number; None where it is none."""
-        return _number(self.text(field, source))
+        return number_of(self.text(field, source))
 
     def need(self, field: str, source: str = "INFO") -> float:
         """The last value as a number.
@@ -154,7 +132,7 @@ class RedisView:
     def values(self, field: str) -> list[float]:
         """All values of a field of INFO, in order."""
         rows = self._facts.filter((pl.col("field") == field) & pl.col("source").str.starts_with("INFO "))
-        return [number for value in rows["value"].to_list() if (number := _number(value)) is not None]
+        return [number for value in rows["value"].to_list() if (number := number_of(value)) is not None]
 
     @property
     def seconds(self) -> float:
@@ -165,7 +143,7 @@ class RedisView:
     def _both(self, field: str) -> tuple[int, float, int, float] | None:
         for (where, name), (first_ns, first, last_ns, last) in self._ends.items():
             if name == field and where.startswith("INFO "):
-                a, b = _number(first), _number(last)
+                a, b = number_of(first), number_of(last)
                 return None if a is None or b is None else (first_ns, a, last_ns, b)
         return None
 
@@ -235,9 +213,9 @@ class RedisView:
         """Requests of the root that waited for at least `STALL_NS`: from asking to the answer."""
         rows = self.picture.root.requests
         if rows.is_empty():
-            return _moments([], [], [])
+            return Moments.of_rows([], [], [])
         slow = rows.filter(pl.col("end_ns") - pl.col("start_ns") >= STALL_NS)
-        return _moments(slow["item"].to_list(), slow["start_ns"].to_list(), slow["end_ns"].to_list())
+        return Moments.of_rows(slow["item"].to_list(), slow["start_ns"].to_list(), slow["end_ns"].to_list())
 
     @cached_property
     def all_moments(self) -> Moments:
@@ -249,7 +227,7 @@ class RedisView:
         """Stalls that no command explains: where events were recorded, what the main thread computed meanwhile."""
         if self.pid is not None and self.picture.graph is not None:
             spans = list(zip(self.stalls.start_ns.tolist(), self.stalls.end_ns.tolist(), strict=True))
-            computed = within(Moments.of(self.running), spans)
+            computed = Moments.of(self.running).within(spans)
             return computed.minus(self.stalled_by(self.holds)) if self.holds else computed
         return self.stalls.minus(self.stalled_by(self.holds)) if self.holds else self.stalls
 
@@ -257,7 +235,7 @@ class RedisView:
         """culpa's own PINGs that were answered with an error that begins so."""
         rows = self.picture.capture.frame(schema.REQUESTS).sort("start_ns").with_row_index("item")
         hit = rows.filter(pl.col("error").str.starts_with(error))
-        return _moments(hit["item"].to_list(), hit["start_ns"].to_list(), hit["end_ns"].to_list())
+        return Moments.of_rows(hit["item"].to_list(), hit["start_ns"].to_list(), hit["end_ns"].to_list())
 
     def stall_facts(self, moments: Moments) -> tuple[Evidence, ...]:
         """How many requests of the root waited in these moments, and the longest of them."""
@@ -287,110 +265,17 @@ class RedisView:
     @cached_property
     def holds(self) -> tuple[Hold, ...]:
         """Commands that took long: seen on its sockets where events were recorded, else by its slow log."""
-        seen = self._seen_holds()
+        seen = redisholds.seen(self)
         return seen if seen is not None else self.logged
-
-    def _seen_holds(self) -> tuple[Hold, ...] | None:
-        """From the main thread's exchanges: a command is worked on until the next one is read, or it is answered.
-
-        Its length is what the thread computed in that time: what it waited for has other causes.
-        """
-        if self.pid is None or self.picture.graph is None:
-            return None
-        rows = self.picture.requests.exchanges.filter(
-            (pl.col("role") == "server") & (pl.col("pid") == self.pid) & pl.col("ask_end_ns").is_not_null()
-        ).sort("ask_end_ns")
-        if rows.is_empty():
-            return None
-        end_ns = self.picture.capture.manifest.window.end_ns
-        rows = rows.with_columns(
-            until=pl.min_horizontal(
-                pl.col("answer_end_ns").fill_null(end_ns), pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
-            )
-        ).filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
-        sizes = {(hold.verb, hold.pattern): hold for hold in self.logged}
-        found = []
-        lengths = self._computed_ns(rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
-        rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
-        for verb, pattern, start, until, length in rows.select(
-            "verb", "detail", "ask_end_ns", "until", "length"
-        ).iter_rows():
-            told = sizes.get((verb, pattern))
-            found.append(
-                Hold(
-                    verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length,
-                    arguments=told.arguments if told else None, option=told.option if told else None,
-                    type=told.type if told else None, elements=told.elements if told else None,
-                    bytes=told.bytes if told else None,
-                )
-            )  # fmt: skip
-        return tuple(found)
-
-    def _computed_ns(self, start_ns: Int64s, end_ns: Int64s) -> Int64s:
-        """How long the main thread was on a CPU within each stretch of time."""
-        graph = self.picture.graph
-        assert graph is not None
-        lane = int(graph.axis.lane(np.array([self.pid], dtype=np.int64))[0])
-        zero = np.zeros(len(start_ns), np.int64)
-        if lane < 0:
-            return zero
-        base = lane * graph.axis.span - graph.axis.start_ns
-        first, last = np.searchsorted(graph.start, [lane * graph.axis.span, (lane + 1) * graph.axis.span])
-        mine = np.flatnonzero(graph.kind[first:last] == Kind.RUNNING) + first
-        running = Moments(item=np.zeros(len(mine), np.int64), start_ns=graph.start[mine] - base,
-                          end_ns=graph.end[mine] - base)  # fmt: skip
-        return running.overlap(start_ns, end_ns, zero)
 
     @cached_property
     def logged(self) -> tuple[Hold, ...]:
-        """From slow log entries of the window; the log knows the second in which a command ended."""
-        window, found = self.picture.capture.manifest.window, []
-        for entry in self.numbered("SLOWLOG GET").values():
-            length, second = _number(entry.get("us")), _number(entry.get("at_unix"))
-            if length is None or second is None or not entry.get("verb"):
-                continue
-            end = window.start_ns + int((second + 1) * NS_PER_SECOND) - window.start_realtime_ns
-            start = end - 2 * NS_PER_SECOND - int(length * 1000)
-            if end < window.start_ns or start > window.end_ns:
-                continue
-            found.append(
-                Hold(
-                    verb=entry["verb"], start_ns=start, end_ns=end, length_ns=int(length * 1000), exact=False,
-                    pattern=entry.get("pattern"), arguments=_whole(entry.get("arguments")), option=entry.get("option"),
-                    type=entry.get("type"), elements=_whole(entry.get("length")), bytes=_whole(entry.get("bytes")),
-                )
-            )  # fmt: skip
-        return tuple(found)
+        """Entries of its slow log of the window."""
+        return redisholds.logged(self)
 
     def stalled_by(self, holds: tuple[Hold, ...]) -> Moments:
-        """The root's time in which these commands ran.
-
-        Exactly where they were seen; else the stalls of the seconds they ended in, as much of each as they took.
-        """
-        if all(hold.exact for hold in holds):
-            return within(Moments.of(self.running), [(hold.start_ns, hold.end_ns) for hold in holds])
-        items, starts, ends = [], [], []
-        left = {number: hold.length_ns for number, hold in enumerate(holds)}
-        stalls = sorted(
-            zip(self.stalls.item.tolist(), self.stalls.start_ns.tolist(), self.stalls.end_ns.tolist(), strict=True),
-            key=lambda stall: stall[1] - stall[2],
-        )
-        for item, start, end in stalls:
-            fits = [n for n, hold in enumerate(holds) if left[n] > 0 and hold.start_ns < end and hold.end_ns > start]
-            if not fits:
-                continue
-            # The entry whose length is nearest to the stall; what is left of it may explain another.
-            best = min(fits, key=lambda n: abs(left[n] - (end - start)))
-            taken = min(left[best], end - start)
-            left[best] -= taken
-            items.append(item)
-            starts.append(end - taken)
-            ends.append(end)
-        return _moments(items, starts, ends)
-
-
-MIN_HOLD_NS = 1_000_000
-"""Commands take microseconds; a hundred clients that each wait a millisecond longer notice."""
+        """The root's time in which these commands ran."""
+        return redisholds.stalled_by(self, holds)
 
 
 def each_server(check: Callable[[RedisView], Iterator[Finding]]) -> Callable[[Picture], Iterator[Finding]]:
@@ -425,48 +310,8 @@ def servers(picture: Picture) -> list[RedisView]:
     return list(found.values())
 
 
-def within(moments: Moments, spans: list[tuple[int, int]]) -> Moments:
-    """The parts of some moments that lie in any of these spans of time [start, end), in ns."""
-    if not spans:
-        return _moments([], [], [])
-    ordered = sorted(spans)
-    start = np.array([span[0] for span in ordered], np.int64)
-    end = np.maximum.accumulate(np.array([span[1] for span in ordered], np.int64))
-    first = np.searchsorted(end, moments.start_ns, side="right")
-    last = np.searchsorted(start, moments.end_ns, side="left")
-    rows = np.repeat(np.arange(len(moments.item)), np.maximum(last - first, 0))
-    step = np.arange(len(rows)) - np.repeat(
-        np.cumsum(np.maximum(last - first, 0)) - np.maximum(last - first, 0), np.maximum(last - first, 0)
-    )
-    span = first[rows] + step
-    ends = np.array([one[1] for one in ordered], np.int64)
-    return Moments.union(
-        moments.item[rows],
-        np.maximum(moments.start_ns[rows], start[span]),
-        np.minimum(moments.end_ns[rows], ends[span]),
-    )
-
-
-def _moments(item: list[int], start: list[int], end: list[int]) -> Moments:
-    return Moments.union(np.array(item, np.int64), np.array(start, np.int64), np.array(end, np.int64))
-
-
 def _part(text: str, name: str) -> float | None:
     """One value of `name=1,other=2`."""
     return next(
-        (_number(value) for key, _, value in (part.partition("=") for part in text.split(",")) if key == name), None
+        (number_of(value) for key, _, value in (part.partition("=") for part in text.split(",")) if key == name), None
     )
-
-
-def _number(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _whole(text: str | None) -> int | None:
-    number = _number(text)
-    return None if number is None else int(number)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.redisview import Hold, RedisView, each_server
+from culpa.diagnose.redisholds import Hold
+from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.redis_state import NOTHING, Said, state
+from culpa.diagnose.rules.redis_said import NOTHING, Said, state
 from culpa.diagnose.verdict import Evidence, Fix, On
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_bytes, format_share

@@ -8,7 +8,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.redisview import RedisView, each_server, within
+from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config
@@ -160,7 +160,7 @@ def fork_slow(view: RedisView) -> Iterator[Finding]:
     if not calls and (not forks or latest_us is None):
         return
     said_ns = int((forks or 0) * (latest_us or 0) * 1000)
-    moments = within(view.all_moments, calls) if calls else view.free_stalls.longest(said_ns)
+    moments = view.all_moments.within(calls) if calls else view.free_stalls.longest(said_ns)
     longest = max((end - start for start, end in calls), default=int((latest_us or 0) * 1000))
     if longest < LONG_FORK_NS:
         return

@@ -1,25 +1,13 @@
-"""What a Redis server says of its own state and settings: risks, and what would hide or worsen a stall.
-
-None of these is a measured wait, so each is a note, or a risk where data or service is at stake. Most are one
-comparison; they stand as data in `_STATES`.
-"""
+"""What a Redis server says of its own state and settings: risks, and what would hide or worsen a stall."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
-import numpy as np
-
-from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.moments import Moments
-from culpa.diagnose.redisview import RedisView, each_server
-from culpa.diagnose.rule import Rule, rule
+from culpa.diagnose.redisview import RedisView
+from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.redis_fixes import set_config
-from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.diagnose.rules.redis_said import Said, fact, state, words
 from culpa.units import format_bytes
 
-NOTHING = Moments.union(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 NEARLY_FULL = 0.9
 """Of a limit: the usual alert level of exporters and consoles."""
 SMALL_INSTANCE = 5_000_000
@@ -30,53 +18,6 @@ PEAK = 1.5
 MANY_SCRIPTS = 1000
 SHORT_INTERVAL = 300
 """Save points nearer than five minutes: each is a fork and a copy of what is written meanwhile."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What a state says when it holds."""
-
-    evidence: tuple[Evidence, ...]
-    fixes: tuple[Fix, ...] = ()
-    setting: str | None = None
-    risk: bool = False
-    confidence: float = 0.9
-
-
-State = Callable[[RedisView], Said | None]
-
-
-def state(id: str, title: str, why: str) -> Callable[[State], Rule]:  # the field's own word
-    """Make a rule of a function that says what holds; its docstring is what the rule detects."""
-
-    def decorate(holds: State) -> Rule:
-        @each_server
-        def check(view: RedisView) -> Iterator[Finding]:
-            said = holds(view)
-            if said is not None and (said.risk or view.picture.is_checkup):
-                yield Finding(
-                    moments=NOTHING, nearness=Nearness.SETTING, pid=view.pid, tid=None,
-                    on=On(peer=view.server, setting=said.setting), evidence=said.evidence, confidence=said.confidence,
-                    fixes=said.fixes, only_note=not said.risk, kind="risk" if said.risk else "slowness",
-                )  # fmt: skip
-
-        check.__doc__ = (
-            f"What it detects: {holds.__doc__}\n\nWhy it slows you: {why}.\n\n"
-            "How sure: the server says so itself; nothing is inferred.\n\n"
-            "What to do: as the fix says, which is fitted to what this server allows."
-        )
-        return rule(id=id, title=title, needs=(), fixes=(), fires=(), silent=())(check)
-
-    return decorate
-
-
-def _fact(fact: str, value: float | str, source: str, *, unit: str = "", limit: float | str | None = None) -> Evidence:
-    number = int(value) if isinstance(value, float) and value.is_integer() else value
-    return Evidence(fact=fact, value=number, unit=unit, threshold=limit, source=source)
-
-
-def _words(id: str, change: str, risk: str) -> Fix:  # the field's own word
-    return Fix(id=id, change=change, reversible=True, risk=risk)
 
 
 @state(
@@ -90,7 +31,7 @@ def monitor_off(view: RedisView) -> Said | None:
         return None
     name = "latency-monitor-threshold"
     return Said(
-        evidence=(_fact(name, "0", "CONFIG GET"),), setting=f"{name} 0",
+        evidence=(fact(name, "0", "CONFIG GET"),), setting=f"{name} 0",
         fixes=(set_config(view, "redis-monitor-on", name, "5", risk="none that can be measured"),),
     )  # fmt: skip
 
@@ -109,8 +50,8 @@ def monitor_blind(view: RedisView) -> Said | None:
         return None
     return Said(
         evidence=(
-            _fact(name, threshold, "CONFIG GET", unit="ms", limit=longest_ms),
-            _fact("the longest an expire cycle may take at this hz", longest_ms, "CONFIG GET hz", unit="ms"),
+            fact(name, threshold, "CONFIG GET", unit="ms", limit=longest_ms),
+            fact("the longest an expire cycle may take at this hz", longest_ms, "CONFIG GET hz", unit="ms"),
         ),
         setting=f"{name} {threshold:.0f}",
         fixes=(set_config(view, "redis-monitor-on", name, "5", risk="none that can be measured"),),
@@ -130,9 +71,9 @@ def slow_log_blind(view: RedisView) -> Said | None:
     late = bool(threshold) and slower / 1000 > (threshold or 0)
     if not (off or late):
         return None
-    facts = [_fact("slowlog-log-slower-than", slower, "CONFIG GET", unit="us")]
+    facts = [fact("slowlog-log-slower-than", slower, "CONFIG GET", unit="us")]
     if length == 0:
-        facts.append(_fact("slowlog-max-len", length, "CONFIG GET"))
+        facts.append(fact("slowlog-max-len", length, "CONFIG GET"))
     name = "slowlog-log-slower-than"
     return Said(
         evidence=tuple(facts), setting=f"{name} {slower:.0f}",
@@ -151,8 +92,8 @@ def no_limit(view: RedisView) -> Said | None:
         return None
     change = "set maxmemory to what the host can spare, less what a save copies"
     return Said(
-        evidence=(_fact("maxmemory", "0", "INFO memory"),), setting="maxmemory 0",
-        fixes=(_words("redis-maxmemory", change, "beyond it keys are evicted or writes refused"),),
+        evidence=(fact("maxmemory", "0", "INFO memory"),), setting="maxmemory 0",
+        fixes=(words("redis-maxmemory", change, "beyond it keys are evicted or writes refused"),),
     )  # fmt: skip
 
 
@@ -169,12 +110,12 @@ def refuses(view: RedisView) -> Said | None:
     full = bool(limit) and used >= NEARLY_FULL * limit and policy == "noeviction"
     if not full and not refused:
         return None
-    facts = [_fact("used memory", format_bytes(int(used)), "INFO memory", limit=format_bytes(int(limit)))]
+    facts = [fact("used memory", format_bytes(int(used)), "INFO memory", limit=format_bytes(int(limit)))]
     if refused:
-        facts.append(_fact("writes refused with OOM in the window", refused, "INFO errorstats"))
+        facts.append(fact("writes refused with OOM in the window", refused, "INFO errorstats"))
     return Said(
         evidence=tuple(facts), setting=f"maxmemory-policy {policy}", risk=True,
-        fixes=(_words("redis-maxmemory", "raise maxmemory, or let keys be evicted", "memory, or data"),),
+        fixes=(words("redis-maxmemory", "raise maxmemory, or let keys be evicted", "memory, or data"),),
     )  # fmt: skip
 
 
@@ -201,12 +142,12 @@ def fragmented(view: RedisView) -> Said | None:
     active = view.setting("activedefrag")
     fix = (
         set_config(view, "redis-defrag", "activedefrag", "yes", risk="costs CPU; some builds refuse it")
-        if active == "no" else _words("redis-restart", "restart it, or fail over, in a quiet hour", "a restart")
+        if active == "no" else words("redis-restart", "restart it, or fail over, in a quiet hour", "a restart")
     )  # fmt: skip
     return Said(
         evidence=(
-            _fact("fragmentation", round(ratio, 2), "INFO memory", limit=FRAGMENTED),
-            _fact("held but not used", format_bytes(int(waste)), "INFO memory", limit=format_bytes(MIN_WASTE)),
+            fact("fragmentation", round(ratio, 2), "INFO memory", limit=FRAGMENTED),
+            fact("held but not used", format_bytes(int(waste)), "INFO memory", limit=format_bytes(MIN_WASTE)),
         ),
         fixes=(fix,),
     )
@@ -225,11 +166,11 @@ def past_peak(view: RedisView) -> Said | None:
         return None
     return Said(
         evidence=(
-            _fact("most it ever held", format_bytes(int(peak)), "INFO memory: used_memory_peak"),
-            _fact("holds now", format_bytes(int(used)), "INFO memory: used_memory"),
-            _fact("memory of the process", format_bytes(int(rss)), "INFO memory: used_memory_rss"),
+            fact("most it ever held", format_bytes(int(peak)), "INFO memory: used_memory_peak"),
+            fact("holds now", format_bytes(int(used)), "INFO memory: used_memory"),
+            fact("memory of the process", format_bytes(int(rss)), "INFO memory: used_memory_rss"),
         ),
-        fixes=(_words("redis-restart", "nothing while the host has memory; MEMORY PURGE, or a restart", "a restart"),),
+        fixes=(words("redis-restart", "nothing while the host has memory; MEMORY PURGE, or a restart", "a restart"),),
         confidence=0.8,
     )
 
@@ -246,8 +187,8 @@ def scripts(view: RedisView) -> Said | None:
         return None
     change = "pass values as KEYS and ARGV and use EVALSHA; SCRIPT FLUSH ASYNC once"
     return Said(
-        evidence=(_fact("scripts kept", count, "INFO memory: number_of_cached_scripts", limit=MANY_SCRIPTS),),
-        fixes=(_words("redis-script-arguments", change, "scripts must be sent again"),),
+        evidence=(fact("scripts kept", count, "INFO memory: number_of_cached_scripts", limit=MANY_SCRIPTS),),
+        fixes=(words("redis-script-arguments", change, "scripts must be sent again"),),
     )
 
 
@@ -262,13 +203,11 @@ def fsync_late(view: RedisView) -> Said | None:
     if not late:
         return None
     pending = view.number("aof_pending_bio_fsync")
-    facts = [_fact("writes postponed or made during an fsync, in the window", late, "INFO: aof_delayed_fsync")]
+    facts = [fact("writes postponed or made during an fsync, in the window", late, "INFO: aof_delayed_fsync")]
     if pending is not None:
-        facts.append(_fact("fsyncs waiting", pending, "INFO persistence: aof_pending_bio_fsync"))
+        facts.append(fact("fsyncs waiting", pending, "INFO persistence: aof_pending_bio_fsync"))
     change = "find who loads that disk (culpa why); a disk of its own for the append-only file"
-    return Said(
-        evidence=tuple(facts), fixes=(_words("redis-aof-disk", change, "none"),), setting="appendfsync everysec"
-    )
+    return Said(evidence=tuple(facts), fixes=(words("redis-aof-disk", change, "none"),), setting="appendfsync everysec")
 
 
 @state(
@@ -282,9 +221,9 @@ def aof_failing(view: RedisView) -> Said | None:
     if view.need("aof_enabled") == 0 or (write in (None, "ok") and rewrite in (None, "ok")):
         return None
     told = (("aof_last_write_status", write), ("aof_last_bgrewrite_status", rewrite))
-    facts = [_fact(name, value, "INFO persistence") for name, value in told if value is not None]
+    facts = [fact(name, value, "INFO persistence") for name, value in told if value is not None]
     change = "look at the log; make room on the disk, mend permissions, then BGREWRITEAOF"
-    return Said(evidence=tuple(facts), risk=True, fixes=(_words("redis-aof-repair", change, "none"),))
+    return Said(evidence=tuple(facts), risk=True, fixes=(words("redis-aof-repair", change, "none"),))
 
 
 @state(
@@ -298,11 +237,11 @@ def rdb_failing(view: RedisView) -> Said | None:
     if view.need("rdb_changes_since_last_save") < 0 or status in (None, "ok"):
         return None
     refused = _errors(view, "MISCONF")
-    facts = [_fact("rdb_last_bgsave_status", status, "INFO persistence")]
+    facts = [fact("rdb_last_bgsave_status", status, "INFO persistence")]
     if refused:
-        facts.append(_fact("writes refused with MISCONF in the window", refused, "INFO errorstats"))
+        facts.append(fact("writes refused with MISCONF in the window", refused, "INFO errorstats"))
     change = "look at the log; make room on the disk or in memory, then BGSAVE"
-    return Said(evidence=tuple(facts), risk=True, fixes=(_words("redis-rdb-repair", change, "none"),))
+    return Said(evidence=tuple(facts), risk=True, fixes=(words("redis-rdb-repair", change, "none"),))
 
 
 @state(
@@ -320,12 +259,12 @@ def rdb_too_often(view: RedisView) -> Said | None:
     if not short or not forks or (fork_us or 0) < 1000:
         return None
     facts = [
-        _fact("shortest save point", min(short), "CONFIG GET save", unit="s", limit=SHORT_INTERVAL),
-        _fact("forks in the window", forks, "INFO stats: total_forks"),
-        _fact("latest fork", (fork_us or 0) / 1000, "INFO stats: latest_fork_usec", unit="ms"),
+        fact("shortest save point", min(short), "CONFIG GET save", unit="s", limit=SHORT_INTERVAL),
+        fact("forks in the window", forks, "INFO stats: total_forks"),
+        fact("latest fork", (fork_us or 0) / 1000, "INFO stats: latest_fork_usec", unit="ms"),
     ]
     if copied is not None:
-        facts.append(_fact("copied during the last save", format_bytes(int(copied)), "INFO: rdb_last_cow_size"))
+        facts.append(fact("copied during the last save", format_bytes(int(copied)), "INFO: rdb_last_cow_size"))
     return Said(
         evidence=tuple(facts), setting=f"save {' '.join(points)}",
         fixes=(set_config(view, "redis-save-rarely", "save", "3600 1", risk="more is lost after a crash"),),
@@ -346,13 +285,13 @@ def clients_limit(view: RedisView) -> Said | None:
     refused = view.delta("rejected_connections")
     if connected < NEARLY_FULL * limit and not refused:
         return None
-    facts = [_fact("clients connected", connected, "INFO clients", limit=limit)]
+    facts = [fact("clients connected", connected, "INFO clients", limit=limit)]
     if refused:
-        facts.append(_fact("connections refused in the window", refused, "INFO stats: rejected_connections"))
+        facts.append(fact("connections refused in the window", refused, "INFO stats: rejected_connections"))
     change = "share connections in the application (a pool), close idle ones (timeout), raise maxclients"
     return Said(
         evidence=tuple(facts), setting="maxclients", risk=bool(refused),
-        fixes=(_words("redis-clients", change, "each connection costs memory and a file descriptor"),),
+        fixes=(words("redis-clients", change, "each connection costs memory and a file descriptor"),),
     )  # fmt: skip
 
 
@@ -368,8 +307,8 @@ def tool(view: RedisView) -> Said | None:
     if not watching:
         return None
     return Said(
-        evidence=(_fact("clients in MONITOR", float(len(watching)), "CLIENT LIST"),),
-        fixes=(_words("redis-monitor-end", "end that client (CLIENT KILL ID ...)", "who runs it loses its view"),),
+        evidence=(fact("clients in MONITOR", float(len(watching)), "CLIENT LIST"),),
+        fixes=(words("redis-monitor-end", "end that client (CLIENT KILL ID ...)", "who runs it loses its view"),),
     )
 
 
@@ -382,12 +321,12 @@ def link_down(view: RedisView) -> Said | None:
     """It is a replica whose link to its primary is down."""
     if view.text("role") not in ("slave", "replica") or view.text("master_link_status") != "down":
         return None
-    facts = [_fact("master_link_status", "down", "INFO replication")]
+    facts = [fact("master_link_status", "down", "INFO replication")]
     if (since := view.number("master_link_down_since_seconds")) is not None and since >= 0:
-        facts.append(_fact("down for", since, "INFO replication", unit="s"))
+        facts.append(fact("down for", since, "INFO replication", unit="s"))
     return Said(
         evidence=tuple(facts), risk=True,
-        fixes=(_words("redis-repl-link", "check the primary, the network and masterauth", "none"),),
+        fixes=(words("redis-repl-link", "check the primary, the network and masterauth", "none"),),
     )  # fmt: skip
 
 
@@ -408,11 +347,11 @@ def cluster_down(view: RedisView) -> Said | None:
         return None
     return Said(
         evidence=(
-            _fact("cluster_state", state or "not said", "CLUSTER INFO", limit="ok"),
-            _fact("slots that fail", failed, "CLUSTER INFO"),
+            fact("cluster_state", state or "not said", "CLUSTER INFO", limit="ok"),
+            fact("slots that fail", failed, "CLUSTER INFO"),
         ),
         risk=True,
-        fixes=(_words("redis-cluster-repair", "bring back or replace the nodes that own these slots", "none"),),
+        fixes=(words("redis-cluster-repair", "bring back or replace the nodes that own these slots", "none"),),
     )
 
 
@@ -427,8 +366,8 @@ def no_persistence(view: RedisView) -> Said | None:
     if saves.strip() or view.need("aof_enabled") != 0 or not (view.number("keys", "DBSIZE") or 0):
         return None
     return Said(
-        evidence=(_fact("save", "none", "CONFIG GET"), _fact("appendonly", "no", "CONFIG GET")), setting="save",
-        fixes=(_words("redis-persist", "nothing for a cache; else appendonly yes", "forks and disk writes"),),
+        evidence=(fact("save", "none", "CONFIG GET"), fact("appendonly", "no", "CONFIG GET")), setting="save",
+        fixes=(words("redis-persist", "nothing for a cache; else appendonly yes", "forks and disk writes"),),
     )  # fmt: skip
 
 
@@ -446,10 +385,10 @@ def lazyfree_backlog(view: RedisView) -> Said | None:
     change = "smaller keys; wait, before maxmemory is lowered"
     return Said(
         evidence=(
-            _fact("objects waiting at the start", waiting[0], "INFO memory: lazyfree_pending_objects"),
-            _fact("objects waiting at the end", waiting[-1], "INFO memory: lazyfree_pending_objects"),
+            fact("objects waiting at the start", waiting[0], "INFO memory: lazyfree_pending_objects"),
+            fact("objects waiting at the end", waiting[-1], "INFO memory: lazyfree_pending_objects"),
         ),
-        fixes=(_words("redis-lazyfree-wait", change, "none"),),
+        fixes=(words("redis-lazyfree-wait", change, "none"),),
     )
 
 
@@ -466,13 +405,13 @@ def slow_reader(view: RedisView) -> Said | None:
     if not large:
         return None
     facts = [
-        _fact(
+        fact(
             f"unread by client {one.get('name') or one.get('cmd', '')}".rstrip(), format_bytes(int(size)), "CLIENT LIST"
         )
         for size, one in large[:3]
     ]
     change = "mend the client, or bound it: client-output-buffer-limit, maxmemory-clients"
-    return Said(evidence=tuple(facts), fixes=(_words("redis-output-limit", change, "that client is disconnected"),))
+    return Said(evidence=tuple(facts), fixes=(words("redis-output-limit", change, "that client is disconnected"),))
 
 
 STATES: tuple[Rule, ...] = (
