@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,3 +115,43 @@ def test_sums_of_a_program_that_does_nothing_bad_name_nothing(tmp_path: Path) ->
     assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
     # On a machine that does other work too, it may well have waited for a CPU.
     assert {"cpu.runqueue"} >= {cause["id"] for cause in verdict["causes"] if cause["level"] != "note"}
+
+
+SERVING = """\
+import http.server, os, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        end = __import__("time").monotonic() + 5
+        while __import__("time").monotonic() < end:
+            os.pwrite(fd, b"x" * 4096, 0)
+            os.fdatasync(fd)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print("ready", flush=True)
+print(server.server_port, file=open(sys.argv[1] + ".port", "w"), flush=True)
+server.serve_forever()
+"""
+
+
+def test_a_request_that_outlasts_the_events_keeps_its_length_and_its_prediction(tmp_path: Path) -> None:
+    """Its length is measured by culpa's own clock, whatever the events cost; the part seen stands for the rest."""
+    if error := usable():
+        pytest.skip(f"tracing is impossible here: {error}")
+    with program(SERVING, str(tmp_path / "ledger.db")):
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "ledger.db.port").exists() or not (tmp_path / "ledger.db.port").read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        url = f"http://127.0.0.1:{(tmp_path / 'ledger.db.port').read_text().strip()}/"
+        verdict = why(url, "--budget", "0.1")
+    assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
+    assert verdict["observed"]["completed"] == 1
+    assert 5.0 <= verdict["observed"]["p50"] < 8.0
+    head = next(cause for cause in verdict["causes"] if cause["id"] == "disk.fsync-heavy")
+    assert head["predicted"] is not None
+    assert head["predicted"]["p50"] < verdict["observed"]["p50"] * (1.05 - head["share"])
+    assert head["saves_seconds"] == pytest.approx(verdict["observed"]["p50"] * head["share"], rel=0.3)

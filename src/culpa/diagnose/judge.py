@@ -13,7 +13,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, summed, tree, workers
+from culpa.diagnose import detail, sampled, summed, tree, workers
 from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
 from culpa.diagnose.moments import Moments
@@ -58,14 +58,15 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     A caller that keeps no reference to the capture saves the memory of its messages.
     """
     window, sums = _window(capture), summed.part(capture)
+    asked, end_ns = _asked(capture), capture.manifest.window.end_ns
     capture = backing.united(detail.part(capture))
     exchanges = requests.find(capture)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
-    picture = draw(capture, exchanges)
+    picture = replace(draw(capture, exchanges), asked=asked, asked_until_ns=end_ns)
     heads, broken, checks = _heads(picture, rules)
     if sums is not None and not _names(heads):
         # The trouble may have come, or shown itself, only after single events ended.
-        later = draw_sums(backing.united(sums), exchanges)
+        later = replace(draw_sums(backing.united(sums), exchanges), asked=asked, asked_until_ns=end_ns)
         heads_later, broken_later, checks_later = _heads(later, rules)
         if _names(heads_later):
             picture, heads, broken, checks = later, heads_later, broken_later, checks_later
@@ -95,6 +96,13 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
             culpa_cpu_seconds=manifest.cost.culpa_cpu_ns / NS_PER_SECOND, peak_rss_bytes=manifest.cost.peak_rss_bytes,
         ),
     )  # fmt: skip
+
+
+def _asked(capture: Capture) -> pl.DataFrame | None:
+    """culpa's own requests, where events ended before the window: their length goes on being measured."""
+    if capture.manifest.evidence.detail_end_ns is None or capture.frame(schema.REQUESTS).is_empty():
+        return None
+    return sampled.own_requests(capture)
 
 
 def _heads(
@@ -187,20 +195,21 @@ def _window(capture: Capture) -> WindowView:
 
 
 def _observed(picture: Picture) -> Observed | None:
-    rows = picture.root.requests
+    rows = picture.timed
     if rows.is_empty():
         return None
-    window = picture.capture.manifest.window
+    start_ns = picture.capture.manifest.window.start_ns
+    end_ns = picture.capture.manifest.window.end_ns if picture.asked is None else picture.asked_until_ns
     done = rows.filter(pl.col("done"))
     times = (done["end_ns"] - done["start_ns"]).to_numpy() / NS_PER_SECOND
-    flying = rows.filter(~pl.col("done") & (pl.col("end_ns") >= window.end_ns))
-    age = (window.end_ns - flying["start_ns"].to_numpy()) / NS_PER_SECOND
+    flying = rows.filter(~pl.col("done") & (pl.col("end_ns") >= end_ns))
+    age = (end_ns - flying["start_ns"].to_numpy()) / NS_PER_SECOND
     return Observed(
         completed=len(times), in_flight=len(age), in_flight_age=float(age.max()) if len(age) else None,
         p50=float(np.median(times)) if len(times) else None,
         p99=float(np.quantile(times, 0.99)) if len(times) >= P99_FROM else None,
         max=float(times.max()) if len(times) else None,
-        per_second=len(times) / max(1e-9, (window.end_ns - window.start_ns) / NS_PER_SECOND),
+        per_second=len(times) / max(1e-9, (end_ns - start_ns) / NS_PER_SECOND),
     )  # fmt: skip
 
 

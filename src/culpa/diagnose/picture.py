@@ -39,6 +39,12 @@ class Picture:
     root: Root
     blame: Blame
     seen: Literal["events", "samples", "sums"] = "events"
+    asked: pl.DataFrame | None = None
+    """culpa's own requests of the whole window, as in `Root.requests`, where events ended before it did; their length
+    is known all the same.
+    """
+    asked_until_ns: int = 0
+    """The end of that window."""
     explained: Moments | None = None
     """Where other causes lie, for the rule about what is left."""
 
@@ -87,16 +93,21 @@ class Picture:
         """
         return self.root.basis == "requests" and self.capture.manifest.target.kind in ("url", "command")
 
+    @property
+    def timed(self) -> pl.DataFrame:
+        """The requests whose length is known, in the columns of `Root.requests`."""
+        return self.root.requests if self.asked is None else self.asked
+
     @cached_property
     def typical_ns(self) -> float | None:
         """Median length of the root's finished requests; None without any."""
-        done = self.root.requests.filter(pl.col("done"))
+        done = self.timed.filter(pl.col("done"))
         return None if done.is_empty() else float(np.median((done["end_ns"] - done["start_ns"]).to_numpy()))
 
     @property
     def is_slow(self) -> bool:
         """What was asked about is slow by itself: a command, or a URL that takes longer than `--slower-than`."""
-        target, requests = self.capture.manifest.target, self.root.requests
+        target, requests = self.capture.manifest.target, self.timed
         if target.kind != "url" or requests.is_empty():
             return target.kind == "command"
         lengths = (requests["end_ns"] - requests["start_ns"]).to_numpy()

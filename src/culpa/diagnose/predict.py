@@ -36,7 +36,13 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
         Seconds, or None where the root is not made of finished requests.
     """
     alone = pl.len().over("item") == 1  # requests that share their thread's time have no price of their own
-    done = picture.root.requests.filter(alone & pl.col("done"))
+    requests = picture.root.requests.filter(alone)
+    done = requests.filter(pl.col("done"))
+    scale = 1.0
+    if done.is_empty() and picture.asked is not None and picture.typical_ns is not None and not requests.is_empty():
+        # Events ended within the first request, and it went on: what was seen stands for the rest of it.
+        done = requests
+        scale = picture.typical_ns / max(1.0, float(np.median((done["end_ns"] - done["start_ns"]).to_numpy())))
     if picture.root.basis != "requests" or done.is_empty() or picture.graph is None:
         return None
     items = done["item"].to_numpy()
@@ -45,9 +51,8 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
     steps = _steps(picture, moments, items, start, end)
     low = min(_priced(steps, UNHINDERED_QUANTILE), high)
     likely = _priced(steps, LIKELY_QUANTILE)
-    return Predicted(
-        p50=min(max(likely, low), high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND
-    )
+    seconds = scale / NS_PER_SECOND
+    return Predicted(p50=min(max(likely, low), high) * seconds, low=low * seconds, high=high * seconds)
 
 
 def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
