@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import numpy as np
@@ -52,11 +53,11 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = draw(capture, exchanges)
     heads, broken = _heads(picture, rules)
-    if sums is not None and not _names(heads):
+    if sums is not None:
         # The trouble may have come, or shown itself, only after single events ended.
         later = draw_sums(backing.united(sums), exchanges)
         heads_later, broken_later = _heads(later, rules)
-        if _names(heads_later):
+        if _worst_ns(later, heads_later, known={cause.id for cause in heads}) > _worst_ns(picture, heads):
             picture, heads, broken = later, heads_later, broken_later
     manifest = capture.manifest
     state = _state(picture, heads)
@@ -94,6 +95,12 @@ def _heads(picture: Picture, rules: tuple[Rule, ...]) -> tuple[tuple[Cause, ...]
 def _names(heads: tuple[Cause, ...]) -> bool:
     """Whether there is a cause above a note."""
     return any(cause.level != "note" for cause in heads)
+
+
+def _worst_ns(picture: Picture, heads: tuple[Cause, ...], known: Collection[str] = ()) -> float:
+    """The time of the cause above a note that took the most of it, those that are known by then left out."""
+    told = (cause for cause in heads if cause.level != "note" and cause.id not in known)
+    return max((cause.share * picture.root.ns for cause in told), default=0.0)
 
 
 def _ask(picture: Picture, rules: tuple[Rule, ...]) -> tuple[list[Found], tuple[BlindSpot, ...]]:
