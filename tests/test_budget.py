@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,17 +72,32 @@ def test_above_the_budget_the_verdict_rests_on_what_was_recorded(tmp_path: Path)
 
 
 LATER = """\
-import os, sys, time
+import os, signal, sys, time
 fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
 print("ready", flush=True)
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
+while not told:
     for _ in range(2000): os.getppid()
     time.sleep(0.02)
 while True:
     os.pwrite(fd, b"x" * 4096, 0)
     {rest}
 """
+RECORDS_S = 5.0
+"""Above so small a budget records end two or three seconds after culpa began to watch."""
+
+
+def verdict_of_later(pid: int, *arguments: str) -> dict:
+    """What culpa says of a program that is told to begin with something else once the records have ended."""
+    argv = [sys.executable, "-m", "culpa", "why", str(pid), "--json", "--budget", "0.1", "--for", "10s", *arguments]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert "watches" in watching.stderr.readline()
+        time.sleep(RECORDS_S)
+        os.kill(pid, signal.SIGUSR1)
+        out, _ = watching.communicate(timeout=90)
+    return json.loads(out)
 
 
 def test_what_begins_after_the_records_is_told_by_the_sums(tmp_path: Path) -> None:
@@ -87,8 +105,8 @@ def test_what_begins_after_the_records_is_told_by_the_sums(tmp_path: Path) -> No
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
     saved = tmp_path / "later.culpa"
-    with program(LATER.format(rest="os.fdatasync(fd)"), str(tmp_path / "ledger.db"), "7") as pid:
-        verdict = why(str(pid), "--budget", "0.1", "--for", "12s", "-o", str(saved))
+    with program(LATER.format(rest="os.fdatasync(fd)"), str(tmp_path / "ledger.db")) as pid:
+        verdict = verdict_of_later(pid, "-o", str(saved))
     capture = open_capture(saved)
     assert capture.manifest.evidence.detail_end_ns is not None
     fdatasync = 75
@@ -110,8 +128,8 @@ def test_sums_of_a_program_that_does_nothing_bad_name_nothing(tmp_path: Path) ->
     """The same program that writes now and then and does not sync."""
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
-    with program(LATER.format(rest="time.sleep(0.01)"), str(tmp_path / "ledger.db"), "6") as pid:
-        verdict = why(str(pid), "--budget", "0.1", "--for", "9s")
+    with program(LATER.format(rest="time.sleep(0.01)"), str(tmp_path / "ledger.db")) as pid:
+        verdict = verdict_of_later(pid)
     assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
     # On a machine that does other work too, it may well have waited for a CPU.
     assert {"cpu.runqueue"} >= {cause["id"] for cause in verdict["causes"] if cause["level"] != "note"}

@@ -208,7 +208,8 @@ class SocketTable:
 
 def _with_talk(sockets: Iterable[Socket]) -> Iterator[Socket]:
     """The sockets, with the moments at which TCP connections last sent and received."""
-    heard, now_ns = tcp_talk(), time.monotonic_ns()
+    # Before, not after: rather a moment too early than later than what the talk led to.
+    now_ns, heard = time.monotonic_ns(), tcp_talk()
     for one in sockets:
         talk = heard.get(one.ino)
         if talk is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -64,11 +65,11 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = replace(draw(capture, exchanges), asked=asked, asked_until_ns=end_ns)
     heads, broken, checks = _heads(picture, rules)
-    if sums is not None and not _names(heads):
+    if sums is not None:
         # The trouble may have come, or shown itself, only after single events ended.
         later = replace(draw_sums(backing.united(sums), exchanges), asked=asked, asked_until_ns=end_ns)
         heads_later, broken_later, checks_later = _heads(later, rules)
-        if _names(heads_later):
+        if _worst_ns(later, heads_later, known={cause.id for cause in heads}) > _worst_ns(picture, heads):
             picture, heads, broken, checks = later, heads_later, broken_later, checks_later
     manifest = capture.manifest
     state = _state(picture, heads)
@@ -112,9 +113,10 @@ def _heads(
     return causes_of.arrange(picture, found), broken, checks
 
 
-def _names(heads: tuple[Cause, ...]) -> bool:
-    """Whether there is a cause above a note."""
-    return any(cause.level != "note" for cause in heads)
+def _worst_ns(picture: Picture, heads: tuple[Cause, ...], known: Collection[str] = ()) -> float:
+    """The time of the cause above a note that took the most of it, those that are known by then left out."""
+    told = (cause for cause in heads if cause.level != "note" and cause.id not in known)
+    return max((cause.share * picture.root.ns for cause in told), default=0.0)
 
 
 def _ask(
@@ -164,7 +166,7 @@ def _state(picture: Picture, heads: tuple[Cause, ...]) -> State:
     """Slow with a cause; not slow if enough was seen and explained; unknown if not, or if it is slow without a
     cause.
     """
-    if _names(heads):
+    if any(cause.level != "note" for cause in heads):
         return "slow"
     if picture.is_slow or (picture.has_price and picture.typical_ns is None):
         return "unknown"
