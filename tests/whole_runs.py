@@ -127,14 +127,18 @@ def asking(url: str, clients: int) -> Iterator[None]:
 
 
 def share(verdict: dict[str, Any], above: Callable[[dict[str, Any]], bool], *kinds: str) -> float:
-    """The share of nodes of some kinds below the uppermost nodes that `above` accepts, of the time that is waited.
+    """The share of nodes of some kinds below the uppermost nodes that `above` accepts, of the time that is waited."""
+    return sum(_below(node, kinds) for node in _tops(verdict["blame"], above)) / waited(verdict, above)
+
+
+def waited(verdict: dict[str, Any], above: Callable[[dict[str, Any]], bool] = lambda _: False) -> float:
+    """The share of the root that is waited, or accepted by `above`.
 
     What a busy host takes, before the request is read or while its own thread wants a CPU, is not part of the truth.
     """
     top = verdict["blame"]["children"]
     own = [n for n in top if n["kind"] in ("running", "runnable") or n["label"].startswith("queued at")]
-    waited = 1 - sum(node["share"] for node in own if not list(_tops(node, above)))
-    return sum(_below(node, kinds) for node in _tops(verdict["blame"], above)) / waited
+    return 1 - sum(node["share"] for node in own if not list(_tops(node, above)))
 
 
 def _tops(node: dict[str, Any], above: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:

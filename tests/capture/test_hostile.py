@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from culpa.capture import schema
-from culpa.capture.bundle import open_capture, save
+from culpa.capture.bundle import Capture, open_capture, save
+from culpa.diagnose.judge import judge
 from culpa.errors import CaptureError
 
 MAX_RSS_MIB = 300
@@ -353,6 +354,30 @@ def test_rows_that_end_before_they_begin_are_left_out_in_the_open(tmp_path: Path
     opened = open_capture(bomb(tmp_path / "a.culpa", members, "syscalls", frame))
     assert [start + 9, start + 3] == opened.tables["syscalls"]["exit_ns"].to_list()
     assert opened.manifest.blind_spots[-1].what == "1 of 3 rows of syscalls"
+
+
+def test_rows_without_what_every_row_has_are_left_out_in_the_open(tmp_path: Path) -> None:
+    """A request that never began and a counter without a value: there is a verdict all the same."""
+    start = captures.START
+    tables = {
+        "probe_requests": schema.REQUESTS.frame({"start_ns": [None, start + 1], "end_ns": [start + 9, start + 10**9]}),
+        "counters": schema.COUNTERS.frame(
+            {
+                "ts_ns": [start, start + 10**9],
+                "source": ["/cpu.stat"] * 2,
+                "object": ["/"] * 2,
+                "field": ["throttled_time"] * 2,
+                "value": [None, None],
+            }
+        ),
+    }
+    target = msgspec.structs.replace(captures.MANIFEST.target, kind="command")
+    manifest = msgspec.structs.replace(captures.MANIFEST, target=target)
+    save(Capture(manifest=manifest, tables=tables), tmp_path / "a.culpa")
+    opened = open_capture(tmp_path / "a.culpa")
+    assert ([start + 1], 0) == (opened.tables["probe_requests"]["start_ns"].to_list(), opened.tables["counters"].height)
+    assert {"2 of 2 rows of counters", "1 of 2 rows of probe_requests"} <= {s.what for s in opened.manifest.blind_spots}
+    assert not [spot for spot in judge(opened).blind_spots if "failed" in spot.why]
 
 
 def test_opening_many_broken_files_does_not_leak(tmp_path: Path, members: dict[str, bytes]) -> None:

@@ -23,7 +23,7 @@ import polars as pl
 
 from culpa.capture.archive import MANIFEST_NAME, Refused, begins_as_capture, open_archive, open_regular
 from culpa.capture.archive import members as archive_members
-from culpa.capture.checks import CheckError, check_column, check_manifest, in_order, shortened, spent
+from culpa.capture.checks import CheckError, check_column, check_manifest, shortened, sound_rows, spent
 from culpa.capture.columns import Column, Table
 from culpa.capture.encoding import encode_json
 from culpa.capture.manifest import Manifest
@@ -249,7 +249,7 @@ def _read(archive: zipfile.ZipFile, file_bytes: int) -> Capture:
             raise ParquetError(f"the table {name} would take far more memory than a capture of this size does")
         found, text_bytes = _table(table, content)
         budget = spent(table, budget, text_bytes)
-        tables[name], spot = in_order(table, found)
+        tables[name], spot = sound_rows(table, found)
         spots += () if spot is None else (spot,)
     return Capture(manifest=msgspec.structs.replace(manifest, blind_spots=spots), tables=tables)
 

@@ -45,6 +45,12 @@ _ORDERED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "probe_requests": (("start_ns", "end_ns"),),
 }
 
+_REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
+    "probe_requests": ("start_ns",),
+    "counters": ("ts_ns", "value"),
+}
+"""Columns that every collector fills in every row."""
+
 
 class CheckError(ValueError):
     """The capture holds what no collector writes; the message says what."""
@@ -85,16 +91,17 @@ def spent(table: Table, budget: int, text_bytes: int) -> int:
     return budget - text_bytes
 
 
-def in_order(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, BlindSpot | None]:
-    """The rows that do not end before they begin, and a blind spot if that are not all."""
+def sound_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, BlindSpot | None]:
+    """The rows that do not end before they begin and have what every row has; a blind spot if that are not all."""
     true = [(pl.col(earlier) <= pl.col(later)).fill_null(True) for earlier, later in _ORDERED.get(table.name, ())]
+    true += [pl.col(name).is_not_null() for name in _REQUIRED.get(table.name, ())]
     possible = frame.select(pl.all_horizontal(true)).to_series() if true else pl.Series([True])
     if possible.all():
         return frame, None
     kept = frame.filter(possible)
     return kept, BlindSpot(
         what=f"{frame.height - kept.height} of {frame.height} rows of {table.name}",
-        why="they end before they begin",
+        why="they end before they begin, or lack what every row has",
         way_out="record again; if it happens again, report it",
     )
 
