@@ -19,7 +19,7 @@ BYTES_PER_SECOND = 1 << 20
 BOXES = 24
 """Each has metadata of its own, so that a sync makes the journal write some seventy blocks, one after the other."""
 UNLIMITED = 10 << 30
-LETTERS = 200
+LETTERS = 400
 RESTING_MS = 2000
 SORT = "sort"
 REQUESTS = 7
