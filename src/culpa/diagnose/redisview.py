@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,15 @@ from culpa.capture import schema
 from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisholds import (
+    BLOCKING,
+    MIN_HOLD_NS,
+    SLOW_LOG_FULL,
+    Hold,
+    accounted,
+    explained,
+    is_one_of_many,
+)
 from culpa.diagnose.verdict import Evidence
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
@@ -31,27 +39,6 @@ if TYPE_CHECKING:
 STALL_NS = 5_000_000
 """A client that waits so long for PING notices; a healthy server on a busy host answers within a millisecond or two."""
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """One command that kept the main thread from everybody else.
-
-    `start_ns` and `end_ns` bound when that was; from the slow log they are only known to the second, and `length_ns`
-    lies somewhere between them. `arguments` counts the verb; `elements` and `bytes` are those of its key afterwards.
-    """
-
-    verb: str
-    start_ns: int
-    end_ns: int
-    length_ns: int
-    pattern: str | None = None
-    arguments: int | None = None
-    option: str | None = None
-    type: str | None = None
-    elements: int | None = None
-    bytes: int | None = None
-    exact: bool = True
 
 
 class RedisView:
@@ -228,6 +215,11 @@ class RedisView:
         mine = (pl.col("field") == "Cpus_allowed") & (pl.col("object") == str(self.pid))
         return [int(value) for value in self._counters.filter(mine)["value"].to_list()]
 
+    @property
+    def is_bystander(self) -> bool:
+        """Whether another server was to be examined, and this one was met on the way."""
+        return self.picture.is_checkup and self.pid not in self.picture.capture.manifest.target.pids
+
     # What its clients waited for -------------------------------------------------------------------------------
 
     @cached_property
@@ -307,15 +299,19 @@ class RedisView:
             until=pl.min_horizontal(
                 pl.col("answer_end_ns").fill_null(end_ns), pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
             )
-        ).filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
+        )
+        messages = dict(rows.group_by("verb").len().iter_rows())
+        rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
         sizes = {(hold.verb, hold.pattern): hold for hold in self.logged}
         found = []
         lengths = self._computed_ns(rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
         rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
-        for verb, pattern, start, until, length in rows.select(
-            "verb", "detail", "ask_end_ns", "until", "length"
-        ).iter_rows():
-            told = sizes.get((verb, pattern))
+        columns = ("verb", "detail", "ask_end_ns", "until", "length")
+        for verb, pattern, start, until, length in rows.select(columns).iter_rows():
+            ran = self.grown(f"cmdstat_{(verb or '').lower()}", "calls")
+            if is_one_of_many(length, messages=messages[verb], commands=ran):
+                continue
+            told = sizes.get((verb, pattern)) or self._sampled.get(pattern)
             found.append(
                 Hold(
                     verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length,
@@ -324,7 +320,22 @@ class RedisView:
                     bytes=told.bytes if told else None,
                 )
             )  # fmt: skip
-        return tuple(found)
+        threshold_us, new = self.number("slowlog-log-slower-than", "CONFIG GET"), self.number("new", "SLOWLOG GET")
+        if threshold_us is None or threshold_us < 0 or new is None or new >= SLOW_LOG_FULL:
+            return tuple(found)
+        return accounted(found, self.logged, threshold_ns=int(threshold_us * 1000))
+
+    @cached_property
+    def _sampled(self) -> dict[str, Hold]:
+        """The largest keys of a sample, by their pattern: their type and size, of no command."""
+        found: dict[str, Hold] = {}
+        for _, key in sorted(self.numbered("KEYS SAMPLED").items(), reverse=True):
+            if "pattern" in key:
+                found[key["pattern"]] = Hold(
+                    verb="", start_ns=0, end_ns=0, length_ns=0, pattern=key["pattern"], type=key.get("type"),
+                    elements=_whole(key.get("length")), bytes=_whole(key.get("bytes")),
+                )  # fmt: skip
+        return found
 
     def _computed_ns(self, start_ns: Int64s, end_ns: Int64s) -> Int64s:
         """How long the main thread was on a CPU within each stretch of time."""
@@ -368,29 +379,10 @@ class RedisView:
         Exactly where they were seen; else the stalls of the seconds they ended in, as much of each as they took.
         """
         if all(hold.exact for hold in holds):
-            return within(Moments.of(self.running), [(hold.start_ns, hold.end_ns) for hold in holds])
-        items, starts, ends = [], [], []
-        left = {number: hold.length_ns for number, hold in enumerate(holds)}
-        stalls = sorted(
-            zip(self.stalls.item.tolist(), self.stalls.start_ns.tolist(), self.stalls.end_ns.tolist(), strict=True),
-            key=lambda stall: stall[1] - stall[2],
-        )
-        for item, start, end in stalls:
-            fits = [n for n, hold in enumerate(holds) if left[n] > 0 and hold.start_ns < end and hold.end_ns > start]
-            if not fits:
-                continue
-            # The entry whose length is nearest to the stall; what is left of it may explain another.
-            best = min(fits, key=lambda n: abs(left[n] - (end - start)))
-            taken = min(left[best], end - start)
-            left[best] -= taken
-            items.append(item)
-            starts.append(end - taken)
-            ends.append(end)
-        return _moments(items, starts, ends)
-
-
-MIN_HOLD_NS = 1_000_000
-"""Commands take microseconds; a hundred clients that each wait a millisecond longer notice."""
+            computed = within(Moments.of(self.running), [(hold.start_ns, hold.end_ns) for hold in holds])
+            blocking = [(hold.start_ns, hold.end_ns) for hold in holds if hold.verb in BLOCKING]
+            return computed.plus(within(self.all_moments, blocking))
+        return explained(self.stalls, holds)
 
 
 def each_server(check: Callable[[RedisView], Iterator[Finding]]) -> Callable[[Picture], Iterator[Finding]]:
