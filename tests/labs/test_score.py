@@ -239,3 +239,10 @@ def test_bystanders_of_one_cause_are_named_together() -> None:
     one, other = (msgspec.structs.replace(cause("a.first"), evidence=(fact,)) for fact in facts)
     assert score(verdict(together), truth, MEASURED).who
     assert not score(verdict(one, other), truth, MEASURED).who
+
+
+@pytest.mark.parametrize(("said", "right"), [("KEYS user:*", True), ("KEYS", True), ("KEYSIZE", False), (None, False)])
+def test_a_redis_command_is_named_by_its_verb(said: str | None, right: bool) -> None:
+    """The pattern of its key may follow."""
+    truth = Truth(causes=("a.first",), on=(TruthOn(cause="a.first", command="KEYS"),))
+    assert right == score(verdict(cause("a.first", on=On(command=said))), truth, MEASURED).on

@@ -30,7 +30,9 @@ from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
+from culpa.labs.redis_commands import REDIS_COMMANDS
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
+from culpa.labs.redis_stalls import REDIS_STALLS
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
 from culpa.labs.word_pop import WORD_POP, WORD_POP_CACHED, WORD_POP_HEALTHY
@@ -79,6 +81,8 @@ LABS: tuple[Lab, ...] = (
     CACHE_ASIDE,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
+    *REDIS_COMMANDS,
+    *REDIS_STALLS,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl"}

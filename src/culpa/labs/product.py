@@ -39,15 +39,28 @@ def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Judge
     Raises:
         NoVerdictError: it failed, said nothing, or said something that is no verdict.
     """
+    return _judged(site, ["why", url], trace=trace, save=save)
+
+
+def redis(site: Site, url: str, *, trace: bool, seconds: int, save: Path | None = None) -> Judged:
+    """`culpa redis URL --json`, watching for so many seconds: the verdict, decoded strictly.
+
+    Raises:
+        NoVerdictError: as `why`.
+    """
+    return _judged(site, ["redis", "--for", f"{seconds}s", url], trace=trace, save=save)
+
+
+def _judged(site: Site, arguments: list[str], *, trace: bool, save: Path | None) -> Judged:
     options = [] if trace else ["--no-trace"]
     options += ["--save", str(save)] if save else []
     started = time.monotonic()
-    text = _culpa(site, ["why", url, "--json", *options], timeout_s=WHY_TIMEOUT_S)
+    text = _culpa(site, [*arguments, "--json", *options], timeout_s=WHY_TIMEOUT_S)
     seconds = time.monotonic() - started
     try:
         return Judged(verdict=msgspec.json.decode(text, type=Verdict), seconds=seconds)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NoVerdictError(f"culpa why --json printed no verdict: {error}") from error
+        raise NoVerdictError(f"culpa {arguments[0]} --json printed no verdict: {error}") from error
 
 
 def page(site: Site, capture: Path) -> str:
