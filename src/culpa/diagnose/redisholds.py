@@ -21,6 +21,8 @@ LONGER_THAN_LOGGED, LOGGED_PART = 1.5, 4
 """The slow log leaves out the reading of the question and the writing of the answer: a little, or of a large answer
 most of the time.
 """
+FORKING = frozenset({"BGSAVE", "BGREWRITEAOF", "SYNC", "PSYNC"})
+"""Commands that are as long as the fork they begin with, which is a cause of its own."""
 BLOCKING = frozenset({"MIGRATE"})
 """Commands that wait for another server in the main thread: their waiting is their own."""
 

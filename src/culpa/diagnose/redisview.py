@@ -21,6 +21,7 @@ from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisholds import (
     BLOCKING,
+    FORKING,
     MIN_HOLD_NS,
     SLOW_LOG_FULL,
     Hold,
@@ -239,11 +240,12 @@ class RedisView:
     @cached_property
     def free_stalls(self) -> Moments:
         """Stalls that no command explains: where events were recorded, what the main thread computed meanwhile."""
+        holds = tuple(hold for hold in self.holds if hold.verb not in FORKING)
         if self.pid is not None and self.picture.graph is not None:
             spans = list(zip(self.stalls.start_ns.tolist(), self.stalls.end_ns.tolist(), strict=True))
             computed = within(Moments.of(self.running), spans)
-            return computed.minus(self.stalled_by(self.holds)) if self.holds else computed
-        return self.stalls.minus(self.stalled_by(self.holds)) if self.holds else self.stalls
+            return computed.minus(self.stalled_by(holds)) if holds else computed
+        return self.stalls.minus(self.stalled_by(holds)) if holds else self.stalls
 
     def refused(self, error: str) -> Moments:
         """culpa's own PINGs that were answered with an error that begins so."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.redisholds import Hold
+from culpa.diagnose.redisholds import FORKING, Hold
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
@@ -26,9 +26,7 @@ FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})
 MIGRATIONS = frozenset({"MIGRATE", "RESTORE", "RESTORE-ASKING"})
 OTHERS_WORK = DELETES | FLUSHES | SCRIPTS | MIGRATIONS
-INTERNAL = frozenset(
-    {"BGSAVE", "BGREWRITEAOF", "PSYNC", "SYNC", "MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT"}
-)
+INTERNAL = FORKING | frozenset({"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT"})
 """Long by design, and nobody waits for them in the main thread; or, of saves, because of the fork."""
 LONG_NS = 10_000_000
 """The slow log's own default: a command this long is worth a word even if nobody was seen to wait for it."""

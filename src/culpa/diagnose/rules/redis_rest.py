@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness, Unseen
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.verdict import Evidence, Fix, On
@@ -42,7 +43,7 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
     picture = view.picture
     if not picture.is_checkup:
         raise Unseen("the server was not asked PING: that is for culpa redis URL")
-    rest = view.stalls if picture.explained is None else view.stalls.minus(picture.explained)
+    rest = _unexplained(view)
     if idle := [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]:
         rest = rest.minus(picture.moments(*idle))
     if rest.ns < LEAST_NS:
@@ -58,6 +59,20 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
         fixes=(Fix(id="redis-look-on-the-host", change="run culpa redis as root on the server's own host",
                    reversible=True, risk="none"),),
     )  # fmt: skip
+
+
+def _unexplained(view: RedisView) -> Moments:
+    """What of the stalls no cause explains; samples and the slow log miss the edges of one that they explain."""
+    explained = view.picture.explained
+    if explained is None:
+        return view.stalls
+    rest = view.stalls.minus(explained)
+    if not view.picture.sampled:
+        return rest
+    left = rest.by_item(int(view.stalls.item.max(initial=-1)) + 1)
+    whole = view.stalls.by_item(len(left))
+    mostly = left[rest.item] * 2 > whole[rest.item]
+    return Moments.union(rest.item[mostly], rest.start_ns[mostly], rest.end_ns[mostly])
 
 
 def _is_idle(view: RedisView, node: int) -> bool:
