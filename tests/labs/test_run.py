@@ -65,7 +65,7 @@ def test_a_sound_lab_is_silent(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fsync-loop", "cpu-busy", "redis-keys", "redis-bigkey-delete", "redis-frozen", "redis-stopped"]
+    "name", ["fsync-loop", "cpu-busy", "redis-keys", "redis-bigkey-delete", "redis-fork", "redis-frozen"]
 )
 def test_samples_alone_tell_causes_apart(name: str) -> None:
     """Each is found without eBPF, and not taken for another."""
