@@ -254,3 +254,10 @@ def test_a_process_that_ended_is_known_by_its_name() -> None:
         )
         found = score(given, truth, MEASURED)
         assert (found.who, found.path) == (right, right)
+
+
+@pytest.mark.parametrize(("said", "right"), [("KEYS user:*", True), ("KEYS", True), ("KEYSIZE", False), (None, False)])
+def test_a_redis_command_is_named_by_its_verb(said: str | None, right: bool) -> None:
+    """The pattern of its key may follow."""
+    truth = Truth(causes=("a.first",), on=(TruthOn(cause="a.first", command="KEYS"),))
+    assert right == score(verdict(cause("a.first", on=On(command=said))), truth, MEASURED).on

@@ -146,9 +146,10 @@ class Talker:
 
     def arrived_ns(self) -> int:
         """When the last reply arrived (CLOCK_MONOTONIC): by the kernel's own time of it where that is known."""
-        now_ns, sock = time.monotonic_ns(), self._connection._sock
+        sock = self._connection._sock
         stamp = sock.arrived_realtime_ns if isinstance(sock, _BoundedSocket) else 0
         late_ns = time.time_ns() - stamp if stamp else 0
+        now_ns = time.monotonic_ns()  # after the other clock: what lies between may make it later, never too early
         return now_ns - late_ns if 0 < late_ns < LONGEST_LATE_NS else now_ns
 
     def ask(self, *commands: tuple[str | bytes, ...]) -> list[Reply]:

@@ -1,7 +1,12 @@
-"""Commands that kept a Redis server's main thread from everybody else: found on its sockets, or in its slow log."""
+"""Commands that keep Redis' one thread from everybody else: what counts as one, and which stalls they explain.
+
+Two witnesses: what was seen on the server's sockets, exact to the microsecond but blind to what Redis does between
+reading a command and answering it; and its slow log, which times the command alone and is exact to the second.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +23,16 @@ if TYPE_CHECKING:
 
 MIN_HOLD_NS = 1_000_000
 """Commands take microseconds; a hundred clients that each wait a millisecond longer notice."""
+SLOW_LOG_FULL = 128
+"""Entries in one window from which on others may be lost: the log's default length."""
+LONGER_THAN_LOGGED, LOGGED_PART = 1.5, 4
+"""The slow log leaves out the reading of the question and the writing of the answer: a little, or of a large answer
+most of the time.
+"""
+FORKING = frozenset({"BGSAVE", "BGREWRITEAOF", "SYNC", "PSYNC"})
+"""Commands that are as long as the fork they begin with, which is a cause of its own."""
+BLOCKING = frozenset({"MIGRATE"})
+"""Commands that wait for another server in the main thread: their waiting is their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +73,18 @@ def seen(view: RedisView) -> tuple[Hold, ...] | None:
     end_ns = picture.capture.manifest.window.end_ns
     next_ns = pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
     rows = rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+    messages = dict(rows.group_by("verb").len().iter_rows())
     rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
     lengths = _computed_ns(view, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
     rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
+    sizes, sampled = {(hold.verb, hold.pattern): hold for hold in view.logged}, _sampled(view)
     columns = rows.select("verb", "detail", "ask_end_ns", "until", "length")
-    sizes = {(hold.verb, hold.pattern): hold for hold in view.logged}
     found = []
     for verb, pattern, start, until, length in columns.iter_rows():
-        told = sizes.get((verb, pattern))
+        ran = view.grown(f"cmdstat_{(verb or '').lower()}", "calls")
+        if is_one_of_many(length, messages=messages[verb], commands=ran):
+            continue
+        told = sizes.get((verb, pattern)) or sampled.get(pattern)
         found.append(
             Hold(
                 verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length,
@@ -74,7 +93,10 @@ def seen(view: RedisView) -> tuple[Hold, ...] | None:
                 bytes=told.bytes if told else None,
             )
         )  # fmt: skip
-    return tuple(found)
+    threshold_us, new = view.number("slowlog-log-slower-than", "CONFIG GET"), view.number("new", "SLOWLOG GET")
+    if threshold_us is None or threshold_us < 0 or new is None or new >= SLOW_LOG_FULL:
+        return tuple(found)
+    return accounted(found, view.logged, threshold_ns=int(threshold_us * 1000))
 
 
 def _computed_ns(view: RedisView, start_ns: Int64s, end_ns: Int64s) -> Int64s:
@@ -91,6 +113,18 @@ def _computed_ns(view: RedisView, start_ns: Int64s, end_ns: Int64s) -> Int64s:
     item = np.zeros(len(mine), np.int64)
     running = Moments(item=item, start_ns=graph.start[mine] - base, end_ns=graph.end[mine] - base)
     return running.overlap(start_ns, end_ns, zero)
+
+
+def _sampled(view: RedisView) -> dict[str | None, Hold]:
+    """The largest keys of a sample, by their pattern: their type and size, of no command."""
+    found: dict[str | None, Hold] = {}
+    for _, key in sorted(view.numbered("KEYS SAMPLED").items(), reverse=True):
+        if "pattern" in key:
+            found[key["pattern"]] = Hold(
+                verb="", start_ns=0, end_ns=0, length_ns=0, pattern=key["pattern"], type=key.get("type"),
+                elements=_whole(key.get("length")), bytes=_whole(key.get("bytes")),
+            )  # fmt: skip
+    return found
 
 
 def logged(view: RedisView) -> tuple[Hold, ...]:
@@ -120,11 +154,47 @@ def stalled_by(view: RedisView, holds: tuple[Hold, ...]) -> Moments:
     Exactly where they were seen; else the stalls of the seconds they ended in, as much of each as they took.
     """
     if all(hold.exact for hold in holds):
-        return Moments.of(view.running).within([(hold.start_ns, hold.end_ns) for hold in holds])
-    stalls = zip(view.stalls.item.tolist(), view.stalls.start_ns.tolist(), view.stalls.end_ns.tolist(), strict=True)
-    left = {number: hold.length_ns for number, hold in enumerate(holds)}
+        computed = Moments.of(view.running).within([(hold.start_ns, hold.end_ns) for hold in holds])
+        blocking = [(hold.start_ns, hold.end_ns) for hold in holds if hold.verb in BLOCKING]
+        return computed.plus(view.all_moments.within(blocking))
+    return explained(view.stalls, holds)
+
+
+def is_one_of_many(length_ns: int, *, messages: int, commands: float) -> bool:
+    """Whether a time of `length_ns` is that of a pipeline of small commands, not of one long one.
+
+    Only the first command in a message has its verb seen: so many messages began with that verb, and so many commands
+    of it the server counted meanwhile.
+    """
+    return length_ns * max(1, messages) < MIN_HOLD_NS * commands
+
+
+def accounted(holds: Sequence[Hold], logged: Sequence[Hold], *, threshold_ns: int) -> tuple[Hold, ...]:
+    """Without those that the slow log would have and has not; one entry accounts for one of them.
+
+    Between reading a command and answering it Redis also frees memory for it (eviction), expires keys and serves its
+    timers: none of that is the command's.
+    """
+    kept, entries = [], sorted(logged, key=lambda entry: entry.end_ns)
+    for hold in sorted(holds, key=lambda hold: hold.end_ns):
+        if hold.length_ns > LONGER_THAN_LOGGED * threshold_ns:
+            entry = next((one for one in entries if _tells_of(one, hold)), None)
+            if entry is None:
+                continue
+            entries.remove(entry)
+        kept.append(hold)
+    return tuple(kept)
+
+
+def explained(stalls: Moments, holds: Sequence[Hold]) -> Moments:
+    """The stalls of the seconds in which these commands ended, as much of each stall as a command took."""
     items, starts, ends = [], [], []
-    for item, start, end in sorted(stalls, key=lambda stall: stall[1] - stall[2]):
+    left = {number: hold.length_ns for number, hold in enumerate(holds)}
+    longest_first = sorted(
+        zip(stalls.item.tolist(), stalls.start_ns.tolist(), stalls.end_ns.tolist(), strict=True),
+        key=lambda stall: stall[1] - stall[2],
+    )
+    for item, start, end in longest_first:
         fits = [n for n, hold in enumerate(holds) if left[n] > 0 and hold.start_ns < end and hold.end_ns > start]
         if not fits:
             continue
@@ -136,6 +206,12 @@ def stalled_by(view: RedisView, holds: tuple[Hold, ...]) -> Moments:
         starts.append(end - taken)
         ends.append(end)
     return Moments.of_rows(items, starts, ends)
+
+
+def _tells_of(entry: Hold, hold: Hold) -> bool:
+    """Whether an entry of the slow log can be this command: its verb, its second, and most of its length."""
+    near = entry.start_ns < hold.end_ns and hold.start_ns < entry.end_ns
+    return entry.verb == hold.verb and near and entry.length_ns * LOGGED_PART >= hold.length_ns
 
 
 def number_of(text: str | None) -> float | None:

@@ -19,7 +19,7 @@ from culpa.diagnose import redisholds
 from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.redisholds import Hold, number_of
+from culpa.diagnose.redisholds import FORKING, Hold, number_of
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -206,6 +206,11 @@ class RedisView:
         mine = (pl.col("field") == "Cpus_allowed") & (pl.col("object") == str(self.pid))
         return [int(value) for value in self._counters.filter(mine)["value"].to_list()]
 
+    @property
+    def is_bystander(self) -> bool:
+        """Whether another server was to be examined, and this one was met on the way."""
+        return self.picture.is_checkup and self.pid not in self.picture.capture.manifest.target.pids
+
     # What its clients waited for -------------------------------------------------------------------------------
 
     @cached_property
@@ -225,11 +230,12 @@ class RedisView:
     @cached_property
     def free_stalls(self) -> Moments:
         """Stalls that no command explains: where events were recorded, what the main thread computed meanwhile."""
+        holds = tuple(hold for hold in self.holds if hold.verb not in FORKING)
         if self.pid is not None and self.picture.graph is not None:
             spans = list(zip(self.stalls.start_ns.tolist(), self.stalls.end_ns.tolist(), strict=True))
             computed = Moments.of(self.running).within(spans)
-            return computed.minus(self.stalled_by(self.holds)) if self.holds else computed
-        return self.stalls.minus(self.stalled_by(self.holds)) if self.holds else self.stalls
+            return computed.minus(self.stalled_by(holds)) if holds else computed
+        return self.stalls.minus(self.stalled_by(holds)) if holds else self.stalls
 
     def refused(self, error: str) -> Moments:
         """culpa's own PINGs that were answered with an error that begins so."""

@@ -35,7 +35,9 @@ from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
 from culpa.labs.postgres_commits import POSTGRES_COMMITS, POSTGRES_COMMITS_HEALTHY
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
+from culpa.labs.redis_commands import REDIS_COMMANDS
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
+from culpa.labs.redis_stalls import REDIS_STALLS
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
 from culpa.labs.shell_script import SHELL_SCRIPT, SHELL_SCRIPT_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
@@ -99,6 +101,8 @@ LABS: tuple[Lab, ...] = (
     DIRTY_THROTTLE_HEALTHY,
     JOURNAL_WAIT_LAB,
     JOURNAL_WAIT_HEALTHY,
+    *REDIS_COMMANDS,
+    *REDIS_STALLS,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl", "node": "nodejs"}

@@ -26,7 +26,7 @@ def play(conditions: Conditions) -> Played:
     """Beside the neighbour; the repair is that it stops."""
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
-        _yield_to_others(case.app.pid)
+        yield_to_others(case.app.pid)
         neighbour = _neighbour(here)
         before = case.seconds(ACTION, requests=SLOW_REQUESTS)
         truth = _truth(case, neighbour)
@@ -48,7 +48,8 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
     return stand.raised(here, conditions, on=disk, app="primes", arguments=(str(BELOW),))
 
 
-def _yield_to_others(pid: int) -> None:
+def yield_to_others(pid: int) -> None:
+    """Give a process, and its group where there is one, a low priority."""
     os.setpriority(os.PRIO_PROCESS, pid, NICE)
     group = Path(f"/proc/{pid}/autogroup")
     if group.exists():

@@ -36,8 +36,8 @@ class TruthWho(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What must be named in a cause: a path, a peer's `address:port`, a device, or lines `first_line` to `last_line` of
-    the source file `code`.
+    """What must be named in a cause: a path, a peer's `address:port`, a device, a Redis command by its verb, or lines
+    `first_line` to `last_line` of the source file `code`.
 
     `or_path` is as right as `path`: where the trouble spends as much time on the one as on the other.
     """
@@ -47,6 +47,7 @@ class TruthOn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     or_path: str | None = None
     peer: str | None = None
     device: str | None = None
+    command: str | None = None
     code: str | None = None
     first_line: int = 0
     last_line: int = 0

@@ -41,26 +41,31 @@ def why(site: Site, url: str, *, trace: bool, save: Path | None = None) -> Judge
     Raises:
         NoVerdictError: it failed, said nothing, or said something that is no verdict.
     """
-    return _judged(site, [*_options(trace), *(["--save", str(save)] if save else []), url])
+    return _judged(site, ["why", *_options(trace), *(["--save", str(save)] if save else []), url])
 
 
 def why_command(site: Site, argv: list[str], *, trace: bool) -> Judged:
     """`culpa why --json -- COMMAND`, run as whoever runs the lab; as `why`."""
-    return _judged(site, [*_options(trace), "--user", pwd.getpwuid(os.geteuid()).pw_name, "--", *argv])
+    return _judged(site, ["why", *_options(trace), "--user", pwd.getpwuid(os.geteuid()).pw_name, "--", *argv])
+
+
+def redis(site: Site, url: str, *, trace: bool, seconds: int) -> Judged:
+    """`culpa redis URL --json`, watching for so many seconds; as `why`."""
+    return _judged(site, ["redis", *_options(trace), "--for", f"{seconds}s", url])
 
 
 def _options(trace: bool) -> list[str]:
-    return [] if trace else ["--no-trace"]
+    return ["--json"] if trace else ["--json", "--no-trace"]
 
 
 def _judged(site: Site, arguments: list[str]) -> Judged:
     started = time.monotonic()
-    text = _culpa(site, ["why", "--json", *arguments], timeout_s=WHY_TIMEOUT_S)
+    text = _culpa(site, arguments, timeout_s=WHY_TIMEOUT_S)
     seconds = time.monotonic() - started
     try:
         return Judged(verdict=msgspec.json.decode(text, type=Verdict), seconds=seconds)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NoVerdictError(f"culpa why --json printed no verdict: {error}") from error
+        raise NoVerdictError(f"culpa {arguments[0]} --json printed no verdict: {error}") from error
 
 
 def page(site: Site, capture: Path, options: tuple[str, ...] = ()) -> str:

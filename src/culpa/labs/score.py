@@ -71,7 +71,9 @@ def _matches(on: On, wanted: TruthOn) -> bool:
     path_right = wanted.path is None or on.path == wanted.path or (on.path is not None and on.path == wanted.or_path)
     peer_right = wanted.peer is None or on.peer == wanted.peer
     device_right = wanted.device is None or on.device == wanted.device
-    return path_right and peer_right and device_right and (wanted.code is None or _is_line_of(on.code, wanted))
+    command_right = wanted.command is None or (on.command or "").partition(" ")[0] == wanted.command
+    code_right = wanted.code is None or _is_line_of(on.code, wanted)
+    return path_right and peer_right and device_right and command_right and code_right
 
 
 def _is_line_of(code: str | None, wanted: TruthOn) -> bool:

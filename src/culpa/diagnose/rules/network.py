@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
@@ -34,6 +34,8 @@ def remote_slow(picture: Picture) -> Iterator[Finding]:
 
     What to do: run culpa on the other host, or look at the connection's retransmissions.
     """
+    if picture.is_checkup:
+        raise Unseen("the other end is the server that is examined: what holds it up is asked of the server itself")
     found: dict[str, list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.REMOTE):
         on = picture.blame.nodes[node].on

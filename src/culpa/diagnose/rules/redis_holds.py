@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.redisholds import Hold
+from culpa.diagnose.redisholds import FORKING, Hold
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
@@ -26,8 +26,8 @@ FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})
 MIGRATIONS = frozenset({"MIGRATE", "RESTORE", "RESTORE-ASKING"})
 OTHERS_WORK = DELETES | FLUSHES | SCRIPTS | MIGRATIONS
-INTERNAL = frozenset({"PSYNC", "SYNC", "MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT"})
-"""Long by design, and nobody waits for them in the main thread."""
+INTERNAL = FORKING | frozenset({"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT"})
+"""Long by design, and nobody waits for them in the main thread; or, of saves, because of the fork."""
 LONG_NS = 10_000_000
 """The slow log's own default: a command this long is worth a word even if nobody was seen to wait for it."""
 SHARE = 0.05
@@ -42,7 +42,7 @@ NAMED_VERBS = 3
     needs=(),
     fixes=("redis-scan-instead",),
     fires=(Lab("redis-keys"),),
-    silent=(Lab("redis-keys-healthy"),),
+    silent=(Lab("redis-keys-healthy"), Lab("redis-starved"), Lab("redis-fork"), Lab("redis-evict")),
 )
 @each_server
 def command_slow(view: RedisView) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def bigkey_read(view: RedisView) -> Iterator[Finding]:
     needs=(),
     fixes=("redis-lazyfree-user-del", "redis-unlink"),
     fires=(Lab("redis-bigkey-delete"),),
-    silent=(Lab("redis-bigkey-delete-healthy"),),
+    silent=(Lab("redis-bigkey-delete-healthy"), Lab("redis-expire"), Lab("redis-evict")),
 )
 @each_server
 def bigkey_delete(view: RedisView) -> Iterator[Finding]:
@@ -194,7 +194,7 @@ def _finding(
     exact = holds[0].exact
     yield Finding(
         moments=moments,
-        nearness=Nearness.CODE,
+        nearness=Nearness.NEIGHBOUR if view.is_bystander else Nearness.CODE,
         pid=view.pid,
         tid=view.pid,
         on=On(peer=view.server, command=_said(holds)),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness, Unseen
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.verdict import Evidence, Fix, On
+from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
 
 LEAST_NS = 10_000_000
 """Less in a whole window is the host's noise."""
+ASLEEP = ("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "select")
+"""Where the event loop waits for the next question."""
 
 
 @rule(
@@ -20,7 +24,7 @@ LEAST_NS = 10_000_000
     needs=(),
     fixes=("redis-look-on-the-host",),
     fires=(Lab("redis-frozen"),),
-    silent=(Lab("redis-frozen-healthy"),),
+    silent=(Lab("redis-frozen-healthy"), Lab("redis-stopped"), Lab("redis-keys")),
     last=True,
 )
 @each_server
@@ -31,12 +35,17 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
 
     How sure: the waiting was measured by culpa itself; what it is not is known, what it is not.
 
+    Where the host is traced, time in which the main thread slept until something should arrive is left out: the
+    question was on its way to it, or culpa's own thread was late.
+
     What to do: look at the server from its own host, where the waits of its main thread can be followed.
     """
     picture = view.picture
     if not picture.is_checkup:
         raise Unseen("the server was not asked PING: that is for culpa redis URL")
-    rest = view.stalls if picture.explained is None else view.stalls.minus(picture.explained)
+    rest = _unexplained(view)
+    if idle := [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]:
+        rest = rest.minus(picture.moments(*idle))
     if rest.ns < LEAST_NS:
         return
     yield Finding(
@@ -50,3 +59,22 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
         fixes=(Fix(id="redis-look-on-the-host", change="run culpa redis as root on the server's own host",
                    reversible=True, risk="none"),),
     )  # fmt: skip
+
+
+def _unexplained(view: RedisView) -> Moments:
+    """What of the stalls no cause explains; samples and the slow log miss the edges of one that they explain."""
+    explained = view.picture.explained
+    if explained is None:
+        return view.stalls
+    rest = view.stalls.minus(explained)
+    if not view.picture.sampled:
+        return rest
+    left = rest.by_item(int(view.stalls.item.max(initial=-1)) + 1)
+    whole = view.stalls.by_item(len(left))
+    mostly = left[rest.item] * 2 > whole[rest.item]
+    return Moments.union(rest.item[mostly], rest.start_ns[mostly], rest.end_ns[mostly])
+
+
+def _is_idle(view: RedisView, node: int) -> bool:
+    on = view.picture.blame.nodes[node].on
+    return on is not None and on.syscall in ASLEEP

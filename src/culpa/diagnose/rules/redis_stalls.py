@@ -30,7 +30,7 @@ LONG_FORK_NS = 10_000_000
     needs=(),
     fixes=("redis-ttl-jitter", "redis-lazyfree-expire", "redis-hz"),
     fires=(Lab("redis-expire"),),
-    silent=(Lab("redis-expire-healthy"),),
+    silent=(Lab("redis-expire-healthy"), Lab("redis-evict"), Lab("redis-bigkey-delete")),
 )
 @each_server
 def expire_burst(view: RedisView) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def _expire_fixes(view: RedisView) -> tuple[Fix, ...]:
     needs=(),
     fixes=("redis-maxmemory",),
     fires=(Lab("redis-evict"),),
-    silent=(Lab("redis-evict-healthy"),),
+    silent=(Lab("redis-evict-healthy"), Lab("redis-expire"), Lab("redis-bigkey-delete")),
 )
 @each_server
 def evict_storm(view: RedisView) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def evict_storm(view: RedisView) -> Iterator[Finding]:
     needs=(),
     fixes=("redis-fewer-forks",),
     fires=(Lab("redis-fork"),),
-    silent=(Lab("redis-fork-healthy"),),
+    silent=(Lab("redis-fork-healthy"), Lab("redis-keys")),
 )
 @each_server
 def fork_slow(view: RedisView) -> Iterator[Finding]:
@@ -213,7 +213,7 @@ def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
     title="Part of Redis' memory is in swap, and its main thread waits for it",
     needs=(),
     fixes=("redis-more-memory",),
-    fires=(Lab("redis-swap"),),
+    fires=(),
     silent=(Lab("redis-slow-healthy"),),
 )
 @each_server
@@ -249,7 +249,7 @@ def swap(view: RedisView) -> Iterator[Finding]:
     needs=(),
     fixes=("redis-cpu-share",),
     fires=(Lab("redis-starved"),),
-    silent=(Lab("redis-slow-healthy"),),
+    silent=(Lab("redis-starved-healthy"), Lab("redis-keys"), Lab("redis-slow-healthy")),
 )
 @each_server
 def starved(view: RedisView) -> Iterator[Finding]:

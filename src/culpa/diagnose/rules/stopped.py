@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.capture import schema
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
@@ -21,9 +20,9 @@ MAX_WAYS = 3
 @rule(
     id="proc.stopped",
     title="It is stopped",
-    needs=(schema.OFFCPU,),
+    needs=(),
     fixes=(),
-    fires=(Lab("proc-stopped"),),
+    fires=(Lab("proc-stopped"), Lab("redis-stopped")),
     silent=(Lab("proc-stopped-healthy"), Lab("sleep-by-choice"), Lab("cpu-quota")),
 )
 def stopped(picture: Picture) -> Iterator[Finding]:
@@ -32,8 +31,8 @@ def stopped(picture: Picture) -> Iterator[Finding]:
 
     Why it slows you: a stopped thread does nothing at all until somebody lets it go on.
 
-    How sure: the scheduler says in which state a thread left its CPU. Who sent the signal is known where the call was
-    seen; else whoever let it go on is named, if that was.
+    How sure: the scheduler says in which state a thread left its CPU, or samples find it stopped. Who sent the signal
+    is known where the call was seen; else whoever let it go on is named, if that was.
 
     What to do: ask whoever is named to leave the process alone; if it stays stopped, `kill -CONT` lets it go on.
     """

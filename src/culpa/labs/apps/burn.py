@@ -1,4 +1,4 @@
-"""A neighbour that wants CPUs: `python burn.py THREADS`, until stopped.
+"""A neighbour that wants CPUs: `python burn.py THREADS [CPU]`, until stopped; bound to that CPU, if any.
 
 Its threads hash large buffers, which leaves the interpreter's lock, so that one process occupies several CPUs.
 """
@@ -6,6 +6,7 @@ Its threads hash large buffers, which leaves the interpreter's lock, so that one
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import threading
 
@@ -20,8 +21,11 @@ def burn() -> None:
 
 def main() -> None:
     """One thread burns here, the others beside it."""
+    if len(sys.argv) > 2:
+        os.sched_setaffinity(0, {int(sys.argv[2])})
     for _ in range(int(sys.argv[1]) - 1):
         threading.Thread(target=burn, daemon=True).start()
+    print("ready", flush=True)
     burn()
 
 

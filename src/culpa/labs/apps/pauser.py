@@ -17,6 +17,7 @@ def end(*_: object) -> None:
 
 
 signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
 while True:
     os.kill(pid, signal.SIGSTOP)
     time.sleep(stopped_s)

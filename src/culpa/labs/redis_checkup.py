@@ -1,0 +1,231 @@
+"""Labs of `culpa redis URL`: a server, clients with a habit, and a check-up of the server while they are at it.
+
+Each `Case` makes two labs: the habit as found, and its healthy twin, the same work done in a way that harms nobody.
+The lab's own clock is a client that reads one small value at a fixed pace; what counts is how late each answer is
+after the moment its question was due, so that a stall counts for all who would have asked meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from culpa.labs import loopdev, product, redis_server, stand
+from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
+from culpa.labs.rates import quantile
+from culpa.labs.score import score
+from culpa.labs.site import Program, Site, opened
+from culpa.units import format_seconds
+
+LATE = 0.98
+"""The share of questions that are answered no later than what is measured."""
+ASK_EVERY_S = 0.005
+MEASURED_S = 1.8
+WATCHED_S, WATCHED_SMALL_S = 10, 5
+"""How long culpa watches; as long as its default, and in CI."""
+ALSO_TRUE = ("cpu.runqueue", "redis.cpu.starved")
+"""On a host with few CPUs culpa itself and the lab's clients take some of the server's time."""
+
+
+Programs = tuple[Program, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What `apps/redis_load.py` is told: how often (ms), what, with which arguments."""
+
+    every_ms: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A case with everything that was chosen at random.
+
+    `load` is the habit as found and `sound` what it should be; `wrong` are settings as found and `right` as they should
+    be. `fill`: commands that put the data there; `sound_fill`: those of the twin, if others. `beside` starts what
+    disturbs the server from outside, and `harmless` what does not; `mend` is the repair, if
+    it is not to end what disturbs. `url`: where clients reach the server, if not at its
+    own port. `amounts`: what was drawn, for the record.
+    """
+
+    load: Load
+    sound: Load | None = None
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    right: Mapping[str, str] = field(default_factory=dict)
+    fill: tuple[tuple[str, ...], ...] = ()
+    sound_fill: tuple[tuple[str, ...], ...] | None = None
+    beside: Callable[[], Programs] | None = None
+    harmless: Callable[[], Programs] | None = None
+    mend: Callable[[], None] | None = None
+    url: str | None = None
+    amounts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A running server on its site."""
+
+    site: Site
+    conditions: Conditions
+    server: redis_server.RedisServer
+
+    def load(self, load: Load) -> Program:
+        """Clients at work; returns once they go round."""
+        return self.program("redis_load.py", str(self.server.port), str(load.every_ms), *load.words)
+
+    def program(self, app: str, *arguments: str) -> Program:
+        """A program of `labs/apps` that says `ready` when it is."""
+        file = stand.copied(self.site, app, app)
+        name = app.removesuffix(".py")
+        program = self.site.start([sys.executable, str(file), *arguments], name=name)
+
+        def ready() -> bool:
+            program.require_running()
+            return b"ready" in program.log.read_bytes()
+
+        loopdev.wait_until(ready, what=f"{name} to be ready")
+        return program
+
+    def lateness(self) -> float:
+        """How late (s) the answer to a GET comes after the GET was due; says it."""
+        late, due = [], time.monotonic()
+        end = due + MEASURED_S
+        while due < end:
+            time.sleep(max(0.0, due - time.monotonic()))
+            self.server.client.get("ordinary:1")
+            late.append(time.monotonic() - due)
+            due += ASK_EVERY_S
+        seconds = quantile(late, LATE) or 0.0
+        self.conditions.progress(f"GET: {LATE:.0%} answered within {format_seconds(seconds)}")
+        return seconds
+
+    def judge(self, url: str) -> product.Judged:
+        """Have culpa examine the server."""
+        seconds = WATCHED_SMALL_S if self.conditions.parameters.small else WATCHED_S
+        self.conditions.progress(f"culpa redis {url}")
+        return product.redis(self.site, url, trace=self.conditions.trace, seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One habit, and what culpa must say of it.
+
+    `draw` chooses its amounts. `cause` must come first; `command` is the verb it must name. `of_host`: whether the
+    server's process must be named (it cannot be where only its protocol is seen).
+    """
+
+    name: str
+    cause: str
+    draw: Callable[[Scene, random.Random], Drawn]
+    fix: str
+    silent: tuple[str, ...]
+    command: str | None = None
+    may: tuple[str, ...] = ()
+    of_host: bool = True
+    seed: str | None = None
+    needs: tuple[Need, ...] = ("redis-server",)
+    family: Family = "redis"
+
+
+def labs(case: Case) -> tuple[Lab, Lab]:
+    """The lab of a case and its healthy twin."""
+    name, needs, family = case.name, case.needs, case.family
+    sick = Lab(
+        name=name, family=family, needs=needs, seed=case.seed, fires=(case.cause,), silent=case.silent, fast=True,
+        play=lambda conditions: _play(case, conditions),
+    )  # fmt: skip
+    silent = (case.cause, *case.silent)
+    healthy = Lab(
+        name=f"{name}-healthy", family=family, needs=needs, seed=None, fires=(), silent=silent, fast=True,
+        play=lambda conditions: _play_healthy(case, conditions),
+    )  # fmt: skip
+    return sick, healthy
+
+
+def _play(case: Case, conditions: Conditions) -> Played:
+    with opened(conditions.progress) as here:
+        scene, drawn = _prepared(case, here, conditions)
+        _fill(scene, drawn.fill)
+        _set(scene, drawn.wrong)
+        load = scene.load(drawn.load)
+        beside = drawn.beside() if drawn.beside else ()
+        before = scene.lateness()
+        truth, judged = _truth(case, scene), scene.judge(drawn.url or scene.server.url)
+        _require(load, *beside)
+        if drawn.mend is not None:
+            drawn.mend()
+        else:
+            for program in beside:
+                program.stop()
+        _set(scene, drawn.right)
+        if drawn.sound is not None:
+            load.stop()
+            scene.load(drawn.sound)
+        measured = Measured(before=before, after_fix=scene.lateness())
+        return _played(scene, drawn, truth, judged, measured)
+
+
+def _play_healthy(case: Case, conditions: Conditions) -> Played:
+    with opened(conditions.progress) as here:
+        scene, drawn = _prepared(case, here, conditions)
+        _fill(scene, drawn.fill if drawn.sound_fill is None else drawn.sound_fill)
+        _set(scene, drawn.right)
+        load = scene.load(drawn.sound or drawn.load)
+        beside = drawn.harmless() if drawn.harmless else ()
+        measured = Measured(before=scene.lateness())
+        judged = scene.judge(drawn.url or scene.server.url)
+        _require(load, *beside)
+        return _played(scene, drawn, Truth(causes=()), judged, measured)
+
+
+def _prepared(case: Case, here: Site, conditions: Conditions) -> tuple[Scene, Drawn]:
+    """The server, and the case as drawn."""
+    data = here.directory / "data"
+    data.mkdir()
+    scene = Scene(site=here, conditions=conditions, server=redis_server.start(here, data))
+    return scene, case.draw(scene, conditions.parameters.chance(case.name))
+
+
+def _fill(scene: Scene, commands: tuple[tuple[str, ...], ...]) -> None:
+    for words in commands:
+        scene.server.client.execute_command(*words)  # type: ignore[no-untyped-call]  # the client's own lack
+
+
+def _set(scene: Scene, settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        scene.server.set(name, value)
+
+
+def _require(*programs: Program) -> None:
+    """That what makes the case was at it to the end."""
+    for program in programs:
+        program.require_running()
+
+
+def _truth(case: Case, scene: Scene) -> Truth:
+    pid = scene.server.pid
+    return Truth(
+        causes=(case.cause,),
+        may=(*case.may, *ALSO_TRUE),
+        who=(stand.who(case.cause, pid),) if case.of_host else (),
+        on=(TruthOn(cause=case.cause, command=case.command),) if case.command else (),
+        fix=case.fix,
+    )
+
+
+def _played(scene: Scene, drawn: Drawn, truth: Truth, judged: product.Judged, measured: Measured) -> Played:
+    conditions = scene.conditions
+    stage = Stage(
+        name="as found" if truth.causes else "healthy",
+        url=drawn.url or scene.server.url,
+        truth=truth,
+        verdict=judged.verdict,
+        measured=measured,
+        score=score(judged.verdict, truth, measured, acquit=conditions.trace),
+        seconds=judged.seconds,
+    )
+    return Played(stages=(stage,), disk="ordinary", drawn=drawn.amounts)

@@ -1,0 +1,187 @@
+"""What holds up a Redis server outside of any command: expiry, eviction, fork, other programs, being stopped.
+
+The clients' commands are harmless; in each twin the same work is done where nobody has to wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from culpa.labs import ports
+from culpa.labs.cpu_runqueue import yield_to_others
+from culpa.labs.ports import LOOPBACK
+from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
+from culpa.labs.redis_commands import COMMANDS, FILL_SET, name, others
+
+VALUE_BYTES = 32 << 20
+HOGS = 3
+"""For each CPU."""
+LARGE_SETS, ELEMENT_BYTES = 5, 60
+SMALL_STRINGS, STRING_BYTES = 200_000, 200
+"""A little less than they take, so that the cache is full."""
+STOPPED = "proc.stopped"
+
+
+def _expire(_: Scene, chance: random.Random) -> Drawn:
+    """Again and again a great many keys that expire in one and the same second, against keys that expire apart."""
+    keys, prefix = chance.randrange(85_000, 100_000), name(chance)
+    return Drawn(
+        load=Load(every_ms=1000, words=("expire", prefix, str(keys), "0")),
+        sound=Load(every_ms=1000, words=("expire", prefix, str(keys), "3")),
+        amounts={"keys_at_once": keys},
+    )
+
+
+def _evict(_: Scene, chance: random.Random) -> Drawn:
+    """A full cache of large sets, each new one in an old one's place, against a full cache of small strings."""
+    elements, prefix, every_ms = chance.randrange(250_000, 300_000), name(chance), chance.randrange(500, 700)
+    fill = tuple(("EVAL", FILL_SET, "1", f"{prefix}:old:{number}", str(elements)) for number in range(LARGE_SETS))
+    policy = ("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    return Drawn(
+        fill=(*fill, policy),
+        sound_fill=(("DEBUG", "POPULATE", str(SMALL_STRINGS), prefix, "100"), policy),
+        load=Load(every_ms=every_ms, words=("grow", prefix, str(elements))),
+        sound=Load(every_ms=every_ms, words=("fresh", prefix, "2000", "100")),
+        wrong={"maxmemory": f"{elements * LARGE_SETS * ELEMENT_BYTES}"},
+        right={"lazyfree-lazy-eviction": "yes", "maxmemory": f"{SMALL_STRINGS * STRING_BYTES}"},
+        amounts={"elements": elements, "every_ms": every_ms},
+    )
+
+
+def _fork(_: Scene, chance: random.Random) -> Drawn:
+    """A large server with a replica whose first copy never succeeds, against one without a replica."""
+    values, prefix, every_ms = chance.randrange(60, 70), name(chance), chance.randrange(250, 300)
+    fill = tuple(("SETRANGE", f"{prefix}:{number}", str(VALUE_BYTES - 1), "x") for number in range(values))
+    broken = Load(every_ms=every_ms, words=("resync",))
+    quiet = Load(every_ms=every_ms, words=("ask", "DBSIZE"))
+    return Drawn(fill=fill, load=broken, sound=quiet, amounts={"values": values, "every_ms": every_ms})
+
+
+def _starved(scene: Scene, chance: random.Random) -> Drawn:
+    """At a low priority beside programs that want all CPUs, against being alone."""
+
+    def hogs() -> Programs:
+        yield_to_others(scene.server.pid)
+        return (scene.program("burn.py", str(HOGS * len(os.sched_getaffinity(0)))),)
+
+    load, amounts = _whole_small_sets(chance)
+    return Drawn(fill=_small_set(load), load=load, beside=hogs, amounts=amounts)
+
+
+def _pinned(scene: Scene, chance: random.Random) -> Drawn:
+    """Bound to the one CPU that other programs have, against being free to take another one."""
+    cpus = os.sched_getaffinity(0)
+    cpu = chance.choice(sorted(cpus))
+
+    def bind(to: set[int]) -> None:
+        for thread in Path(f"/proc/{scene.server.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), to)
+
+    def bound() -> Programs:
+        bind({cpu})
+        return there()
+
+    def there() -> Programs:
+        return tuple(scene.program("burn.py", "1", str(cpu)) for _ in range(HOGS))
+
+    load = Load(every_ms=chance.randrange(10, 20), words=("fill", name(chance), "3000", "100"))
+    amounts = {"every_ms": load.every_ms, "cpu": cpu}
+    return Drawn(load=load, beside=bound, harmless=there, mend=lambda: bind(cpus), amounts=amounts)
+
+
+def _whole_small_sets(chance: random.Random) -> tuple[Load, dict[str, int]]:
+    """A command that is none too short, and looks long where the CPU is away meanwhile."""
+    every_ms = chance.randrange(15, 25)
+    return Load(every_ms=every_ms, words=("ask", "SMEMBERS", name(chance))), {"every_ms": every_ms}
+
+
+def _small_set(load: Load) -> tuple[tuple[str, ...], ...]:
+    return (("EVAL", FILL_SET, "1", load.words[-1], "900"),)
+
+
+def _paused(scene: Scene, chance: random.Random) -> tuple[tuple[str, ...], dict[str, int]]:
+    stopped_ms, going_ms = chance.randrange(40, 90), chance.randrange(150, 300)
+    return (str(scene.server.pid), str(stopped_ms), str(going_ms)), {"stopped_ms": stopped_ms, "going_ms": going_ms}
+
+
+def _stopped(scene: Scene, chance: random.Random) -> Drawn:
+    """Stopped by signal and let go on, again and again."""
+    arguments, amounts = _paused(scene, chance)
+    load = Load(every_ms=chance.randrange(20, 40), words=("ask", "DBSIZE"))
+    return Drawn(load=load, beside=lambda: (scene.program("pauser.py", *arguments),), amounts=amounts)
+
+
+def _frozen(scene: Scene, chance: random.Random) -> Drawn:
+    """The same behind a tunnel: only what the server says can be seen, and it knows nothing of it."""
+    port = ports.free_port()
+    scene.program("forwarder.py", str(port), str(scene.server.port))
+    arguments, amounts = _paused(scene, chance)
+    return Drawn(
+        load=Load(every_ms=chance.randrange(20, 40), words=("ask", "DBSIZE")),
+        beside=lambda: (scene.program("pauser.py", *arguments),),
+        url=f"redis://{LOOPBACK}:{port}/0",
+        amounts=amounts,
+    )
+
+
+CASES = (
+    Case(
+        name="redis-expire",
+        cause="redis.expire.burst",
+        draw=_expire,
+        seed="001",
+        fix="spread the times to live",
+        silent=others("redis.expire.burst"),
+    ),
+    Case(
+        name="redis-evict",
+        cause="redis.evict.storm",
+        draw=_evict,
+        fix="small values, freed in the background",
+        silent=others("redis.evict.storm"),
+    ),
+    Case(
+        name="redis-fork",
+        cause="redis.fork.slow",
+        draw=_fork,
+        seed="001",
+        fix="let the replica finish",
+        silent=others("redis.fork.slow"),
+    ),
+    Case(
+        name="redis-starved",
+        cause="redis.cpu.starved",
+        draw=_starved,
+        seed="001",
+        fix="a CPU of its own",
+        needs=("redis-server", "trace"),
+        silent=COMMANDS,
+    ),
+    Case(
+        name="redis-pinned",
+        cause="redis.cpu.pinned",
+        draw=_pinned,
+        seed="001",
+        fix="let it use all CPUs",
+        needs=("redis-server", "trace"),
+        silent=COMMANDS,
+    ),
+    Case(
+        name="redis-stopped",
+        cause=STOPPED,
+        draw=_stopped,
+        fix="end the process that stops it",
+        silent=others(),
+    ),
+    Case(
+        name="redis-frozen",
+        cause="redis.stall.unattributed",
+        draw=_frozen,
+        fix="end the process that stops it",
+        of_host=False,
+        silent=others("redis.stall.unattributed"),
+    ),
+)
+REDIS_STALLS = tuple(lab for case in CASES for lab in labs(case))
