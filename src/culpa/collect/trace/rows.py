@@ -1,6 +1,6 @@
 """The records drained so far, on their way to tables: copied out of the rings, parsed, turned into columns.
 
-Messages are parsed at once, since their bytes may be secrets; the rest is turned into columns in portions while the
+Messages are parsed soon, since their bytes may be secrets; the rest is turned into columns in portions while the
 trace runs, so that little is left for its end.
 """
 
@@ -21,8 +21,12 @@ from culpa.collect.trace import calls, events, tables
 from culpa.collect.trace.identity import PROC, identity
 from culpa.collect.trace.messages import UNSETTLED
 from culpa.collect.trace.ring import Records
+from culpa.units import NS_PER_SECOND
 
 CONVERT_ROWS: Final = 50_000
+PARSE_RECORDS: Final = 4096
+PARSE_NS: Final = NS_PER_SECOND // 4
+"""Messages are parsed in such portions; their bytes are held no longer than that."""
 TABLES: Final = {
     events.OFFCPU: "offcpu",
     events.SYSCALLS: "syscalls",
@@ -45,6 +49,7 @@ class Rows:
         self.anonymous_dev = _anonymous_dev()
         self._senders = calls.sending_numbers(os.uname().machine)
         self.stack_ids: set[int] = set()
+        self._parted_ns = time.monotonic_ns()
 
     def taker(self, ring: int) -> Callable[[Records], None]:
         """What copies the records of a ring; the kernel wants its memory back before anything slow is done."""
@@ -56,8 +61,14 @@ class Rows:
     def _keep(self, ring: int, found: Records) -> None:
         self._raw[ring].append(found.copy())
 
+    def messages_wait(self) -> bool:
+        """Whether there are enough messages to parse, or some have waited long enough: each round has its price."""
+        held = sum(map(len, self._drained_calls)) + sum(map(len, self._raw[events.MESSAGES]))
+        return held >= PARSE_RECORDS or time.monotonic_ns() - self._parted_ns >= PARSE_NS
+
     def part_messages(self) -> int:
-        """Parse the messages that were just drained; returns how many lay inside the records of calls."""
+        """Parse the messages drained since the last time; returns how many lay inside the records of calls."""
+        self._parted_ns = time.monotonic_ns()
         self._convert(events.MESSAGES)
         drained, self._drained_calls = self._drained_calls, []
         parted = 0

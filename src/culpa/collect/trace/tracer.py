@@ -259,7 +259,7 @@ class Tracer:
                 if self._probes is None:
                     return
                 fullest = self._probes.fill()
-                self._drain()
+                self._drain(at_leisure=True)
                 self._rows.convert_one()
                 self._watch_cost(self._probes)
                 if self._symbols is not None:
@@ -272,15 +272,19 @@ class Tracer:
             if self.detail_ended():
                 wait = SUMS_DRAIN_SECONDS
 
-    def _drain(self) -> int:
-        """Empty every ring once; returns the events so far. Without a budget the probes are to pause at their limit."""
+    def _drain(self, *, at_leisure: bool = False) -> int:
+        """Empty every ring once, `at_leisure` without parsing the last few messages yet.
+
+        Returns the events so far. Without a budget the probes are to pause at their limit.
+        """
         probes = self._loaded()
         for number, lanes in probes.lanes.items():
             self._events += lanes.drain(self._takers[number])
         for number, ring in probes.rings.items():
             drained = ring.drain(self._takers[number])
             self._events += drained if events.RINGS[number].counted else 0
-        self._events += self._rows.part_messages()
+        if not at_leisure or self._rows.messages_wait():
+            self._events += self._rows.part_messages()
         if self._events >= self._max_events and not self._paused and self._budget is None:
             self._paused = True
             probes.pause()
