@@ -107,7 +107,7 @@ _FIGURES: Mapping[str, Callable[[RedisView], Iterator[Evidence]]] = {
     "redis.script.long": _longest(SCRIPTS),
     "redis.expire.burst": _expiry,
     "redis.aof.fsync-always": _aof,
-    "redis.mem.swap": _memory,
+    "redis.mem.no-limit": _memory,
     "redis.fork.thp": _huge,
     "redis.repl.load-blocks": _replication,
     "redis.cpu.pinned": _cpus,

@@ -40,7 +40,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         text="Does it use too much memory, and is it swapped?",
-        checks=("redis.mem.swap", "redis.mem.no-limit", "redis.evict.storm", "redis.evict.refuse"),
+        checks=("redis.mem.no-limit", "redis.evict.storm", "redis.evict.refuse"),
     ),
     Question(text="Does it run with huge pages?", checks=("redis.fork.thp", "redis.fork.slow")),
     Question(

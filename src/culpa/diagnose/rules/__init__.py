@@ -26,7 +26,7 @@ from culpa.diagnose.rules.redis_holds import (
 )
 from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
 from culpa.diagnose.rules.redis_rest import unattributed
-from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved, swap
+from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved
 from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.stopped import stopped
@@ -43,7 +43,6 @@ RULES: tuple[Rule, ...] = (
     expire_burst,
     evict_storm,
     fork_slow,
-    swap,
     starved,
     load_blocks,
     aof_dirty_throttle,

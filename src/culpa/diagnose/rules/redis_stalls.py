@@ -209,41 +209,6 @@ def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
 
 
 @rule(
-    id="redis.mem.swap",
-    title="Part of Redis' memory is in swap, and its main thread waits for it",
-    needs=(),
-    fixes=("redis-more-memory",),
-    fires=(),
-    silent=(Lab("redis-slow-healthy"),),
-)
-@each_server
-def swap(view: RedisView) -> Iterator[Finding]:
-    """What it detects: page faults of the main thread that wait for the swap device.
-
-    Why it slows you: a command that touches a page in swap waits for the disk, and everybody behind it as well.
-
-    How sure: the waits are seen in the main thread with their kernel stack, or in samples.
-
-    What to do: more memory for this host, or less for its other programs; a maxmemory below what the host has.
-    """
-    nodes = [n for n in view.nodes(Kind.FAULT) if "swap" in str(getattr(view.picture.blame.nodes[n].on, "stage", ""))]
-    if not nodes:
-        return
-    moments = view.picture.moments(*nodes)
-    yield Finding(
-        moments=moments, nearness=Nearness.LIMIT, pid=view.pid, tid=view.pid, on=On(peer=view.server),
-        evidence=(
-            Evidence(fact="main thread waited for pages from swap", value=seconds(moments.ns), unit="s",
-                     threshold=None, source="offcpu: kernel stacks"),
-            *view.stall_facts(moments),
-        ),
-        confidence=0.9,
-        fixes=(Fix(id="redis-more-memory", change="give the host more memory, or its other programs less",
-                   reversible=True, risk="none"),),
-    )  # fmt: skip
-
-
-@rule(
     id="redis.cpu.starved",
     title="Redis' main thread waits for a CPU",
     needs=(),
