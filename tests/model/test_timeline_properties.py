@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -102,3 +104,11 @@ def test_the_order_of_rows_does_not_matter(nature: Nature, seed: int):
     assert_frame_equal(
         timeline.build(capture).segments.select(columns), timeline.build(shuffled).segments.select(columns)
     )
+
+
+def test_stretches_of_threads_that_nobody_knows_are_left_out():
+    """A forged capture may hold rows without a process; they belong to no thread, and are no reason to stop."""
+    _, _, capture = _simulate(1, SEEN)
+    nameless = capture.frame(schema.OFFCPU).with_columns(pid=pl.lit(None, pl.Int32))
+    forged = replace(capture, tables={schema.OFFCPU.name: nameless})
+    assert timeline.build(forged).segments.is_empty()

@@ -69,7 +69,7 @@ def _kernel() -> Check:
         "kernel",
         name.sysname == "Linux",
         found=f"{name.sysname} {name.release} on {name.machine}",
-        meaning="tracing needs what Linux 5.8 brought (ring buffers, BTF); older kernels are sampled",
+        meaning="tracing needs Linux 5.10 (arm64: 5.12) with BTF; older kernels are sampled",
         way_out="run culpa on Linux",
     )
 

@@ -135,8 +135,8 @@ def _remembered(capture: Capture) -> pl.DataFrame:
 
 def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
     lanes = axis.lane(offcpu["tid"].fill_null(UNKNOWN).to_numpy())
-    low = pl.Series(seen_from[lanes] if len(seen_from) else [], dtype=pl.Int64)
-    high = pl.Series(seen_to[lanes] if len(seen_to) else [], dtype=pl.Int64)
+    offcpu, lanes = offcpu.filter(pl.Series(lanes >= 0, dtype=pl.Boolean)), lanes[lanes >= 0]
+    low, high = (pl.Series(seen[lanes], dtype=pl.Int64) for seen in (seen_from, seen_to))
     asleep = offcpu["state"].fill_null(1) != 0
     off = offcpu["off_ns"].fill_null(low)
     on = offcpu["on_ns"].fill_null(high)
@@ -155,7 +155,7 @@ def _offcpu_rows(offcpu: pl.DataFrame, axis: Axis, seen_from: Int64s, seen_to: I
             "stack": offcpu["stack_id"].fill_null(UNKNOWN),
             "blind": blind,
         }
-    ).filter(pl.col("lane") >= 0)
+    )
 
 
 def _quiet_rows(capture: Capture, axis: Axis, seen: Int64s, seen_from: Int64s, seen_to: Int64s) -> pl.DataFrame:
