@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -197,3 +200,25 @@ def test_a_burst_is_worth_its_price() -> None:
     assert 2.0 <= (tripped([0] * 10 + [2_000_000] * 30) or 0) <= 3.0
     assert tripped([900_000] * 60) is None
     assert 1.0 <= (tripped([900_000] * 60, thread_share=0.05) or 0) <= 2.5
+
+
+WITHOUT_STATISTICS = """
+import os, time
+from culpa.collect.trace.tracer import Tracer
+tracer = Tracer(pids=[os.getppid()], exclude_pids=[os.getpid()])
+tracer.start()
+time.sleep(0.2)
+result = tracer.stop()
+print(result.probe_cpu_ns, "".join(spot.what for spot in result.blind_spots))
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv here: NOT TESTED with fewer capabilities")
+def test_a_cost_that_the_kernel_does_not_tell_is_a_blind_spot() -> None:
+    """With the capabilities for tracing alone its statistics cannot be had: that is not the same as no cost."""
+    fewer = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
+    told = subprocess.run(
+        [*fewer, sys.executable, "-c", WITHOUT_STATISTICS], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert told.startswith("0 ")
+    assert "what the probes in the kernel cost" in told

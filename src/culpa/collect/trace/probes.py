@@ -10,7 +10,6 @@ import ctypes
 import mmap
 import os
 import platform
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -293,12 +292,21 @@ class Probes:
                 self._attach(program, name)
 
     def start_measuring(self) -> None:
-        """Have the kernel measure the probes' run time, if it will."""
-        if self._stats_fd < 0:
-            with suppress(TraceError):
-                self._stats_fd = libbpf.checked(
-                    self._library.bpf_enable_stats(libbpf.STATS_RUN_TIME), "measuring the probes"
-                )
+        """Have the kernel measure the probes' run time; where it will not, that is a blind spot and not no time."""
+        if self._stats_fd >= 0:
+            return
+        try:
+            self._stats_fd = libbpf.checked(
+                self._library.bpf_enable_stats(libbpf.STATS_RUN_TIME), "measuring the probes"
+            )
+        except TraceError as error:
+            unmeasured = BlindSpot(
+                what="what the probes in the kernel cost: shown as 0, and --budget counts culpa's own reading only",
+                why=error.what,
+                way_out="run as root (CAP_SYS_ADMIN), or set kernel.bpf_stats_enabled=1",
+            )
+            if unmeasured not in self.blind_spots:
+                self.blind_spots.append(unmeasured)
 
     def stop_measuring(self) -> None:
         """Let the kernel's clock reads around each probe go: they cost a third of the whole."""
