@@ -209,7 +209,7 @@ tracer = Tracer(pids=[os.getppid()], exclude_pids=[os.getpid()])
 tracer.start()
 time.sleep(0.2)
 result = tracer.stop()
-print(result.probe_cpu_ns, "".join(spot.what for spot in result.blind_spots))
+print("".join(spot.what for spot in result.blind_spots))
 """
 
 
@@ -220,5 +220,4 @@ def test_a_cost_that_the_kernel_does_not_tell_is_a_blind_spot() -> None:
     told = subprocess.run(
         [*fewer, sys.executable, "-c", WITHOUT_STATISTICS], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    assert told.startswith("0 ")
     assert "what the probes in the kernel cost" in told
