@@ -36,7 +36,7 @@ def node(here: site.Site, *options: str) -> stand.Stand:
     file, port = stand.copied(here, "visits.js", "visits.js"), ports.free_port()
     argv = [str(NODE), *options, str(file), str(port), str(here.directory / "book"), str(ENTRIES)]
     on = stand.disk(here, CONDITIONS, slow=False)
-    return stand.started(here, CONDITIONS, argv, file=file, port=port, on=on)
+    return stand.served(here, CONDITIONS, argv, file=file, port=port, on=on)
 
 
 def lines(file: Path) -> int:
