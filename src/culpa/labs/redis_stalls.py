@@ -16,7 +16,7 @@ from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import COMMANDS, FILL_SET, name, others
 
 VALUE_BYTES = 32 << 20
-HOGS = 3
+HOGS = 5
 """For each CPU."""
 LARGE_SETS, ELEMENT_BYTES = 5, 60
 SMALL_STRINGS, STRING_BYTES = 200_000, 200

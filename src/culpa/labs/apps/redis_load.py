@@ -19,6 +19,8 @@ PORTION = 500
 PAUSE_S = 0.0005
 ORDINARY_EVERY_S = 0.005
 END = b"\r\n"
+OUT_OF_MEMORY = b"-OOM"
+"""What a full cache says while it still frees what it has evicted; the next round fares better."""
 STAMP = b"0000000000000"
 """Stands for a number, or a Unix time in ms, in a prepared portion; as long as one is until the year 2286."""
 RESYNC_S = 0.1
@@ -69,7 +71,7 @@ class Link:
             seen += (last + chunk).count(END)
             last = chunk[-1:]
             kept += chunk if len(kept) < 65536 else b""
-        if kept.startswith(b"-"):
+        if kept.startswith(b"-") and not kept.startswith(OUT_OF_MEMORY):
             raise RuntimeError(kept[:200].decode(errors="replace"))
         return kept
 
