@@ -48,12 +48,12 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
     return stand.raised(here, conditions, on=disk, app="primes", arguments=(str(BELOW),))
 
 
-def yield_to_others(pid: int) -> None:
+def yield_to_others(pid: int, nice: int = NICE) -> None:
     """Give a process, and its group where there is one, a low priority."""
-    os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
     group = Path(f"/proc/{pid}/autogroup")
     if group.exists():
-        group.write_text(str(NICE))
+        group.write_text(str(nice))
 
 
 def _neighbour(here: Site) -> Program:

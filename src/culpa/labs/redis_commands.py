@@ -71,7 +71,7 @@ def _read(_: Scene, chance: random.Random) -> Drawn:
 
 def _delete(_: Scene, chance: random.Random) -> Drawn:
     """A set built in small steps and deleted as a whole: DEL, against UNLINK. Larger ones hold up who builds them."""
-    elements, key, every_ms = chance.randrange(70_000, 90_000), name(chance), chance.randrange(500, 700)
+    elements, key, every_ms = chance.randrange(140_000, 180_000), name(chance), chance.randrange(500, 700)
     return Drawn(
         load=Load(every_ms=every_ms, words=("rebuild", "DEL", key, str(elements))),
         sound=Load(every_ms=every_ms, words=("rebuild", "UNLINK", key, str(elements))),

@@ -16,8 +16,10 @@ from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import COMMANDS, FILL_SET, name, others
 
 VALUE_BYTES = 32 << 20
-HOGS = 5
+HOGS = 3
 """For each CPU."""
+LOWEST = 19
+"""Priority of the server's main thread beside them: a scheduler that is fair to sleepers hardly delays a higher one."""
 LARGE_SETS, ELEMENT_BYTES = 5, 60
 SMALL_STRINGS, STRING_BYTES = 200_000, 200
 """A little less than they take, so that the cache is full."""
@@ -66,7 +68,7 @@ def _starved(scene: Scene, chance: random.Random) -> Drawn:
     """At a low priority beside programs that want all CPUs, against being alone."""
 
     def hogs() -> Programs:
-        yield_to_others(scene.server.pid)
+        yield_to_others(scene.server.pid, LOWEST)
         return (scene.program("burn.py", str(HOGS * len(os.sched_getaffinity(0)))),)
 
     load, amounts = _whole_small_sets(chance)
