@@ -44,7 +44,8 @@ def _high_water_mib(pid: int) -> float:
 
 
 def _run(pid: int, window: float, directory: Path) -> Peak:
-    argv = [*command(), "why", str(pid), "--for", f"{window:.2f}s", "--json", "--save", str(directory / "bench.culpa")]
+    more = ["--json", "--budget", "100", "--save", str(directory / "bench.culpa")]  # or sums would begin half-way
+    argv = [*command(), "why", str(pid), "--for", f"{window:.2f}s", *more]
     said = directory / "verdict.json"
     peak = watched_peak(argv, said)
     return Peak(mib=peak, events=json.loads(said.read_bytes())["cost"]["events"])
