@@ -175,8 +175,7 @@ def test_a_server_that_is_killed_in_the_window_ends_as_a_blind_spot(tmp_path: Pa
         verdict = judge(recorded(port_of(client), for_ns=3_000_000_000))
         killer.join()
     assert any("says about itself" in spot.what or "waits for the server" in spot.what for spot in verdict.blind_spots)
-    told = {cause.id for cause in verdict.causes if cause.level != "note"}
-    assert told <= {"redis.stall.unattributed", "redis.cpu.starved"}  # a PING may well wait for a server that dies
+    assert not [cause.id for cause in verdict.causes if cause.level != "note"]
 
 
 @needs_redis

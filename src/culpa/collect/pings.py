@@ -15,7 +15,6 @@ import polars as pl
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.exchange import Sent
 from culpa.collect.probe import request_rows
-from culpa.collect.procfs import PROC, read_bounded
 from culpa.collect.redis_answers import NotAnswered
 from culpa.collect.redis_link import Link, Talker
 from culpa.units import NS_PER_SECOND, format_ns, printable
@@ -24,6 +23,8 @@ INTERVAL_NS: Final = NS_PER_SECOND // 40
 """40 a second: a stall of 25 ms meets one for certain, and a server that answers 100,000 a second does not notice."""
 SILENCE_SECONDS: Final = 120.0
 MAX_SENT: Final = 1_000_000
+PROMPT_NS: Final = NS_PER_SECOND // 1000
+"""Sending takes microseconds; in this time it has happened, or this thread was kept from it."""
 
 
 class PingProbe:
@@ -113,9 +114,8 @@ class PingProbe:
         with self._lock:
             self._open = Sent(start_ns=start, local_port=port)
         try:
-            waited_ns = _run_delay_ns()
             talker.send(("PING",))
-            start = talker.sent_ns() + _run_delay_ns() - waited_ns
+            start = _sent_ns(talker.sent_ns(), time.monotonic_ns())
             with self._lock:
                 self._open = Sent(start_ns=start, local_port=port)
             (reply,) = talker.replies(1)
@@ -144,7 +144,8 @@ class PingProbe:
             talker.close()
 
 
-def _run_delay_ns() -> int:
-    """How long this thread has waited for a CPU so far: what it loses between two looks is not the server's."""
-    fields = (read_bounded(PROC / "thread-self" / "schedstat", 128) or b"").split()
-    return int(fields[1]) if len(fields) > 1 else 0
+def _sent_ns(before_ns: int, after_ns: int) -> int:
+    """When the question left. Where it took long, nobody knows whether this thread waited for a CPU or the interpreter
+    before or after it left; what it waited is not the server's, so the later moment counts.
+    """
+    return before_ns if after_ns - before_ns < PROMPT_NS else after_ns
