@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -97,23 +98,18 @@ def _server(url: str, tls: Tls, talk: Talk) -> tuple[RedisTarget, Link]:
         raise UsageError(f"{printable(url, 80)} is no Redis URL", way_out="write redis://HOST:PORT or unix:///PATH")
     if target.password is not None:
         talk.say(f"the password in the URL can be read in the list of processes; {PASSWORD_VARIABLE} is safer")
+    password = target.password or os.environ.get(PASSWORD_VARIABLE) or None
     link = Link(
         address=Address(host=target.host, port=target.port, path=target.path),
-        credentials=Credentials(username=target.user, password=target.password or _password(target)),
+        credentials=Credentials(
+            username=target.user, password=target.password or os.environ.get(PASSWORD_VARIABLE) or None
+        ),
+        database=target.database,
         tls=tls if target.tls else None,
     )
     if link.credentials.password is None and link.wants_password():
-        typed = typer.prompt(f"password of {target.display}", hide_input=True, err=True, default="") if _asks() else ""
+        somebody_there = sys.stdin is not None and sys.stdin.isatty()
+        asked = f"password of {target.display}"
+        typed = typer.prompt(asked, hide_input=True, err=True, default="") if somebody_there else ""
         link = link.with_password(typed or None)
     return target, link
-
-
-def _password(_target: RedisTarget) -> str | None:
-    return os.environ.get(PASSWORD_VARIABLE) or None
-
-
-def _asks() -> bool:
-    """Whether somebody is there to be asked."""
-    import sys
-
-    return sys.stdin is not None and sys.stdin.isatty()

@@ -161,7 +161,7 @@ class Checkup:
         for command, why in refused.items():
             by_command.setdefault(command.partition(" ")[0], set()).add(why)
         for command, reasons in sorted(by_command.items()):
-            if command in ("CLUSTER", "CLIENT") or command == "INFO":
+            if command in ("CLUSTER", "CLIENT", "INFO"):
                 continue  # older servers and single ones do not know all of these
             spots.append(
                 BlindSpot(

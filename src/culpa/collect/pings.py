@@ -19,8 +19,9 @@ from culpa.collect.redis_answers import NotAnswered
 from culpa.collect.redis_link import Link, Talker
 from culpa.units import NS_PER_SECOND, format_ns, printable
 
-INTERVAL_NS: Final = NS_PER_SECOND // 40
-"""40 a second: a stall of 25 ms meets one for certain, and a server that answers 100,000 a second does not notice."""
+PINGS_PER_SECOND: Final = 40
+INTERVAL_NS: Final = NS_PER_SECOND // PINGS_PER_SECOND
+"""A stall of 25 ms meets one for certain, and a server that answers 100,000 a second does not notice."""
 SILENCE_SECONDS: Final = 120.0
 MAX_SENT: Final = 1_000_000
 PROMPT_NS: Final = NS_PER_SECOND // 1000

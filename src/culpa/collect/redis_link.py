@@ -49,6 +49,8 @@ class Link:
 
     address: Address
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+    database: int = 0
+    """Whose keys are looked at."""
     tls: Tls | None = None
 
     def connect(self, *, silence_seconds: float) -> Talker:
@@ -58,6 +60,7 @@ class Link:
             NotAnswered: nobody is there, TLS fails, or the credentials are refused.
         """
         settings: dict[str, Any] = {
+            "db": self.database,
             "username": self.credentials.username,
             "password": self.credentials.password,
             "socket_timeout": silence_seconds,

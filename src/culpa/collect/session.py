@@ -28,7 +28,7 @@ from culpa.collect.commandline import masked_arguments
 from culpa.collect.exchange import Sent
 from culpa.collect.groups import find_group
 from culpa.collect.options import Options, credentials_of, request_plan
-from culpa.collect.pings import PingProbe
+from culpa.collect.pings import PINGS_PER_SECOND, PingProbe
 from culpa.collect.probe import HttpProbe
 from culpa.collect.procfs import PROC, own_pid, require_proc
 from culpa.collect.ranking import busiest
@@ -256,7 +256,7 @@ class _Recording:
             self._say(f"asks {plan.method} {plan.shown} {again}")
             self._probe.start()
         elif isinstance(self._probe, PingProbe):
-            self._say(f"sends PING to {self._target.display} 40 times a second, and INFO once a second")
+            self._say(f"sends PING to {self._target.display} {PINGS_PER_SECOND} times a second, and INFO once a second")
             self._probe.start()
         else:
             asks = "sends nothing" if self._options.passive else "sends it no requests"
