@@ -101,9 +101,7 @@ def _server(url: str, tls: Tls, talk: Talk) -> tuple[RedisTarget, Link]:
     password = target.password or os.environ.get(PASSWORD_VARIABLE) or None
     link = Link(
         address=Address(host=target.host, port=target.port, path=target.path),
-        credentials=Credentials(
-            username=target.user, password=target.password or os.environ.get(PASSWORD_VARIABLE) or None
-        ),
+        credentials=Credentials(username=target.user, password=password),
         database=target.database,
         tls=tls if target.tls else None,
     )
