@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from culpa.diagnose import detail, older, predict
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
+from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.rule import Rule
 from culpa.diagnose.verdict import Cause, Evidence, Level, Predicted, Who
 from culpa.units import NS_PER_SECOND
@@ -60,10 +61,19 @@ def _level(picture: Picture, finding: Finding, ns: int) -> Level:
         return "warning"
     share = picture.share(ns)
     per_request = picture.root.basis == "requests" and ns / picture.request_count >= MIN_NS_PER_REQUEST
-    of_wall = picture.capture.manifest.target.kind != "url" and ns >= MIN_WALL_SHARE * picture.root.wall_ns
-    if finding.only_note or share < WARNING_SHARE or not (per_request or of_wall):
+    if finding.only_note or share < WARNING_SHARE or not (per_request or _noticed(picture, finding)):
         return "note"
     return "critical" if share >= CRITICAL_SHARE else "warning"
+
+
+def _noticed(picture: Picture, finding: Finding) -> bool:
+    """Whether it took enough without being a millisecond of each request. What a check-up asks is answered in far less
+    than that, so that only what a client can notice counts there.
+    """
+    kind, moments = picture.capture.manifest.target.kind, finding.moments
+    if picture.is_checkup:
+        return picture.root.stalls.common(moments) >= STALL_NS
+    return kind != "url" and moments.ns >= MIN_WALL_SHARE * picture.root.wall_ns
 
 
 def _saves(picture: Picture, ns: int, predicted: Predicted | None) -> float:

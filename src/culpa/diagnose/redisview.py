@@ -20,6 +20,7 @@ from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisholds import FORKING, Hold, number_of
+from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -27,8 +28,6 @@ from culpa.units import NS_PER_SECOND
 if TYPE_CHECKING:
     from culpa.diagnose.picture import Picture
 
-STALL_NS = 5_000_000
-"""A client that waits so long for PING notices; a healthy server on a busy host answers within a millisecond or two."""
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -215,12 +214,8 @@ class RedisView:
 
     @cached_property
     def stalls(self) -> Moments:
-        """Requests of the root that waited for at least `STALL_NS`: from asking to the answer."""
-        rows = self.picture.root.requests
-        if rows.is_empty():
-            return Moments.of_rows([], [], [])
-        slow = rows.filter(pl.col("end_ns") - pl.col("start_ns") >= STALL_NS)
-        return Moments.of_rows(slow["item"].to_list(), slow["start_ns"].to_list(), slow["end_ns"].to_list())
+        """Requests of the root that a client notices."""
+        return self.picture.root.stalls
 
     @cached_property
     def all_moments(self) -> Moments:

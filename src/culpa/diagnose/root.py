@@ -16,6 +16,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose.blame import NOTHING, ROOT, UNREAD, BlameBuilder, Interval
+from culpa.diagnose.moments import Moments
 from culpa.model.axis import NO_THREAD, Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
@@ -24,6 +25,8 @@ from culpa.model.waitgraph import NOT_WATCHED, WaitGraph
 
 BUSY_SHARE = 0.9
 """Of the time a request lay unread, to be called busy all the time."""
+STALL_NS = 5_000_000
+"""A client that waits so long for PING notices; a healthy server on a busy host answers within a millisecond or two."""
 Basis = Literal["requests", "threads"]
 
 
@@ -51,6 +54,12 @@ class Root:
         """The root's whole time."""
         threads = sum(int((part.end - part.start).sum()) for part in (self.interval, self.queued))
         return threads + sum(lead[2] - lead[1] for lead in self.leads)
+
+    @property
+    def stalls(self) -> Moments:
+        """The requests that waited for at least `STALL_NS`: from asking to the answer."""
+        slow = self.requests.filter(pl.col("end_ns") - pl.col("start_ns") >= STALL_NS)
+        return Moments.of_rows(slow["item"].to_list(), slow["start_ns"].to_list(), slow["end_ns"].to_list())
 
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {

@@ -91,7 +91,7 @@ def _pinned(scene: Scene, chance: random.Random) -> Drawn:
     def there() -> Programs:
         return tuple(scene.program("burn.py", "1", str(cpu)) for _ in range(HOGS))
 
-    load = Load(every_ms=chance.randrange(10, 20), words=("fill", name(chance), "3000", "100"))
+    load = Load(every_ms=chance.randrange(25, 40), words=("fill", name(chance), "3000", "100"))
     amounts = {"every_ms": load.every_ms, "cpu": cpu}
     return Drawn(load=load, beside=bound, harmless=there, mend=lambda: bind(cpus), amounts=amounts)
 
