@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from culpa.labs import loopdev, product, redis_server, stand
+from culpa.labs import product, redis_server, stand
 from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
 from culpa.labs.rates import quantile
 from culpa.labs.score import score
@@ -82,12 +82,7 @@ class Scene:
         file = stand.copied(self.site, app, app)
         name = app.removesuffix(".py")
         program = self.site.start([sys.executable, str(file), *arguments], name=name)
-
-        def ready() -> bool:
-            program.require_running()
-            return b"ready" in program.log.read_bytes()
-
-        loopdev.wait_until(ready, what=f"{name} to be ready")
+        program.wait_ready()
         return program
 
     def lateness(self) -> float:
