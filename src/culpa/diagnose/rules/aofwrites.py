@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from culpa.capture import schema
+from culpa.capture.columns import Table
 from culpa.diagnose.devicequeue import DeviceQueue
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisview import RedisView
@@ -117,21 +118,31 @@ def _device(view: RedisView, files: pl.DataFrame) -> str | None:
 def _synced_ns(view: RedisView, files: pl.DataFrame, waits: Moments) -> int:
     """How much of the waits lies in syncs of these files by the server's other threads."""
     window = view.picture.capture.manifest.window
-    calls = _sync_calls(view).filter((pl.col("pid") == view.pid) & (pl.col("tid") != view.pid))
-    calls = calls.join(files, on=_FILE, how="semi")
-    spans = zip(
-        calls["enter_ns"].fill_null(window.start_ns).to_list(),
-        calls["exit_ns"].fill_null(window.end_ns).to_list(), strict=True,
+    helpers = (pl.col("pid") == view.pid) & (pl.col("tid") != view.pid)
+    calls = _sync_calls(view).filter(helpers).join(files, on=_FILE, how="semi").with_columns(
+        pl.col("enter_ns").fill_null(window.start_ns), pl.col("exit_ns").fill_null(window.end_ns)
     )  # fmt: skip
-    return waits.within(list(spans)).ns
+    spans = list(calls.select("enter_ns", "exit_ns").iter_rows())
+    states = _syncing(view, schema.THREAD_STATES).filter(helpers).join(files, on=_FILE, how="semi")
+    seen = view.picture.capture.frame(schema.SYSCALLS)["tid"].implode()
+    # One sync from before the window until after it: no call that ends or begins, and found in it both times.
+    through = states.filter(~pl.col("tid").is_in(seen)).group_by("tid").agg(pl.col("ts_ns").n_unique())
+    if bool((through["ts_ns"] > 1).any()):
+        spans.append((window.start_ns, window.end_ns))
+    return waits.within(spans).ns
 
 
 def _sync_calls(view: RedisView) -> pl.DataFrame:
+    return _syncing(view, schema.SYSCALLS)
+
+
+def _syncing(view: RedisView, table: Table) -> pl.DataFrame:
+    """Rows of a table of calls that are syncs, with their file as `ino_dev` and `ino`."""
     capture = view.picture.capture
     numbers = Numbers(capture.manifest.host.machine)
-    calls = capture.frame(schema.SYSCALLS).rename({"dev": "ino_dev"})
-    known = calls["nr"].drop_nulls().unique().to_list()
-    return calls.filter(pl.col("nr").is_in([nr for nr in known if numbers.name(nr) in SYNC]))
+    rows = capture.frame(table).rename({"dev": "ino_dev"})
+    known = rows["nr"].drop_nulls().unique().to_list()
+    return rows.filter(pl.col("nr").is_in([nr for nr in known if numbers.name(nr) in SYNC]))
 
 
 def _worked(view: RedisView, device: str, files: pl.DataFrame, waits: Moments) -> tuple[Worked, ...]:
