@@ -86,8 +86,9 @@ def write_behind_fsync(view: RedisView) -> Iterator[Finding]:
     if wait is None or not _is_behind_sync(wait):
         return
     yield Finding(
-        moments=wait.moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid, on=_on(view, wait, "appendfsync"),
-        evidence=tuple(_evidence(view, wait)), confidence=0.88, fixes=(_DISK,),
+        moments=wait.moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=_on(view, wait, "appendfsync", "everysec"), evidence=tuple(_evidence(view, wait)), confidence=0.88,
+        fixes=(_DISK,),
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def write_behind_child(view: RedisView) -> Iterator[Finding]:
         return
     yield Finding(
         moments=wait.moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
-        on=_on(view, wait, "rdb-save-incremental-fsync"), evidence=tuple(_evidence(view, wait)), confidence=0.88,
+        on=_on(view, wait, "rdb-save-incremental-fsync", "no"), evidence=tuple(_evidence(view, wait)), confidence=0.88,
         fixes=tuple(_child_fixes(view)),
     )  # fmt: skip
 
@@ -188,9 +189,10 @@ def _is_behind_sync(wait: WriteWait) -> bool:
     return synced and (wait.foremost is None or wait.foremost.whose == "own")
 
 
-def _on(view: RedisView, wait: WriteWait, setting: str) -> On:
-    value = view.setting(setting)
-    return On(path=wait.path, syscall="write", setting=None if value is None else f"{setting} {value}")
+def _on(view: RedisView, wait: WriteWait, setting: str, wrong: str) -> On:
+    """The file, and the setting where it is as it should not be."""
+    named = f"{setting} {wrong}" if view.setting(setting) == wrong else None
+    return On(path=wait.path, syscall="write", setting=named)
 
 
 def _evidence(view: RedisView, wait: WriteWait) -> Iterator[Evidence]:
