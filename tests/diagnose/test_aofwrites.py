@@ -44,8 +44,8 @@ class Writing(Scene):
                  dev=DISK, ino=AOF_INO, file_type="reg")  # fmt: skip
 
     def _disk_writes(self, begin: int, end: int, *, tid: int, pid: int, ino: int) -> None:
-        self.add(schema.BLOCKS, queued_ns=begin, issue_ns=begin, complete_ns=end, dev=DISK, sector=begin,
-                 bytes=1 << 20, op="write", sync=True, tid=tid, pid=pid, ino_dev=DISK, ino=ino, generation=1)  # fmt: skip
+        self.add(schema.BLOCKS, queued_ns=begin, issue_ns=begin, complete_ns=end, dev=DISK, sector=begin, op="write",
+                 bytes=1 << 20, sync=True, tid=tid, pid=pid, ino_dev=DISK, ino=ino, generation=1)  # fmt: skip
 
     def verdict(self) -> Verdict:
         """What culpa says of one SET whose append takes 300 ms."""
