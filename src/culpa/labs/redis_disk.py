@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable
 
-from culpa.errors import LabError
 from culpa.labs import loopdev, slowdisk, throttle
 from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import COMMANDS, name
@@ -70,7 +68,7 @@ def _save(scene: Scene, chance: random.Random) -> Drawn:
     def small() -> None:
         for setting, value in right.items():
             scene.server.set(setting, value)
-        _until(scene, lambda: not _is_saving(scene), "the save to end")
+        loopdev.wait_until(lambda: not _is_saving(scene), what="the save to end", timeout_s=SETTLED_S)
         _settle(scene)
 
     return Drawn(
@@ -121,15 +119,6 @@ def _settle(scene: Scene) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _until(scene: Scene, done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SETTLED_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise LabError(f"waited {SETTLED_S:.0f} s for {what}")
-        scene.server.program.require_running()
-        time.sleep(0.05)
 
 
 def _silent(cause: str) -> tuple[str, ...]:
