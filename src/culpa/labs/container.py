@@ -20,6 +20,7 @@ from culpa.errors import LabError
 from culpa.labs import interfaces, ledger, loopdev
 from culpa.labs.places import PREFIX
 from culpa.labs.site import Program, Site
+from culpa.labs.waiting import wait_until
 
 HERE = "198.18.0.1"
 PREFIX_LENGTH = 29
@@ -144,7 +145,7 @@ def _only_child(program: Program) -> int:
         program.require_running()
         return bool(listed.read_text().split())
 
-    loopdev.wait_until(forked, what="the container")
+    wait_until(forked, what="the container")
     children = listed.read_text().split()
     if not children:
         program.require_running()

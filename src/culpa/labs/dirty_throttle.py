@@ -1,7 +1,7 @@
 """A service that records to a disk whose dirty pages are bounded, beside a program that fills them.
 
-The service never syncs, and the disk is not slow: each write waits because the other program has dirtied as much as the
-disk may have. The twin is alone on the same disk, without a bound.
+The service never syncs, and writes less than may be dirty: each write waits because the other program has dirtied as
+much as the disk may have. The twin is alone on the same disk, without a bound.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ SEEN_FROM_BELOW = (
     "cpu.runqueue",
 )
 """What the same full disk looks like from the file system and the device, and four busy threads from the CPUs."""
-UNLIMITED = 10_000_000
+WRITES_PER_SECOND = 400
+"""Of up to a megabyte each: a disk on which nobody who is alone has to wait."""
 DIRTY_BYTES = 16 << 20
 """The kernel lets all who write to the disk go at the same pace, so four threads dirty four times as much as one."""
-RECORD_MEGABYTES, COPIERS, COPY_MEGABYTES = 24, 4, 24
+RECORD_MEGABYTES, COPIERS, COPY_MEGABYTES = 8, 4, 24
 RECORD = "record"
 
 
@@ -51,7 +52,7 @@ def play_healthy(conditions: Conditions) -> Played:
 
 
 def _raised(here: Site, conditions: Conditions, *, dirty_bytes: int | None) -> stand.Stand:
-    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=UNLIMITED), dirty_bytes=dirty_bytes)
+    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=WRITES_PER_SECOND), dirty_bytes=dirty_bytes)
     disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     arguments = (str(disk.directory / "records"), str(RECORD_MEGABYTES))
     return stand.raised(here, conditions, app="recorder", on=disk, arguments=arguments)
@@ -60,7 +61,9 @@ def _raised(here: Site, conditions: Conditions, *, dirty_bytes: int | None) -> s
 def _copies(case: stand.Stand) -> Program:
     file = stand.copied(case.site, "copies.py", "copies.py")
     argv = [sys.executable, str(file), str(case.disk.directory), str(COPIERS), str(COPY_MEGABYTES)]
-    return case.site.start(argv, name="copies")
+    copies = case.site.start(argv, name="copies")
+    copies.wait_ready()
+    return copies
 
 
 def _truth(case: stand.Stand, copies: Program) -> Truth:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from culpa.errors import LabError
-from culpa.labs import ledger, loopdev
+from culpa.labs import ledger
+from culpa.labs.waiting import wait_until
 
 V2_SWITCH = "cgroup.subtree_control"
 
@@ -72,7 +73,7 @@ def remove_group(group: Path) -> bool:
     """Remove an empty cgroup (after its last process has left); False if there was none."""
     if not group.is_dir():
         return False
-    loopdev.wait_until(lambda: not words(group / "cgroup.procs"), what=f"{group} to become empty")
+    wait_until(lambda: not words(group / "cgroup.procs"), what=f"{group} to become empty")
     group.rmdir()
     return True
 

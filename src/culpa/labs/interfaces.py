@@ -6,6 +6,7 @@ from pathlib import Path
 
 from culpa.errors import LabError
 from culpa.labs import loopdev
+from culpa.labs.waiting import wait_until
 
 _LISTED = Path("/sys/class/net")
 
@@ -28,4 +29,4 @@ def remove(name: str) -> None:
     except LabError:
         if exists(name):
             raise
-    loopdev.wait_until(lambda: not exists(name), what=f"{name} to go")
+    wait_until(lambda: not exists(name), what=f"{name} to go")

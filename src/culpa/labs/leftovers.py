@@ -20,6 +20,7 @@ from pathlib import Path
 from culpa.errors import LabError
 from culpa.labs import dirtybound, groups, interfaces, ledger, loopdev, perfmap, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
+from culpa.labs.waiting import wait_until
 
 ENVIRON_LIMIT_BYTES = 1 << 20
 _CONTROLS = frozenset({*throttle.V1_FILES.values(), throttle.V2_FILE})
@@ -166,7 +167,7 @@ def _kill(pids: tuple[int, ...]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # what does not end is told below
             os.kill(pid, signal.SIGKILL)
     for pid in pids:
-        loopdev.wait_until(lambda pid=pid: starttime(pid) is None, what=f"process {pid} to end")  # type: ignore[misc]  # bound now
+        wait_until(lambda pid=pid: starttime(pid) is None, what=f"process {pid} to end")  # type: ignore[misc]  # bound now
 
 
 def _loops(places: Places) -> tuple[str, ...]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from culpa.errors import LabError
+from culpa.labs.waiting import wait_until
 
 COMMAND_TIMEOUT_S = 60.0
-UNDO_TIMEOUT_S = 30.0
-POLL_S = 0.05
 _SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
@@ -100,19 +97,6 @@ def mounts() -> list[str]:
     """All mount points of this mount namespace, in the order they were made."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     return [os.fsdecode(_unescape(line.split(b" ")[4])) for line in lines]
-
-
-def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = UNDO_TIMEOUT_S) -> None:
-    """Poll until the condition holds.
-
-    Raises:
-        LabError: it did not within `timeout_s`.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() >= deadline:
-            raise LabError(f"waited {timeout_s:.0f} s in vain for {what}")
-        time.sleep(POLL_S)
 
 
 def _try_unmount(directory: str) -> bool:

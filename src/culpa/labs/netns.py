@@ -14,6 +14,7 @@ from pathlib import Path
 from culpa.labs import interfaces, ledger, loopdev
 from culpa.labs.places import PREFIX
 from culpa.labs.site import Program, Site
+from culpa.labs.waiting import wait_until
 
 HERE = "198.18.0.1"
 THERE = "198.18.0.2"
@@ -52,7 +53,7 @@ def _wait_apart(program: Program) -> None:
         program.require_running()
         return Path(f"/proc/{program.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
-    loopdev.wait_until(apart, what="the network namespace")
+    wait_until(apart, what="the network namespace")
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from culpa.labs import loopdev, slowdisk, source, stand
+from culpa.labs import slowdisk, source, stand
 from culpa.labs.fsync_loop import FSYNC_HEAVY, SEEN_FROM_BELOW
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Stage, Truth, TruthOn, TruthStep
 from culpa.labs.site import Program, Site, opened
 from culpa.labs.sleep_by_choice import SLEEP
 from culpa.labs.stand import FAST_REQUESTS
+from culpa.labs.waiting import wait_until
 
 WORKERS = 3
 LINES = 20
@@ -44,7 +45,7 @@ def _raised(here: Site, conditions: Conditions, disk: slowdisk.Disk, share: Shar
     script = stand.copied(here, "crew.py", f"{share}.py")
     arguments = ("--workers", str(WORKERS), "--share", share, str(disk.directory / JOURNAL), str(LINES))
     case = stand.started(here, conditions, script, on=disk, arguments=arguments, name=share)
-    loopdev.wait_until(lambda: len(_workers(case.app)) == WORKERS, what="the workers")
+    wait_until(lambda: len(_workers(case.app)) == WORKERS, what="the workers")
     for pid in _workers(case.app):
         disk.admit(pid)
     return case

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from culpa.labs import loopdev, product, redis_server, slowdisk, stand
+from culpa.labs import product, redis_server, slowdisk, stand
 from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
 from culpa.labs.rates import quantile
 from culpa.labs.score import score
 from culpa.labs.site import Program, Site, opened
+from culpa.labs.waiting import wait_until
 from culpa.units import format_seconds
 
 LATE = 0.98
@@ -87,12 +88,7 @@ class Scene:
         file = stand.copied(self.site, app, app)
         name = app.removesuffix(".py")
         program = self.site.start([sys.executable, str(file), *arguments], name=name)
-
-        def ready() -> bool:
-            program.require_running()
-            return b"ready" in program.log.read_bytes()
-
-        loopdev.wait_until(ready, what=f"{name} to be ready")
+        program.wait_ready()
         return program
 
     def lateness(self) -> float:
@@ -117,7 +113,7 @@ class Scene:
             ping()
             return time.monotonic() - asked >= STALL_S
 
-        loopdev.wait_until(is_late, what="a client to wait")
+        wait_until(is_late, what="a client to wait")
 
     def judge(self, url: str) -> product.Judged:
         """Have culpa examine the server."""

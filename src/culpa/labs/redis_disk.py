@@ -15,6 +15,7 @@ from culpa.labs import loopdev, slowdisk, throttle
 from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import COMMANDS, name
 from culpa.labs.site import Site
+from culpa.labs.waiting import wait_until
 
 SYNC, CHILD, DISK = "redis.aof.write-behind-fsync", "redis.aof.write-behind-child", "redis.aof.write-slow-disk"
 THREE = (SYNC, CHILD, DISK)
@@ -26,7 +27,6 @@ BYTES_PER_SECOND = 4 << 20
 COMMIT_S = 1
 MEASURED_S = 4.0
 """Longer than from one sync that is late to the next."""
-SETTLED_S = 30.0
 
 
 def _disk(site: Site) -> slowdisk.Disk:
@@ -68,7 +68,7 @@ def _save(scene: Scene, chance: random.Random) -> Drawn:
     def small() -> None:
         for setting, value in right.items():
             scene.server.set(setting, value)
-        loopdev.wait_until(lambda: not _is_saving(scene), what="the save to end", timeout_s=SETTLED_S)
+        wait_until(lambda: not _is_saving(scene), what="the save to end")
         _settle(scene)
 
     return Drawn(

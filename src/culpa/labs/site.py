@@ -18,6 +18,7 @@ from culpa.errors import LabError
 from culpa.labs import ledger, leftovers, lock
 from culpa.labs.endings import Endings
 from culpa.labs.places import MARKER, PREFIX, Places, of_host
+from culpa.labs.waiting import wait_until
 from culpa.units import printable
 
 LOCK_WAIT_S = 120.0
@@ -42,6 +43,15 @@ class Program:
         """Raise LabError with its last words if it has ended."""
         if self.popen.poll() is not None:
             raise LabError(f"{self.log.stem} ended with status {self.popen.returncode}: {self.last_words()}")
+
+    def wait_ready(self) -> None:
+        """Return once it has said `ready`."""
+
+        def ready() -> bool:
+            self.require_running()
+            return b"ready" in self.log.read_bytes()
+
+        wait_until(ready, what=f"{self.log.stem} to be ready")
 
     def last_words(self) -> str:
         """The last two lines it said, in one."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from culpa.labs import interfaces, ledger, loopdev, stand
 from culpa.labs.places import PREFIX
 from culpa.labs.site import Program, Site
+from culpa.labs.waiting import wait_until
 
 HERE = "198.18.0.5"
 THERE = "198.18.0.6"
@@ -33,7 +34,7 @@ def distant_host(site: Site, *, port: int, pause_s: float) -> Iterator[Program]:
     argv = [sys.executable, str(stand.copied(site, PROGRAM, PROGRAM)), device, THERE, str(port), str(pause_s)]
     program = site.start(argv, name="distant-host")
     try:
-        loopdev.wait_until(lambda: _made(program, device), what=f"{device} to be made")
+        wait_until(lambda: _made(program, device), what=f"{device} to be made")
         loopdev.run_tool("ip", "address", "add", f"{HERE}/{PREFIX_LENGTH}", "dev", device)
         loopdev.run_tool("ip", "link", "set", device, "up")
         yield program
