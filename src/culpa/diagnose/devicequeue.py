@@ -125,6 +125,12 @@ class DeviceQueue:
             fillers=self._fillers(~own, start_ns, end_ns),
         )  # fmt: skip
 
+    def given(self, start_ns: Int64s, end_ns: Int64s) -> pl.DataFrame:
+        """`rows` with `given`: how much (ns) of waits that do not overlap the device gave to each request."""
+        rows = np.arange(len(self.rows))
+        given = self._given_within(rows, start_ns, end_ns) if len(rows) and len(start_ns) else np.zeros(len(rows))
+        return self.rows.with_columns(given=pl.Series(given))
+
     def finished(self) -> Finished:
         """Of all requests that were finished in the window."""
         done = self.rows["complete_ns"].is_not_null().to_numpy()

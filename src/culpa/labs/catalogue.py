@@ -36,6 +36,7 @@ from culpa.labs.postgres_commits import POSTGRES_COMMITS, POSTGRES_COMMITS_HEALT
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
 from culpa.labs.redis_commands import REDIS_COMMANDS
+from culpa.labs.redis_disk import REDIS_DISK
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.redis_stalls import REDIS_STALLS
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
@@ -103,6 +104,7 @@ LABS: tuple[Lab, ...] = (
     JOURNAL_WAIT_HEALTHY,
     *REDIS_COMMANDS,
     *REDIS_STALLS,
+    *REDIS_DISK,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl", "node": "nodejs"}

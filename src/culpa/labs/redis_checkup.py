@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from culpa.labs import product, redis_server, stand
+from culpa.labs import product, redis_server, slowdisk, stand
 from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
 from culpa.labs.rates import quantile
 from culpa.labs.score import score
 from culpa.labs.site import Program, Site, opened
+from culpa.labs.waiting import wait_until
 from culpa.units import format_seconds
 
 LATE = 0.98
 """The share of questions that are answered no later than what is measured."""
 ASK_EVERY_S = 0.005
 MEASURED_S = 1.8
+STALL_S = 0.2
+"""Nothing but the trouble makes anybody wait that long."""
 WATCHED_S, WATCHED_SMALL_S = 10, 5
 """How long culpa watches; as long as its default, and in CI."""
 ALSO_TRUE = ("cpu.runqueue", "redis.cpu.starved")
@@ -47,9 +50,9 @@ class Drawn:
 
     `load` is the habit as found and `sound` what it should be; `wrong` are settings as found and `right` as they should
     be. `fill`: commands that put the data there; `sound_fill`: those of the twin, if others. `beside` starts what
-    disturbs the server from outside, and `harmless` what does not; `mend` is the repair, if
-    it is not to end what disturbs. `url`: where clients reach the server, if not at its
-    own port. `amounts`: what was drawn, for the record.
+    disturbs the server from outside, and `harmless` what does not; `mend` is the repair, if it is not to end what
+    disturbs, and `after` what is done once that has ended. `url`: where clients reach the server, if not at its own
+    port. `amounts`: what was drawn, for the record.
     """
 
     load: Load
@@ -61,17 +64,20 @@ class Drawn:
     beside: Callable[[], Programs] | None = None
     harmless: Callable[[], Programs] | None = None
     mend: Callable[[], None] | None = None
+    after: Callable[[], None] | None = None
     url: str | None = None
     amounts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A running server on its site."""
+    """A running server on its site; `disk` is where its files are, if the case has a disk of its own."""
 
     site: Site
     conditions: Conditions
     server: redis_server.RedisServer
+    disk: slowdisk.Disk | None = None
+    measured_s: float = MEASURED_S
 
     def load(self, load: Load) -> Program:
         """Clients at work; returns once they go round."""
@@ -88,7 +94,7 @@ class Scene:
     def lateness(self) -> float:
         """How late (s) the answer to a GET comes after the GET was due; says it."""
         late, due = [], time.monotonic()
-        end = due + MEASURED_S
+        end = due + self.measured_s
         while due < end:
             time.sleep(max(0.0, due - time.monotonic()))
             self.server.client.get("ordinary:1")
@@ -97,6 +103,17 @@ class Scene:
         seconds = quantile(late, LATE) or 0.0
         self.conditions.progress(f"GET: {LATE:.0%} answered within {format_seconds(seconds)}")
         return seconds
+
+    def await_stall(self) -> None:
+        """Wait until the trouble has shown itself once; LabError if it does not."""
+        ping = self.server.client.ping
+
+        def is_late() -> bool:
+            asked = time.monotonic()
+            ping()
+            return time.monotonic() - asked >= STALL_S
+
+        wait_until(is_late, what="a client to wait")
 
     def judge(self, url: str) -> product.Judged:
         """Have culpa examine the server."""
@@ -110,7 +127,9 @@ class Case:
     """One habit, and what culpa must say of it.
 
     `draw` chooses its amounts. `cause` must come first; `command` is the verb it must name. `of_host`: whether the
-    server's process must be named (it cannot be where only its protocol is seen).
+    server's process must be named (it cannot be where only its protocol is seen), or with `culprit_beside` the first
+    program beside it. `settings`: what the server is started with; `disk` makes the disk for its files; `measured_s`:
+    how long the lab's own clock looks.
     """
 
     name: str
@@ -121,8 +140,13 @@ class Case:
     command: str | None = None
     may: tuple[str, ...] = ()
     of_host: bool = True
+    culprit_beside: bool = False
     seed: str | None = None
     needs: tuple[Need, ...] = ("redis-server",)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    disk: Callable[[Site], slowdisk.Disk] | None = None
+    measured_s: float = MEASURED_S
+    fast: bool = True
     family: Family = "redis"
 
 
@@ -130,7 +154,7 @@ def labs(case: Case) -> tuple[Lab, Lab]:
     """The lab of a case and its healthy twin."""
     name, needs, family = case.name, case.needs, case.family
     sick = Lab(
-        name=name, family=family, needs=needs, seed=case.seed, fires=(case.cause,), silent=case.silent, fast=True,
+        name=name, family=family, needs=needs, seed=case.seed, fires=(case.cause,), silent=case.silent, fast=case.fast,
         play=lambda conditions: _play(case, conditions),
     )  # fmt: skip
     silent = (case.cause, *case.silent)
@@ -148,14 +172,18 @@ def _play(case: Case, conditions: Conditions) -> Played:
         _set(scene, drawn.wrong)
         load = scene.load(drawn.load)
         beside = drawn.beside() if drawn.beside else ()
+        if scene.disk is not None:
+            scene.await_stall()  # a disk has some writes to spare at first
         before = scene.lateness()
-        truth, judged = _truth(case, scene), scene.judge(drawn.url or scene.server.url)
+        truth, judged = _truth(case, scene, beside), scene.judge(drawn.url or scene.server.url)
         _require(load, *beside)
         if drawn.mend is not None:
             drawn.mend()
         else:
             for program in beside:
                 program.stop()
+        if drawn.after is not None:
+            drawn.after()
         _set(scene, drawn.right)
         if drawn.sound is not None:
             load.stop()
@@ -179,9 +207,14 @@ def _play_healthy(case: Case, conditions: Conditions) -> Played:
 
 def _prepared(case: Case, here: Site, conditions: Conditions) -> tuple[Scene, Drawn]:
     """The server, and the case as drawn."""
-    data = here.directory / "data"
+    disk = case.disk(here) if case.disk is not None else None
+    data = (disk.directory if disk is not None else here.directory) / "data"
     data.mkdir()
-    scene = Scene(site=here, conditions=conditions, server=redis_server.start(here, data))
+    settings = {name.replace("-", "_"): value for name, value in case.settings.items()}
+    server = redis_server.start(here, data, **settings)
+    if disk is not None:
+        disk.admit(server.pid)
+    scene = Scene(site=here, conditions=conditions, server=server, disk=disk, measured_s=case.measured_s)
     return scene, case.draw(scene, conditions.parameters.chance(case.name))
 
 
@@ -201,8 +234,8 @@ def _require(*programs: Program) -> None:
         program.require_running()
 
 
-def _truth(case: Case, scene: Scene) -> Truth:
-    pid = scene.server.pid
+def _truth(case: Case, scene: Scene, beside: Programs) -> Truth:
+    pid = beside[0].pid if case.culprit_beside else scene.server.pid
     return Truth(
         causes=(case.cause,),
         may=(*case.may, *ALSO_TRUE),

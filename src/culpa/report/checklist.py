@@ -1,6 +1,7 @@
 """The list for a slow Redis, gone through: what is commonly asked, in its order, each with the answer and the figures.
 
-Nine questions to ask when a Redis is slow, then the five operations that block it. Takes a verdict, computes nothing.
+Nine questions to ask when a Redis is slow, the five operations that block it, and what its disk does to it. Takes a
+verdict, computes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,15 @@ QUESTIONS: tuple[Question, ...] = (
     Question(text="Are there big keys?", checks=("redis.bigkey.read", "redis.bigkey.delete")),
     Question(
         text="How is the append-only file written?",
-        checks=("redis.aof.fsync-always", "redis.aof.fsync-late", "redis.aof.failing"),
+        checks=(
+            "redis.aof.fsync-always",
+            "redis.aof.write-behind-fsync",
+            "redis.aof.write-behind-child",
+            "redis.aof.write-slow-disk",
+            "redis.aof.dirty-throttle",
+            "redis.aof.fsync-late",
+            "redis.aof.failing",
+        ),
     ),
     Question(
         text="Does it use too much memory, and is it swapped?",
@@ -77,16 +86,43 @@ BLOCKING: tuple[Question, ...] = (
         advice="cannot be made asynchronous: keep the instance at 2 to 4 GB",
     ),
 )
+DISK: tuple[Question, ...] = (
+    Question(
+        text="A write put off while a sync runs, and made after 2 s all the same",
+        checks=("redis.aof.write-behind-fsync", "redis.aof.fsync-late"),
+        advice="a late sync alone delays nobody; a write waits once the journal commits the data that is synced",
+    ),
+    Question(
+        text="A write beside a child that saves or rewrites",
+        checks=("redis.aof.write-behind-child",),
+        advice="rdb-save-incremental-fsync and aof-rewrite-incremental-fsync yes; save less often or on a replica",
+    ),
+    Question(
+        text="A write to a disk that others load",
+        checks=("redis.aof.write-slow-disk",),
+        advice="hold the others to a rate, or give the append-only file a disk of its own",
+    ),
+    Question(
+        text="A write that pauses because too much is dirty",
+        checks=("redis.aof.dirty-throttle",),
+        advice="vm.dirty_background_ratio 5 with vm.dirty_ratio 10 uses little memory, 50 with 80 much, "
+        "5 with 80 takes peaks and empties in calm times",
+    ),
+)
 
 
 def lines(verdict: Verdict) -> Iterator[Line]:
-    """The two lists."""
+    """The three lists."""
     yield Line(text="The list for a slow Redis", style="head")
     for number, question in enumerate(QUESTIONS, start=1):
         yield from _answered(f"{number}", question, verdict)
     yield BLANK
     yield Line(text="What blocks the main thread", style="head")
     for number, question in enumerate(BLOCKING, start=1):
+        yield from _answered(f"{number}", question, verdict)
+    yield BLANK
+    yield Line(text="What the disk does to it", style="head")
+    for number, question in enumerate(DISK, start=1):
         yield from _answered(f"{number}", question, verdict)
 
 

@@ -16,6 +16,7 @@ from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
+from culpa.diagnose.rules.redis_disk import write_behind_child, write_behind_fsync, write_slow_disk
 from culpa.diagnose.rules.redis_holds import (
     bigkey_delete,
     bigkey_read,
@@ -46,6 +47,9 @@ RULES: tuple[Rule, ...] = (
     starved,
     load_blocks,
     aof_dirty_throttle,
+    write_behind_fsync,
+    write_behind_child,
+    write_slow_disk,
     write_in_read_path,
     round_trips,
     temp_churn,

@@ -104,9 +104,10 @@ def _finding(picture: Picture, device: str, nodes: list[int]) -> Finding:
         evidence.append(Evidence(fact=fact, value=syncer.writes, unit="", threshold=None, source="blocks"))
     most = syncers[0] if syncers and syncers[0].writes > sum(one.writes for one in syncers) / 2 else None
     own = most is not None and most.pid in chain_pids(picture, nodes)
+    redis = most is not None and most.pid in picture.redis_pids  # whose syncs have causes of their own
     return Finding(
         moments=moments,
-        nearness=Nearness.KERNEL if most is None else Nearness.CODE if own else Nearness.NEIGHBOUR,
+        nearness=Nearness.KERNEL if most is None or redis else Nearness.CODE if own else Nearness.NEIGHBOUR,
         pid=most.pid if most else None,
         tid=most.tid if most else None,
         on=On(device=device, path=most.path if most else None, syscall=calls.name if calls else None),
