@@ -29,16 +29,20 @@ P99_FROM: Final = 100
 LONGEST_NAME: Final = 80
 CONTAINERS: Final = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO", "EXEC"})
 """Commands that run others, which the server counts within them and by themselves (call() in server.c)."""
-ASKED_BY_CULPA: Final = ("AUTH", "CLUSTER", "CONFIG", "DBSIZE", "HELLO", "INFO", "LATENCY", "SLOWLOG")
+ASKED_BY_CULPA: Final = (
+    "AUTH", "CLIENT", "CLIENT|INFO", "CLUSTER", "CLUSTER|INFO", "CONFIG", "CONFIG|GET", "DBSIZE", "HELLO", "INFO",
+    "LATENCY", "LATENCY|LATEST", "SELECT", "SLOWLOG", "SLOWLOG|GET", "SLOWLOG|LEN",
+)  # fmt: skip
 """Verbs that a check-up asks in its window; the server's counters do not tell whose they were."""
 MICROSECONDS: Final = 1_000_000
+OWN: Final = -1
 KIND: Final = ["verb", "pattern", "several"]
 
 SEVERAL: Final = "a message with several commands is one request of its first verb"
 TIMERS: Final = "the last request of a turn of the event loop carries the timers that ran before its reply"
 ELSEWHERE: Final = "its I/O threads read messages: how long each held the main thread was not seen"
 COUNTERS: Final = "the server's own counters: commands alone, without reading and answering; no waiting, no askers"
-OWN_VERBS: Final = "verbs that culpa asks as well are left out: " + ", ".join(ASKED_BY_CULPA)
+OWN_VERBS: Final = "verbs that culpa asks as well (INFO, CONFIG, SLOWLOG and their kin) are left out"
 NESTED: Final = "a script or transaction holds the time of its commands, which have rows of their own"
 
 
@@ -59,14 +63,12 @@ def _by_sockets(view: RedisView, served: Served, counted: tuple[CountedCommand, 
     window = view.picture.capture.manifest.window
     span_ns = max(1, window.end_ns - window.start_ns)
     own = own_sockets(view.picture.capture, served.requests["ino"].unique().to_list())
-    requests = served.requests.with_columns(own=pl.col("ino").is_in(list(own)))
+    requests = served.requests.with_columns(kind=_kind(pl.col("ino").is_in(list(own))))
     kinds = _kinds(requests)
-    own_ns = int(requests.filter("own")["held_ns"].sum())
+    own_ns = int(requests.filter(pl.col("kind") == OWN)["held_ns"].sum())
     shown = kinds.head(MAX_ROWS)
-    requests = requests.join(
-        shown.select(*KIND, "rank", own=pl.lit(value=False)), on=["own", *KIND], how="left",
-        nulls_equal=True, maintain_order="left",
-    )  # fmt: skip
+    ranks = requests["kind"].replace_strict(shown["kind"], shown["rank"], default=None, return_dtype=pl.UInt32)
+    requests = requests.with_columns(rank=ranks)
     behind = _behind(served, requests, len(shown))
     askers = _askers(view, requests)
     labels = [_label(*kind) for kind in shown.select(KIND).iter_rows()]
@@ -83,15 +85,21 @@ def _by_sockets(view: RedisView, served: Served, counted: tuple[CountedCommand, 
     )  # fmt: skip
 
 
+def _kind(own: pl.Expr) -> pl.Expr:
+    """A number for each different verb, pattern and kind of message; `OWN` for what culpa asked."""
+    verb, pattern = (pl.col(name).to_physical().cast(pl.Int64).fill_null(-1) + 1 for name in ("verb", "pattern"))
+    return pl.when(own).then(OWN).otherwise(verb * (1 << 33) + pattern * 2 + pl.col("several").cast(pl.Int64))
+
+
 def _kinds(requests: pl.DataFrame) -> pl.DataFrame:
-    """One row for each `KIND` that others than culpa asked, the most time first, with its `rank`."""
+    """One row for each kind that others than culpa asked, the most time first, with its `rank`."""
     held = pl.col("held_ns")
     found = (
-        requests.lazy().filter(~pl.col("own")).group_by(KIND)
+        requests.lazy().filter(pl.col("kind") != OWN).group_by("kind")
         .agg(
-            pl.len().alias("requests"), held.sum(), held.median().alias("p50"), held.quantile(0.99).alias("p99"),
-            held.max().alias("max"), pl.col("waited_ns").sum(), pl.col("waited_most_ns").sum(),
-            pl.col("reply_bytes").sum(),
+            pl.col(KIND).first(), pl.len().alias("requests"), held.sum(), held.median().alias("p50"),
+            held.quantile(0.99).alias("p99"), held.max().alias("max"),
+            pl.col("waited_ns", "waited_most_ns", "reply_bytes").sum(),
         ).collect()
     )  # fmt: skip
     text = pl.col("verb", "pattern").cast(pl.String).name.suffix("_text")
@@ -152,7 +160,7 @@ def _askers(view: RedisView, requests: pl.DataFrame) -> dict[int, tuple[Asker, .
 
 
 def _names(view: RedisView, inos: list[int]) -> dict[int, str]:
-    """Of a server's sockets who is at the other end: the address, and the name that it gave itself, else its program."""
+    """Of a server's sockets who is at the other end: the address, and the name it gave itself, else its program."""
     capture = view.picture.capture
     given = {one.get("addr"): one.get("name") for one in view.numbered("CLIENT NAMED").values()}
     sockets = capture.frame(schema.SOCKETS)
@@ -215,7 +223,7 @@ def _counted(view: RedisView) -> Iterator[CountedCommand]:
     for name, (calls, usec) in view.counted("cmdstat_", "calls", "usec").items():
         verb = printable(name.upper(), LONGEST_NAME)
         others = calls - pings if verb == "PING" else calls
-        if others <= 0 or verb.partition("|")[0] in ASKED_BY_CULPA:
+        if others <= 0 or verb in ASKED_BY_CULPA:
             continue
         quantiles = view.parts(f"latency_percentiles_usec_{name}")
         found.append(

@@ -22,10 +22,12 @@ from culpa.model.axis import Int64s
 from culpa.model.requests import Requests
 from culpa.syscalls import ACCEPT, MANY_WAIT, Numbers
 
+Int32s = np.ndarray[tuple[int], np.dtype[np.int32]]
 SERVED: dict[str, pl.DataType | type[pl.DataType]] = {
     "verb": schema.REPEATED, "pattern": schema.REPEATED, "ino": pl.UInt64, "read_ns": pl.Int64, "held_ns": pl.Int64,
     "waited_ns": pl.Int64, "waited_most_ns": pl.Int64, "several": pl.Boolean, "reply_bytes": pl.Int64,
 }  # fmt: skip
+_COLUMNS = ("exit_ns", "ino", "direction", "kind", "verb", "detail", "commands", "bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,8 +37,8 @@ class Served:
     `requests` (one row each, n rows, in order of their reading): verb, pattern, ino; read_ns (start of the read);
     held_ns (time of the main thread); waited_ns and waited_most_ns (how long it lay unread: at least from when the
     thread last woke, at most from when it looked before or had answered this client); several (it holds more than one
-    command); reply_bytes. `slice_request` and `slice_ns`: every stretch of the thread's time with its request (-1: asked
-    before the window) in order of time; `waits_from` and `waits_to`: of each request the stretches that lie in
+    command); reply_bytes. `slice_request` and `slice_ns`: every stretch of the thread's time with its request (-1:
+    asked before the window) in order of time; `waits_from` and `waits_to`: of each request the stretches that lie in
     `waited_most_ns`. `elsewhere` counts messages that other threads read.
     """
 
@@ -63,53 +65,64 @@ def find(capture: Capture, found: Requests) -> dict[int, Served]:
 
 
 def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
-    mine = found.exchanges.filter((pl.col("pid") == pid) & (pl.col("role") == "server") & (pl.col("protocol") == "resp"))
-    sockets = mine["ino"].unique()
+    serves = (pl.col("pid") == pid) & (pl.col("role") == "server") & (pl.col("protocol") == "resp")
+    sockets = found.exchanges.lazy().filter(serves).select(pl.col("ino").unique()).collect()["ino"]
     start_ns, end_ns = capture.manifest.window.start_ns, capture.manifest.window.end_ns
-    rows = capture.frame(schema.MESSAGES).filter(
-        (pl.col("pid") == pid) & pl.col("ino").is_in(sockets.implode()) & (pl.col("exit_ns") <= end_ns)
-    )
+    mine = (pl.col("pid") == pid) & pl.col("ino").is_in(sockets.implode()) & (pl.col("exit_ns") <= end_ns)
     here = pl.col("tid") == pid
-    elsewhere = rows.select((~here & (pl.col("direction") == "in")).sum()).item()
-    rows = rows.filter(here).with_columns(pl.col("enter_ns").fill_null(start_ns)).sort("enter_ns")
+    every = capture.frame(schema.MESSAGES).lazy().filter(mine)
+    elsewhere, rows = pl.collect_all(
+        [
+            every.select((~here & (pl.col("direction") == "in")).sum()),
+            every.filter(here).select(pl.col("enter_ns").fill_null(start_ns), *_COLUMNS),
+        ]
+    )  # fmt: skip
     if rows.is_empty():
         return None
     messages = _Messages(rows)
     calls = _Calls(capture, pid)
     slice_ns = _lengths(messages, calls, end_ns)
     request_of = _requests(messages)
-    return _served(messages, calls, slice_ns, request_of, elsewhere)
+    return _served(messages, calls, slice_ns, request_of, int(elsewhere.item()))
 
 
 class _Messages:
     """Columns of messages in order of time, as arrays."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
-        self.rows = rows
-        self.enter = rows["enter_ns"].to_numpy()
-        self.exit = rows["exit_ns"].to_numpy()
-        self.read = (rows["direction"] == "in").to_numpy()
-        self.asks = self.read & (rows["kind"] == "request").to_numpy()
+        enter = rows["enter_ns"].to_numpy()
+        by_time = np.argsort(enter, kind="stable")
+        self._rows, self._by_time = rows, by_time
+        self.enter = enter[by_time]
+        self.exit = rows["exit_ns"].to_numpy()[by_time]
+        self.read = (rows["direction"] == "in").to_numpy()[by_time]
+        self.asks = self.read & (rows["kind"] == "request").to_numpy()[by_time]
+        self.commands = rows["commands"].fill_null(0).to_numpy()[by_time]
+        self.bytes = rows["bytes"].fill_null(0).to_numpy()[by_time]
         inos = rows["ino"].unique().sort().to_numpy()
-        codes = np.searchsorted(inos, rows["ino"].to_numpy())
-        self.order = np.argsort(codes.astype(np.uint16) if len(inos) < 1 << 16 else codes, kind="stable")
+        codes = np.searchsorted(inos, rows["ino"].to_numpy()[by_time])
+        order = np.argsort(codes.astype(np.uint16) if len(inos) < 1 << 16 else codes, kind="stable")
+        self.order = order.astype(np.int32)
         """By socket, and by time within one."""
         grouped = codes[self.order]
         self.begins = np.append(True, grouped[1:] != grouped[:-1])
         """Where in that order a socket's messages begin."""
+        self._place = np.arange(len(codes), dtype=np.int32)
+        self._first = np.maximum.accumulate(np.where(self.begins, self._place, np.int32(0)))
         after_read = np.append(False, self.read[self.order][:-1]) & ~self.begins
         self.answers = np.zeros(len(codes), np.bool_)
         self.answers[self.order] = after_read & ~self.read[self.order]
         """The first message of a reply; what begins a later one may only look like a reply."""
 
-    def last(self, what: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int64s:
+    def asked(self, asks: Int64s) -> pl.DataFrame:
+        """verb, ino and pattern of some messages."""
+        return self._rows.select("verb", "ino", pattern="detail")[self._by_time[asks]]
+
+    def last(self, what: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int32s:
         """Of each message the last one of its socket, itself or before, of which this holds; -1 where there is none."""
-        place = np.arange(len(self.order))
-        held = what[self.order]
-        near = np.maximum.accumulate(np.where(held, place, -1))
-        first = np.maximum.accumulate(np.where(self.begins, place, 0))
-        found = np.full(len(place), -1, np.int64)
-        found[self.order] = np.where(near >= first, self.order[near], -1)
+        near = np.maximum.accumulate(np.where(what[self.order], self._place, np.int32(-1)))
+        found = np.empty(len(near), np.int32)
+        found[self.order] = np.where(near >= self._first, self.order[near], np.int32(-1))
         return found
 
 
@@ -121,24 +134,31 @@ class _Calls:
 
     def __init__(self, capture: Capture, pid: int) -> None:
         numbers, window = Numbers(capture.manifest.host.machine), capture.manifest.window
-        calls = capture.frame(schema.SYSCALLS).filter(pl.col("tid") == pid)
+        calls = capture.frame(schema.SYSCALLS).lazy().filter(pl.col("tid") == pid)
         polls = pl.col("nr").is_in(list(numbers.of(MANY_WAIT)))
         nothing = (pl.col("file_type") == "sock") & (pl.col("ret").fill_null(0) <= 0)
-        turns = calls.filter(polls | nothing | pl.col("nr").is_in(list(numbers.of(ACCEPT))))
-        self.enter = turns["enter_ns"].drop_nulls().sort().to_numpy()
-        ended = turns.filter(polls).drop_nulls("exit_ns").sort("exit_ns")
+        appended = capture.frame(schema.FILES).filter(pl.col("append"))["ino"]
+        appends = (pl.col("file_type") == "reg") & pl.col("ino").is_in(appended.implode())
+        turned = polls | nothing | pl.col("nr").is_in(list(numbers.of(ACCEPT)))
+        turns, files, off = pl.collect_all(
+            [
+                calls.filter(turned).select("enter_ns", "exit_ns", polls=polls),
+                calls.filter(appends).select(start="enter_ns", end=pl.col("exit_ns").fill_null(window.end_ns)),
+                capture.frame(schema.OFFCPU).lazy().filter((pl.col("tid") == pid) & pl.col("off_ns").is_not_null())
+                .select("off_ns", "wake_ns", "on_ns", "state"),
+            ]
+        )  # fmt: skip
+        self.enter = np.sort(turns["enter_ns"].drop_nulls().to_numpy(), kind="stable")
+        ended = turns.filter("polls").drop_nulls("exit_ns").sort("exit_ns")
         self.poll_exit = ended["exit_ns"].to_numpy()
         self.poll_enter = ended["enter_ns"].fill_null(window.start_ns).to_numpy()
-        appended = capture.frame(schema.FILES).filter(pl.col("append"))["ino"]
-        files = calls.filter((pl.col("file_type") == "reg") & pl.col("ino").is_in(appended.implode()))
-        off = capture.frame(schema.OFFCPU).filter(pl.col("tid") == pid).drop_nulls("off_ns").sort("off_ns")
-        self.slept = off.filter(pl.col("state") != 0)["off_ns"].to_numpy()
+        self.slept = off.filter(pl.col("state") != 0)["off_ns"].sort().to_numpy()
         ready = pl.coalesce("wake_ns", pl.when(pl.col("state") == 0).then("off_ns"))
         stretches = [
             off.select(start=ready, end=pl.col("on_ns").fill_null(window.end_ns)),
-            files.select(start="enter_ns", end=pl.col("exit_ns").fill_null(window.end_ns)),
+            files,
         ]
-        both = pl.concat(stretches).drop_nulls()
+        both = pl.concat(stretches).drop_nulls().sort("start")
         nobody = np.zeros(len(both), np.int64)
         self.foreign = Moments.union(nobody, both["start"].to_numpy(), both["end"].to_numpy())
 
@@ -154,17 +174,16 @@ def _lengths(messages: _Messages, calls: _Calls, end_ns: int) -> Int64s:
     inside = (at >= 0) & (foreign.start_ns < ends[np.maximum(at, 0)])
     at = at[inside]
     np.subtract.at(lengths, at, np.minimum(foreign.end_ns[inside], ends[at]) - foreign.start_ns[inside])
-    return np.maximum(lengths, 0)
+    held: Int64s = np.maximum(lengths, 0)
+    return held
 
 
-def _requests(messages: _Messages) -> Int64s:
+def _requests(messages: _Messages) -> Int32s:
     """The message that asked for what each message is part of; -1: it was asked before the window."""
     return messages.last(messages.asks)
 
 
-def _served(
-    messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int64s, elsewhere: int
-) -> Served:
+def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int32s, elsewhere: int) -> Served:
     size = len(messages.enter)
     asks = np.flatnonzero(messages.asks)
     number = np.full(size + 1, -1, np.int64)
@@ -173,14 +192,12 @@ def _served(
     known = request >= 0
     held = np.bincount(request[known], slice_ns[known], len(asks)).astype(np.int64)
     wrote = known & ~messages.read
-    bytes_ = messages.rows["bytes"].fill_null(0).to_numpy()
-    replied = np.bincount(request[wrote], bytes_[wrote], len(asks)).astype(np.int64)
-    commands = messages.rows["commands"].fill_null(0).to_numpy()
+    replied = np.bincount(request[wrote], messages.bytes[wrote], len(asks)).astype(np.int64)
     several = np.zeros(len(asks), np.bool_)
-    several[request[known & (commands > 1) & (messages.asks | messages.answers)]] = True
+    several[request[known & (messages.commands > 1) & (messages.asks | messages.answers)]] = True
     looked, earliest = _unread_since(messages, calls, asks)
     read_ns = messages.enter[asks]
-    frame = messages.rows.select("verb", "ino", pattern="detail")[asks].with_columns(
+    frame = messages.asked(asks).with_columns(
         read_ns=pl.Series(read_ns), held_ns=pl.Series(held), waited_ns=pl.Series(read_ns - looked),
         waited_most_ns=pl.Series(read_ns - earliest), several=pl.Series(several), reply_bytes=pl.Series(replied),
     )  # fmt: skip

@@ -130,8 +130,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
 class CommandRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one kind of request cost a Redis server. Times are of its main thread, in seconds.
 
-    By `sockets` a row is of a verb and a key pattern, and its requests are messages: with `calls` null each held several
-    commands, a pipeline or a transaction, of which the first is named and the time is that of all.
+    By `sockets` a row is of a verb and a key pattern, and its requests are messages: with `calls` null each held
+    several commands, a pipeline or a transaction, of which the first is named and the time is that of all.
     By `commandstats` a row is of a verb, and its time is what the server measured of the commands alone.
     """
 
