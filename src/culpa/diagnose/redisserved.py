@@ -27,7 +27,6 @@ SERVED: dict[str, pl.DataType | type[pl.DataType]] = {
     "verb": schema.REPEATED, "pattern": schema.REPEATED, "ino": pl.UInt64, "read_ns": pl.Int64, "held_ns": pl.Int64,
     "waited_ns": pl.Int64, "waited_most_ns": pl.Int64, "several": pl.Boolean, "reply_bytes": pl.Int64,
 }  # fmt: skip
-_COLUMNS = ("exit_ns", "ino", "direction", "kind", "verb", "detail", "commands", "bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,12 +68,16 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
     sockets = found.exchanges.lazy().filter(serves).select(pl.col("ino").unique()).collect()["ino"]
     start_ns, end_ns = capture.manifest.window.start_ns, capture.manifest.window.end_ns
     mine = (pl.col("pid") == pid) & pl.col("ino").is_in(sockets.implode()) & (pl.col("exit_ns") <= end_ns)
-    here = pl.col("tid") == pid
+    here, reads = pl.col("tid") == pid, pl.col("direction") == "in"
     every = capture.frame(schema.MESSAGES).lazy().filter(mine)
     elsewhere, rows = pl.collect_all(
         [
-            every.select((~here & (pl.col("direction") == "in")).sum()),
-            every.filter(here).select(pl.col("enter_ns").fill_null(start_ns), *_COLUMNS),
+            every.select((~here & reads).sum()),
+            every.filter(here).select(
+                "exit_ns", "ino", "verb", pl.col("enter_ns").fill_null(start_ns),
+                pl.col("commands", "bytes").fill_null(0),
+                pattern="detail", read=reads, asks=reads & (pl.col("kind") == "request"),
+            ),
         ]
     )  # fmt: skip
     if rows.is_empty():
@@ -95,10 +98,10 @@ class _Messages:
         self._rows, self._by_time = rows, by_time
         self.enter = enter[by_time]
         self.exit = rows["exit_ns"].to_numpy()[by_time]
-        self.read = (rows["direction"] == "in").to_numpy()[by_time]
-        self.asks = self.read & (rows["kind"] == "request").to_numpy()[by_time]
-        self.commands = rows["commands"].fill_null(0).to_numpy()[by_time]
-        self.bytes = rows["bytes"].fill_null(0).to_numpy()[by_time]
+        self.read = rows["read"].to_numpy()[by_time]
+        self.asks = rows["asks"].to_numpy()[by_time]
+        self.commands = rows["commands"].to_numpy()[by_time]
+        self.bytes = rows["bytes"].to_numpy()[by_time]
         inos = rows["ino"].unique().sort().to_numpy()
         codes = np.searchsorted(inos, rows["ino"].to_numpy()[by_time])
         order = np.argsort(codes.astype(np.uint16) if len(inos) < 1 << 16 else codes, kind="stable")
@@ -116,7 +119,7 @@ class _Messages:
 
     def asked(self, asks: Int64s) -> pl.DataFrame:
         """verb, ino and pattern of some messages."""
-        return self._rows.select("verb", "ino", pattern="detail")[self._by_time[asks]]
+        return self._rows.select("verb", "ino", "pattern")[self._by_time[asks]]
 
     def last(self, what: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int32s:
         """Of each message the last one of its socket, itself or before, of which this holds; -1 where there is none."""
@@ -165,9 +168,12 @@ class _Calls:
 
 def _lengths(messages: _Messages, calls: _Calls, end_ns: int) -> Int64s:
     """How long the thread was at each message: a write, or a read and what was done until it turned elsewhere."""
-    stops = np.sort(np.concatenate([messages.enter, calls.enter, [end_ns]]), kind="stable")
-    until = stops[np.minimum(np.searchsorted(stops, messages.exit), len(stops) - 1)]
-    ends = np.where(messages.read, np.maximum(until, messages.exit), messages.exit)
+    reads = np.flatnonzero(messages.read)
+    turned = np.append(calls.enter, end_ns)
+    other = turned[np.minimum(np.searchsorted(calls.enter, messages.exit[reads]), len(calls.enter))]
+    until = np.minimum(np.append(messages.enter[1:], end_ns)[reads], other)
+    ends = messages.exit.copy()
+    ends[reads] = np.maximum(until, ends[reads])
     lengths = ends - messages.enter
     foreign = calls.foreign
     at = np.searchsorted(messages.enter, foreign.start_ns, side="right") - 1

@@ -45,6 +45,8 @@ class Detail:
 
 BLANK = Line(text="")
 MAX_TREE_NODES = 120
+MAX_SERVERS = 2
+"""Of which commands are shown: the one that is examined, and perhaps another that was met."""
 SMALLEST_SHOWN_SHARE = 0.005
 
 
@@ -118,7 +120,7 @@ def _commands(verdict: Verdict, detail: Detail) -> Iterator[Line]:
     """What a server that is examined was busy with; of one met on the way only --json tells."""
     if verdict.target.kind != "redis":
         return
-    for table in verdict.commands:
+    for table in verdict.commands[:MAX_SERVERS]:
         told = [row for row in table.rows if row.share >= SMALLEST_SHOWN_SHARE] or table.rows[:1]
         shown = told[: detail.commands]
         yield BLANK
