@@ -41,6 +41,7 @@ KIND: Final = ["verb", "pattern", "several"]
 SEVERAL: Final = "a message with several commands is one request of its first verb"
 TIMERS: Final = "the last request of a turn of the event loop carries the timers that ran before its reply"
 ELSEWHERE: Final = "its I/O threads read messages: how long each held the main thread was not seen"
+WRITERS: Final = "its I/O threads wrote replies: that is in no row, and how large they were was not summed"
 COUNTERS: Final = "the server's own counters: commands alone, without reading and answering; no waiting, no askers"
 OWN_VERBS: Final = "verbs that culpa asks as well (INFO, CONFIG, SLOWLOG and their kin) are left out"
 NESTED: Final = "a script or transaction holds the time of its commands, which have rows of their own"
@@ -65,6 +66,7 @@ def _by_sockets(view: RedisView, served: Served, counted: tuple[CountedCommand, 
     own = own_sockets(view.picture.capture, served.requests["ino"].unique().to_list())
     requests = served.requests.with_columns(kind=_kind(pl.col("ino").is_in(list(own))))
     kinds = _kinds(requests)
+    threaded = served.written_elsewhere > 0
     own_ns = int(requests.filter(pl.col("kind") == OWN)["held_ns"].sum())
     shown = kinds.head(MAX_ROWS)
     ranks = requests["kind"].replace_strict(shown["kind"], shown["rank"], default=None, return_dtype=pl.UInt32)
@@ -73,7 +75,7 @@ def _by_sockets(view: RedisView, served: Served, counted: tuple[CountedCommand, 
     askers = _askers(view, requests)
     labels = [_label(*kind) for kind in shown.select(KIND).iter_rows()]
     rows = [
-        _row(row, span_ns, askers.get(row["rank"], ()), _most(behind[row["rank"]], labels))
+        _row(row, span_ns, askers.get(row["rank"], ()), _most(behind[row["rank"]], labels), threaded=threaded)
         for row in shown.iter_rows(named=True)
     ]
     rest = kinds[len(shown) :]
@@ -81,7 +83,7 @@ def _by_sockets(view: RedisView, served: Served, counted: tuple[CountedCommand, 
         server=view.server, basis="sockets", seconds=span_ns / NS_PER_SECOND, rows=tuple(rows), other_rows=len(rest),
         other_requests=int(rest["requests"].sum()), other_seconds=int(rest["held_ns"].sum()) / NS_PER_SECOND,
         own_seconds=own_ns / NS_PER_SECOND, counted=counted[:MAX_COUNTED],
-        notes=(TIMERS, *((SEVERAL,) if kinds["several"].any() else ())),
+        notes=(TIMERS, *((SEVERAL,) if kinds["several"].any() else ()), *((WRITERS,) if threaded else ())),
     )  # fmt: skip
 
 
@@ -110,8 +112,9 @@ def _kinds(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 def _row(
-    row: Mapping[str, object], span_ns: int, askers: tuple[Asker, ...], most: tuple[str | None, float | None]
-) -> CommandRow:
+    row: Mapping[str, object], span_ns: int, askers: tuple[Asker, ...], most: tuple[str | None, float | None], *,
+    threaded: bool,
+) -> CommandRow:  # fmt: skip
     requests, held_ns = _number(row["requests"]), _number(row["held_ns"])
     p99 = _number(row["p99"]) / NS_PER_SECOND if requests >= P99_FROM else None
     return CommandRow(
@@ -119,7 +122,8 @@ def _row(
         calls=None if row["several"] else int(requests), seconds=held_ns / NS_PER_SECOND, share=held_ns / span_ns,
         p50=_number(row["p50"]) / NS_PER_SECOND, p99=p99, max=_number(row["max"]) / NS_PER_SECOND,
         waited=(_number(row["waited_ns"]) / NS_PER_SECOND, _number(row["waited_most_ns"]) / NS_PER_SECOND),
-        behind=most[0], behind_seconds=most[1], reply_bytes=int(_number(row["reply_bytes"])), askers=askers,
+        behind=most[0], behind_seconds=most[1], reply_bytes=None if threaded else int(_number(row["reply_bytes"])),
+        askers=askers,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Served:
     thread last woke, at most from when it looked before or had answered this client); several (it holds more than one
     command); reply_bytes. `slice_request` and `slice_ns`: every stretch of the thread's time with its request (-1:
     asked before the window) in order of time; `waits_from` and `waits_to`: of each request the stretches that lie in
-    `waited_most_ns`. `elsewhere` counts messages that other threads read.
+    `waited_most_ns`. `elsewhere` and `written_elsewhere` count messages that other threads read and wrote.
     """
 
     requests: pl.DataFrame
@@ -47,6 +47,7 @@ class Served:
     waits_from: Int64s
     waits_to: Int64s
     elsewhere: int
+    written_elsewhere: int
 
 
 def find(capture: Capture, found: Requests) -> dict[int, Served]:
@@ -70,9 +71,9 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
     mine = (pl.col("pid") == pid) & pl.col("ino").is_in(sockets.implode()) & (pl.col("exit_ns") <= end_ns)
     here, reads = pl.col("tid") == pid, pl.col("direction") == "in"
     every = capture.frame(schema.MESSAGES).lazy().filter(mine)
-    elsewhere, rows = pl.collect_all(
+    others, rows = pl.collect_all(
         [
-            every.select((~here & reads).sum()),
+            every.select(read=(~here & reads).sum(), written=(~here & ~reads).sum()),
             every.filter(here).select(
                 "exit_ns", "ino", "verb", pl.col("enter_ns").fill_null(start_ns),
                 pl.col("commands", "bytes").fill_null(0),
@@ -86,7 +87,7 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
     calls = _Calls(capture, pid)
     slice_ns = _lengths(messages, calls, end_ns)
     request_of = _requests(messages)
-    return _served(messages, calls, slice_ns, request_of, int(elsewhere.item()))
+    return _served(messages, calls, slice_ns, request_of, (others[0, 0], others[0, 1]))
 
 
 class _Messages:
@@ -189,7 +190,7 @@ def _requests(messages: _Messages) -> Int32s:
     return messages.last(messages.asks)
 
 
-def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int32s, elsewhere: int) -> Served:
+def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int32s, others: tuple[int, int]) -> Served:
     size = len(messages.enter)
     asks = np.flatnonzero(messages.asks)
     number = np.full(size + 1, -1, np.int64)
@@ -209,7 +210,8 @@ def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int3
     )  # fmt: skip
     return Served(
         requests=frame.select(list(SERVED)), slice_request=request, slice_ns=slice_ns,
-        waits_from=np.searchsorted(messages.enter, earliest), waits_to=asks, elsewhere=elsewhere,
+        waits_from=np.searchsorted(messages.enter, earliest), waits_to=asks, elsewhere=others[0],
+        written_elsewhere=others[1],
     )  # fmt: skip
 
 
