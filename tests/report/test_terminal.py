@@ -22,6 +22,7 @@ MAKERS: dict[str, Callable[[], Verdict]] = {
     "slow": verdicts.verdict,
     "healthy": verdicts.healthy,
     "unknown": verdicts.unknown,
+    "busy": verdicts.busy,
     "hostile": verdicts.hostile,
 }
 CASES = [(name, width, verbose) for name in MAKERS for width in (80, 120) for verbose in (False, True)]

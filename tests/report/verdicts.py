@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose.verdict import (
+    Asker,
     Cause,
+    CommandRow,
+    Commands,
     CostView,
     Culpa,
     Evidence,
@@ -124,12 +127,16 @@ def verdict(**changes: object) -> Verdict:
 
 
 def healthy() -> Verdict:
+    return healthy_with()
+
+
+def healthy_with(**changes: object) -> Verdict:
     return verdict(
         headline="nothing is slow: 1,204 requests took 1.20 ms in the median, none waited for anything for long",
         state="not-slow", causes=(), blind_spots=(),
         observed=Observed(
             completed=1204, in_flight=0, in_flight_age=None, p50=0.0012, p99=0.004, max=0.01, per_second=99.5
-        ),
+        ), **changes,
     )  # fmt: skip
 
 
@@ -141,6 +148,37 @@ def unknown() -> Verdict:
             BlindSpot(what="system calls and waits", why="not root", way_out="run with sudo, or give CAP_BPF"),
         ),
     )  # fmt: skip
+
+
+def command(verb: str, pattern: str | None, seconds: float, requests: int, **parts: object) -> CommandRow:
+    fields: dict[str, object] = {
+        "calls": requests, "share": seconds / 10, "p50": seconds / requests, "p99": 3 * seconds / requests,
+        "max": 4 * seconds / requests,
+        "waited": (0.0, 0.0), "behind": None, "behind_seconds": None, "reply_bytes": 100 * requests,
+        "askers": (Asker(name="10.0.0.7:* (name=report)", requests=requests, seconds=seconds),),
+    }  # fmt: skip
+    return CommandRow(verb=verb, pattern=pattern, requests=requests, seconds=seconds, **(fields | parts))
+
+
+def busy() -> Verdict:
+    """A check-up of a server that one command keeps busy, and one whose counters alone are known."""
+    seen = Commands(
+        server="127.0.0.1:7001", basis="sockets", seconds=10.0, other_rows=2, other_requests=9, other_seconds=0.001,
+        own_seconds=0.01, notes=("culpa cannot tell everything",),
+        rows=(
+            command("HGETALL", "user:*", 6.1, 2300),
+            command("GET", "page:*", 0.4, 900, waited=(0.3, 0.9), behind="HGETALL user:*", behind_seconds=0.8),
+            command("SET", "page:*", 0.2, 40, calls=None),
+            command("PING", None, 0.001, 4),
+        ),
+    )  # fmt: skip
+    counted = Commands(
+        server="127.0.0.1:7002", basis="commandstats", seconds=10.2, other_rows=0, other_requests=0, other_seconds=0.0,
+        own_seconds=None,
+        rows=(command("SORT", None, 2.0, 50, p50=None, p99=None, waited=None, reply_bytes=None, askers=()),),
+    )  # fmt: skip
+    target = TargetView(kind="redis", name="redis://127.0.0.1:7001/0", pids=(4711,))
+    return healthy_with(target=target, commands=(seen, counted))
 
 
 def hostile() -> Verdict:
@@ -158,6 +196,31 @@ def hostile() -> Verdict:
         causes=(cause,) * 12,
         ruled_out=(RuledOut(resource=CONTROLS, verdict=CONTROLS, evidence=(evidence,) * 3),) * 30,
         blind_spots=(BlindSpot(what=CONTROLS, why="\u6f22" * 300, way_out=CONTROLS),) * 50,
-        target=TargetView(kind="process", name=CONTROLS, pids=()),
+        target=TargetView(kind="redis", name=CONTROLS, pids=()),
+        commands=(
+            Commands(
+                server=CONTROLS,
+                basis="sockets",
+                seconds=1.0,
+                other_rows=3,
+                other_requests=9,
+                other_seconds=0.1,
+                own_seconds=0.0,
+                notes=(CONTROLS,),
+                rows=(
+                    command(
+                        CONTROLS,
+                        "k" * 4000 + CONTROLS,
+                        5.0,
+                        7,
+                        waited=(9.0, 9.0),
+                        behind=CONTROLS,
+                        askers=(Asker(name=CONTROLS, requests=3, seconds=1.0),) * 3,
+                    ),
+                )
+                * 20,
+            ),
+        )
+        * 4,
         blame=node(CONTROLS, "running", 10.67, (node(CONTROLS, "io", 5.0, who=who, on=evil),) * 300),
     )

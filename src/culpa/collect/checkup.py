@@ -35,6 +35,7 @@ SCAN_COUNT: Final = 100
 SAMPLE_NS: Final = NS_PER_SECOND // 4
 """So long the keys are looked at; MEMORY USAGE with five samples takes microseconds, SCAN of 100 about 50."""
 NAMED_CLIENTS: Final = 16
+MAX_NAMES: Final = 256
 MAX_CLIENTS: Final = 20_000
 MAX_SETTINGS: Final = 2000
 SETTINGS: Final = (
@@ -249,6 +250,10 @@ class Checkup:
         yield Fact(source="CLIENT LIST", field="clients", value=str(len(clients)))
         for verb, count in Counter(found.get("cmd", "") for found in clients).most_common(NAMED_CLIENTS):
             yield Fact(source="CLIENT LIST", field=f"last command {printable(verb, 40)}", value=str(count))
+        for found in [one for one in clients if one.get("name")][:MAX_NAMES]:
+            for name in ("addr", "name"):
+                number = printable(found["id"], 24)
+                yield Fact(source="CLIENT NAMED", field=f"{number}.{name}", value=printable(found.get(name, ""), 64))
         clients.sort(key=lambda found: (-("O" in found.get("flags", "")), -_number(found.get("omem"))))
         for found in clients[:NAMED_CLIENTS]:
             if _number(found.get("omem")) or "O" in found.get("flags", ""):

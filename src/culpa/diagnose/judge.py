@@ -14,7 +14,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, sampled, summed, tree, workers
+from culpa.diagnose import detail, redisserved, sampled, summed, tree, workers
 from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
 from culpa.diagnose.moments import Moments
@@ -24,6 +24,7 @@ from culpa.diagnose.ruled_out import ruled_out
 from culpa.diagnose.rules import RULES
 from culpa.diagnose.verdict import (
     Cause,
+    Commands,
     CostView,
     Culpa,
     Evidence,
@@ -62,12 +63,14 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     asked, end_ns = _asked(capture), capture.manifest.window.end_ns
     capture = backing.united(detail.part(capture))
     exchanges = requests.find(capture)
+    served = redisserved.find(capture, exchanges)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
-    picture = replace(draw(capture, exchanges), asked=asked, asked_until_ns=end_ns)
+    picture = replace(draw(capture, exchanges), asked=asked, asked_until_ns=end_ns, served=served)
     heads, broken, checks = _heads(picture, rules)
     if sums is not None:
         # The trouble may have come, or shown itself, only after single events ended.
-        later = replace(draw_sums(backing.united(sums), exchanges), asked=asked, asked_until_ns=end_ns)
+        later = draw_sums(backing.united(sums), exchanges)
+        later = replace(later, asked=asked, asked_until_ns=end_ns, served=served)
         heads_later, broken_later, checks_later = _heads(later, rules)
         if _worst_ns(later, heads_later, known={cause.id for cause in heads}) > _worst_ns(picture, heads):
             picture, heads, broken, checks = later, heads_later, broken_later, checks_later
@@ -91,6 +94,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         causes=heads,
         ruled_out=ruled_out(picture),
         blind_spots=manifest.blind_spots + broken, checks=checks if picture.is_checkup else (),
+        commands=_commands(picture),
         cost=CostView(
             events=manifest.cost.events, lost_events=manifest.cost.lost_events,
             probe_cpu_seconds=manifest.cost.probe_cpu_ns / NS_PER_SECOND,
@@ -151,6 +155,11 @@ def _explained(found: list[Found]) -> Moments:
         np.concatenate([np.zeros(0, np.int64), *(part.start_ns for part in parts)]),
         np.concatenate([np.zeros(0, np.int64), *(part.end_ns for part in parts)]),
     )
+
+
+def _commands(picture: Picture) -> tuple[Commands, ...]:
+    found = (view.commands for view in picture.redis_servers)
+    return tuple(table for table in found if table is not None)
 
 
 def _check(rule: Rule, answer: Answer, evidence: tuple[Evidence, ...]) -> CheckAnswer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +17,7 @@ from culpa.diagnose import root as root_of
 from culpa.diagnose import sampled, summed
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisserved import Served
 from culpa.diagnose.redisview import RedisView, servers
 from culpa.diagnose.root import Root
 from culpa.model import timeline, waitgraph
@@ -45,6 +47,8 @@ class Picture:
     """
     asked_until_ns: int = 0
     """The end of that window."""
+    served: Mapping[int, Served] = field(default_factory=dict)
+    """What the main threads of Redis servers did, by process, where their messages were recorded."""
     explained: Moments | None = None
     """Where other causes lie, for the rule about what is left."""
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from culpa.capture import schema
-from culpa.diagnose import redisholds
+from culpa.diagnose import commandtable, redisholds
 from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisholds import FORKING, Hold, number_of
 from culpa.diagnose.root import STALL_NS
-from culpa.diagnose.verdict import Evidence
+from culpa.diagnose.verdict import Commands, Evidence
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
 
@@ -127,6 +127,36 @@ class RedisView:
             return 0.0
         began = known[0] if self._both("uptime_in_seconds") and len(counts) > 1 else 0.0
         return max(0.0, known[-1] - began)
+
+    def counted(self, prefix: str, *parts: str) -> dict[str, tuple[float, ...]]:
+        """How much the parts of all fields `PREFIX...` of INFO grew, by the rest of their names.
+
+        Empty where the server was asked only once. A field that was not there at first began at 0, as all do where the
+        server was restarted or its counters reset.
+        """
+        told = [(name, ends) for (where, name), ends in self._ends.items() if where.startswith("INFO ")]
+        mine = [(name.removeprefix(prefix), ends) for name, ends in told if name.startswith(prefix)]
+        began_ns = min((first_ns for _, (first_ns, _, _, _) in told), default=0)
+        if not any(last_ns > first_ns for _, (first_ns, _, last_ns, _) in mine):
+            return {}
+        found = {}
+        for name, (first_ns, first, _, last) in mine:
+            new = first_ns > began_ns
+            grown = [((0.0 if new else _part(first, part) or 0.0), _part(last, part) or 0.0) for part in parts]
+            reset = any(after < before for before, after in grown)
+            found[name] = tuple(after if reset else after - before for before, after in grown)
+        return found
+
+    @property
+    def counted_seconds(self) -> float:
+        """Between the first and the last time its commands were counted."""
+        ends = [ends for (where, _), ends in self._ends.items() if where == "INFO commandstats"]
+        return max(((last - first) / NS_PER_SECOND for first, _, last, _ in ends), default=0.0)
+
+    def parts(self, field: str) -> dict[str, float]:
+        """The numbers in a field like `p50=1.0,p99=2.0`."""
+        pairs = (pair.partition("=") for pair in (self.text(field) or "").split(","))
+        return {name: number for name, _, text in pairs if (number := number_of(text)) is not None}
 
     def values(self, field: str) -> list[float]:
         """All values of a field of INFO, in order."""
@@ -273,6 +303,11 @@ class RedisView:
     def logged(self) -> tuple[Hold, ...]:
         """Entries of its slow log of the window."""
         return redisholds.logged(self)
+
+    @cached_property
+    def commands(self) -> Commands | None:
+        """What it was busy with, by command; None where that is not known."""
+        return commandtable.of(self, self.picture.served.get(self.pid) if self.pid is not None else None)
 
     def stalled_by(self, holds: tuple[Hold, ...]) -> Moments:
         """The root's time in which these commands ran."""

@@ -119,6 +119,80 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands, fired or not; what it is blamed for stands in its cause."""
 
 
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sent requests: an address, with the name it gave itself or its process, and the time they held the thread."""
+
+    name: str
+    requests: int
+    seconds: float
+
+
+class CommandRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one kind of request cost a Redis server. Times are of its main thread, in seconds.
+
+    By `sockets` a row is of a verb and a key pattern, and its requests are messages: with `calls` null each held
+    several commands, a pipeline or a transaction, of which the first is named and the time is that of all.
+    By `commandstats` a row is of a verb, and its time is what the server measured of the commands alone.
+    """
+
+    verb: str
+    pattern: str | None
+    requests: int
+    calls: int | None
+    seconds: float
+    share: float
+    """Of the main thread's time in the window."""
+    p50: float | None
+    p99: float | None
+    """From 100 requests."""
+    max: float | None
+    """By `commandstats`: the longest that the slow log kept."""
+    waited: tuple[float, float] | None
+    """How long they lay unread, all together: at least, and at most; null: not seen."""
+    behind: str | None
+    """The row that held the thread for most of that (of the most it can be)."""
+    behind_seconds: float | None
+    reply_bytes: int | None
+    askers: tuple[Asker, ...] = ()
+    """The largest, at most three."""
+
+
+class CountedCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server itself counted of one verb in the window: its commands alone, no reading nor answering.
+
+    Verbs that a check-up asks itself (INFO, CONFIG ...) are left out, as are its PINGs. `contains`: its time holds that
+    of other commands, which are counted again under their own verbs (EVAL, EXEC). The
+    quantiles are the server's since it was started (latencystats, since 7.0), not of the window.
+    """
+
+    verb: str
+    calls: int
+    seconds: float
+    contains: bool = False
+    p50_since_start: float | None = None
+    p99_since_start: float | None = None
+
+
+class Commands(msgspec.Struct, frozen=True, kw_only=True):
+    """What one Redis server was busy with: the rows with most time, and the sum of the others.
+
+    `basis`: `sockets` (its messages, as recorded) or `commandstats` (its own counters, its slow log). `seconds`: the
+    time watched. culpa's own requests are in `own_seconds` alone.
+    """
+
+    server: str
+    basis: Literal["sockets", "commandstats"]
+    seconds: float
+    rows: tuple[CommandRow, ...]
+    other_rows: int
+    other_requests: int
+    other_seconds: float
+    own_seconds: float | None
+    counted: tuple[CountedCommand, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What these figures cannot tell."""
+
+
 class RuledOut(msgspec.Struct, frozen=True, kw_only=True):
     """A usual suspect with the figure that acquits it."""
 
@@ -207,4 +281,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     blind_spots: tuple[BlindSpot, ...]
     checks: tuple[Check, ...] = ()
     """What was examined where one server was: every check with its answer."""
+    commands: tuple[Commands, ...] = ()
+    """What each Redis server that was asked was busy with."""
     cost: CostView

@@ -38,12 +38,15 @@ class Detail:
     ruled_out: int
     blind_spots: int
     rows: int
+    commands: int = 4
     sources: bool = False
     tree: bool = False
 
 
 BLANK = Line(text="")
 MAX_TREE_NODES = 120
+MAX_SERVERS = 2
+"""Of which commands are shown: the one that is examined, and perhaps another that was met."""
 SMALLEST_SHOWN_SHARE = 0.005
 
 
@@ -56,6 +59,7 @@ def lines(verdict: Verdict, detail: Detail) -> Iterator[Line]:
         yield BLANK
         yield from _head(number, cause, verdict, detail)
     yield from _rest(verdict.causes[detail.heads :])
+    yield from _commands(verdict, detail)
     yield BLANK
     yield from _ruled_out(verdict, detail)
     yield from _blind_spots(verdict, detail)
@@ -110,6 +114,23 @@ def _rest(causes: tuple[Cause, ...]) -> Iterator[Line]:
         yield Line(label="" if position else "also", text=text)
     if len(causes) > 4:
         yield Line(text=f"and {len(causes) - 4} more: --json lists them", style="faint")
+
+
+def _commands(verdict: Verdict, detail: Detail) -> Iterator[Line]:
+    """What a server that is examined was busy with; of one met on the way only --json tells."""
+    if verdict.target.kind != "redis":
+        return
+    for table in verdict.commands[:MAX_SERVERS]:
+        told = [row for row in table.rows if row.share >= SMALLEST_SHOWN_SHARE] or table.rows[:1]
+        shown = told[: detail.commands]
+        yield BLANK
+        yield Line(label="commands", text=wording.commands_basis(table), style="faint")
+        for row in shown:
+            yield Line(text=wording.command(row), indent=0, label="")
+        if hidden := len(table.rows) - len(shown) + table.other_rows:
+            yield Line(text=f"and {hidden} more kinds: --json lists them", style="faint")
+        if detail.sources:
+            yield from (Line(text=wording.sentence(note), style="faint") for note in table.notes)
 
 
 def _ruled_out(verdict: Verdict, detail: Detail) -> Iterator[Line]:

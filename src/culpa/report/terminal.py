@@ -18,19 +18,20 @@ MAX_LINES: Final = 44
 MIN_WIDTH, MAX_WIDTH = 40, 160
 
 _DETAILS: Final = (
-    Detail(heads=3, facts=6, becauses=3, fixes=2, ruled_out=12, blind_spots=4, rows=6),
-    Detail(heads=3, facts=5, becauses=2, fixes=2, ruled_out=12, blind_spots=3, rows=4),
-    Detail(heads=2, facts=5, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=4),
-    Detail(heads=2, facts=4, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=3),
-    Detail(heads=2, facts=3, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=3),
-    Detail(heads=2, facts=2, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=2),
-    Detail(heads=1, facts=2, becauses=1, fixes=1, ruled_out=6, blind_spots=1, rows=2),
-    Detail(heads=1, facts=1, becauses=0, fixes=1, ruled_out=4, blind_spots=1, rows=1),
+    Detail(heads=3, facts=6, becauses=3, fixes=2, ruled_out=12, blind_spots=4, rows=6, commands=3),
+    Detail(heads=3, facts=5, becauses=2, fixes=2, ruled_out=12, blind_spots=3, rows=4, commands=3),
+    Detail(heads=2, facts=5, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=4, commands=3),
+    Detail(heads=2, facts=4, becauses=1, fixes=1, ruled_out=12, blind_spots=2, rows=3, commands=2),
+    Detail(heads=2, facts=3, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=3, commands=2),
+    Detail(heads=2, facts=2, becauses=1, fixes=1, ruled_out=8, blind_spots=1, rows=2, commands=1),
+    Detail(heads=1, facts=2, becauses=1, fixes=1, ruled_out=6, blind_spots=1, rows=2, commands=1),
+    Detail(heads=1, facts=1, becauses=0, fixes=1, ruled_out=4, blind_spots=1, rows=1, commands=1),
 )
 """From rich to poor; the first that fits on a screen is shown."""
 _VERBOSE: Final = Detail(
-    heads=20, facts=50, becauses=20, fixes=20, ruled_out=50, blind_spots=100, rows=50, sources=True, tree=True
-)
+    heads=20, facts=50, becauses=20, fixes=20, ruled_out=50, blind_spots=100, rows=50, commands=20, sources=True,
+    tree=True,
+)  # fmt: skip
 
 _LABEL_CELLS: Final = 10
 _INDENT_CELLS: Final = 2

@@ -16,6 +16,8 @@ KILOBYTE = 1024
 HUGE_LEAST = 100 << 20
 """Less in huge pages copies in a moment whatever is written."""
 SATURATED = 0.9
+MOSTLY = 0.5
+"""Of the main thread's time: a command with more takes longer than all the others together."""
 LATE_NS = 5_000_000
 """A host that lets a busy program wait so long makes every server late."""
 
@@ -183,7 +185,9 @@ def io_threads(view: RedisView) -> Said | None:
     "commands queue behind each other, however short each of them is",
 )
 def saturated(view: RedisView) -> Said | None:
-    """The main thread computes for more than nine tenths of the window."""
+    """The main thread computes for more than nine tenths of the window; named is the one command that takes most of it,
+    if there is one, and otherwise the load is of many.
+    """
     used = [view.delta("used_cpu_user_main_thread"), view.delta("used_cpu_sys_main_thread")]
     if used[0] is None or used[1] is None or view.seconds <= 0:
         raise Unseen("the server does not say what its main thread used (since 6.2)")
@@ -200,8 +204,38 @@ def saturated(view: RedisView) -> Said | None:
             Evidence(fact="commands a second", value=round(done / view.seconds), unit="", threshold=None,
                      source="INFO stats")
         )  # fmt: skip
-    change = "split the data over several servers, read from replicas, send fewer and larger commands"
-    return Said(evidence=tuple(facts), fixes=(Fix(id="redis-shard", change=change, reversible=True, risk="work"),))
+    largest = _largest_command(view)
+    if largest is None:
+        return Said(evidence=tuple(facts), fixes=(_SHARD,))
+    label, part, source = largest
+    mostly = part >= MOSTLY * share
+    told = "of it in one command" if mostly else "of it in the largest of its commands"
+    facts.append(
+        Evidence(fact=f"{told}, {label}", value=format_share(min(1.0, part / share)), unit="",
+                 threshold=format_share(MOSTLY), source=source)
+    )  # fmt: skip
+    return Said(evidence=tuple(facts), command=label if mostly else None, fixes=(_CHEAPER if mostly else _SHARD,))
+
+
+_SHARD = Fix(
+    id="redis-shard", change="split the data over several servers, read from replicas, send fewer and larger commands",
+    reversible=True, risk="work",
+)  # fmt: skip
+_CHEAPER = Fix(
+    id="redis-one-command", reversible=True, risk="work",
+    change="make this one command rarer or cheaper: read in steps, keep its keys small, keep its answer in the client, "
+    "ask it of a replica; another server would not help it",
+)  # fmt: skip
+
+
+def _largest_command(view: RedisView) -> tuple[str, float, str] | None:
+    """What the main thread was busy with most, without culpa's own: its label, its part of the window, who told."""
+    table = view.commands
+    if table is None:
+        return None
+    row = table.rows[0]
+    source = "messages" if table.basis == "sockets" else "INFO commandstats"
+    return " ".join(part for part in (row.verb, row.pattern) if part), row.share, source
 
 
 HOST_STATES = (huge_pages, overcommit, backlog, host_latency, io_threads, saturated)

@@ -26,6 +26,7 @@ class Said:
     evidence: tuple[Evidence, ...]
     fixes: tuple[Fix, ...] = ()
     setting: str | None = None
+    command: str | None = None
     risk: bool = False
     confidence: float = 0.9
 
@@ -43,8 +44,9 @@ def state(id: str, title: str, why: str) -> Callable[[State], Rule]:  # the fiel
             if said is not None and (said.risk or view.picture.is_checkup):
                 yield Finding(
                     moments=NOTHING, nearness=Nearness.SETTING, pid=view.pid, tid=None,
-                    on=On(peer=view.server, setting=said.setting), evidence=said.evidence, confidence=said.confidence,
-                    fixes=said.fixes, only_note=not said.risk, kind="risk" if said.risk else "slowness",
+                    on=On(peer=view.server, setting=said.setting, command=said.command), evidence=said.evidence,
+                    confidence=said.confidence, fixes=said.fixes, only_note=not said.risk,
+                    kind="risk" if said.risk else "slowness",
                 )  # fmt: skip
 
         check.__doc__ = (
