@@ -251,6 +251,8 @@ def test_a_replica_that_loads_its_copy_is_told_so(tmp_path: Path) -> None:
             time.sleep(0.1)
         loaded = examined(replica)
     assert answer(loading, "redis.repl.load-blocks") == "fired"
+    refused = [one for one in cause(loading, "redis.repl.load-blocks").evidence if "answered with LOADING" in one.fact]
+    assert refused[0].value != 0
     assert answer(loaded, "redis.repl.load-blocks") == "clear"
     assert answer(loaded, "redis.repl.down") == "clear"
 

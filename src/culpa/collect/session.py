@@ -185,9 +185,11 @@ class _Recording:
     def _examine(self, link: Link, stack: ExitStack) -> tuple[int, ...]:
         """Reach the server and ask it everything once; its processes, where they are on this host."""
         try:
-            self._checkup = Checkup(link)
+            self._checkup = Checkup(link, raises_monitor=self._options.latency_monitor)
             stack.callback(self._checkup.close)
             self._checkup.start()
+            for sentence in self._checkup.monitor.settled:
+                self._say(sentence)
             self._probe = PingProbe(link)
             stack.callback(self._probe.stop)
         except NotAnswered as reason:
