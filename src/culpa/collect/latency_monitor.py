@@ -47,8 +47,8 @@ class LatencyMonitor:
         self._link = link
         self._directory = directory
         self._record: undo.Record | None = None
-        self._before: Samples = frozenset()
-        self._threshold_ms = 0
+        self._before: Samples | None = None
+        self._threshold_ms: int | None = None
         self._spot: BlindSpot | None = None
         self.settled: list[str] = []
         """Sentences on what a killed culpa left, and this one put back or could not."""
@@ -62,14 +62,16 @@ class LatencyMonitor:
         self.settled = settle(talker, identity(talker).run_id, self._directory)
         found = identity(talker)
         value = found.threshold
-        self._threshold_ms = int(value) if value is not None and value.isdecimal() else 0
+        self._threshold_ms = int(value) if value is not None and value.isdecimal() else None
         self._before = samples(talker)
-        if not raises or 0 < self._threshold_ms <= THRESHOLD_MS:
+        if not raises or self._threshold_ms == THRESHOLD_MS:
             return
-        if value is None or not value.isdecimal():
+        if value is None or self._threshold_ms is None:
             self._refused("the server does not say what its threshold is")
-            return
-        self._raise(talker, found.run_id, value)
+        elif self._before is None:
+            self._refused("the server does not let LATENCY be read", right="+latency")
+        else:
+            self._raise(talker, found.run_id, value)
 
     def _raise(self, talker: Talker, run_id: str, before: str) -> None:
         address = self._link.address
@@ -111,19 +113,28 @@ class LatencyMonitor:
             )  # fmt: skip
 
     def facts(self, talker: Talker) -> Iterator[Fact]:
-        """From what on it noted anything (milliseconds; 0: it was off), and what it noted since `begin`."""
+        """From what on it noted anything (milliseconds; 0: it was off), and what it noted since `begin`.
+
+        Nothing where the server tells either of these to nobody.
+
+        Raises:
+            NotAnswered: the server stops answering.
+        """
+        noted = samples(talker)
+        if noted is None or self._before is None or self._threshold_ms is None:
+            return
         yield Fact(source=MONITOR_SOURCE, field="threshold_ms", value=str(self._threshold_ms))
-        for event, at_unix, lasted_ms in sorted(samples(talker) - self._before):
+        for event, at_unix, lasted_ms in sorted(noted - self._before):
             yield Fact(source=HISTORY_SOURCE, field=f"{event}.{at_unix}", value=str(lasted_ms))
 
     def blind_spots(self) -> tuple[BlindSpot, ...]:
         """Why it could not be switched on, or not be put back."""
         return () if self._spot is None else (self._spot,)
 
-    def _refused(self, why: str) -> None:
+    def _refused(self, why: str, *, right: str = "+config|set") -> None:
         self._spot = BlindSpot(
             what="what the server's latency monitor would note in the window", why=why,
-            way_out=f"let this user run it (ACL SETUSER ... +config|set), or set {SETTING} in the provider's console",
+            way_out=f"let this user run it (ACL SETUSER ... {right}), or set {SETTING} in the provider's console",
         )  # fmt: skip
 
 
@@ -153,16 +164,20 @@ def identity(talker: Talker) -> Identity:
     )
 
 
-def samples(talker: Talker) -> Samples:
-    """What it holds of every event.
+def samples(talker: Talker) -> Samples | None:
+    """What it holds of every event; None where the server refuses to tell.
 
     Raises:
         NotAnswered: the server stops answering.
     """
     (latest,) = talker.ask(("LATENCY", "LATEST"))
-    rows = latest[:MAX_EVENTS] if isinstance(latest, list) else []
-    names = [row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], bytes)]
+    if not isinstance(latest, list):
+        return None
+    # A row has four fields, of a Valkey six; the name is the first.
+    names = [row[0] for row in latest[:MAX_EVENTS] if isinstance(row, list) and row and isinstance(row[0], bytes)]
     histories = talker.ask(*(("LATENCY", "HISTORY", name) for name in names)) if names else []
+    if any(isinstance(history, Exception) for history in histories):
+        return None
     return frozenset(
         (printable(name.decode("utf-8", "replace"), 64), pair[0], pair[1])
         for name, history in zip(names, histories, strict=True)

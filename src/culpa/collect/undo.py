@@ -107,13 +107,14 @@ def write(change: Change, directory: Path) -> Record:
                 os.fsync(descriptor)
                 os.link(draft, name, src_dir_fd=inside, dst_dir_fd=inside, follow_symlinks=False)
                 os.fsync(inside)
+            except FileExistsError as error:
+                os.close(descriptor)
+                raise CulpaError("another culpa has changed it", way_out="wait until that one has ended") from error
             except BaseException:
                 os.close(descriptor)
                 raise
             finally:
                 os.unlink(draft, dir_fd=inside)
-    except FileExistsError as error:
-        raise CulpaError("another culpa has changed it already", way_out="wait until that one has ended") from error
     except OSError as error:
         what = f"what is to be undone cannot be noted in {directory}: {(error.strerror or str(error)).lower()}"
         raise CulpaError(what, way_out="make that directory this user's own, and writable") from error
