@@ -86,3 +86,5 @@ def test_root_keeps_them_where_only_root_writes(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/some")
     assert Path("/home/some/.local/state/culpa") == undo.state_directory()
+    monkeypatch.delenv("HOME")
+    assert Path("/var/tmp/culpa-1000") == undo.state_directory()

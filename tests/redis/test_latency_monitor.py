@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,52 @@ def test_what_it_noted_in_the_window_is_evidence(server: redis.Redis, state: Pat
     assert isinstance(noted[0].value, float | int)
     assert noted[0].value >= 1
     assert answer(verdict, "redis.monitor.off") == "fired"
+
+
+def test_a_stall_from_outside_is_said_not_to_be_among_what_it_noted(server: redis.Redis, state: Path) -> None:
+    """The server stands still and cannot know it; seen from behind a relay, so that nothing of its host is seen."""
+    pid = int(server.info()["process_id"])
+
+    def stop() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGCONT)
+
+    with _relay(port_of(server)) as port, ExitStack() as stack:
+        keeps_asking(stack, stop, pause=0.3)
+        verdict = judge(recorded(port, latency_monitor=True, for_ns=2 * WINDOW_NS))
+    assert threshold(server) == "0"
+    evidence = cause(verdict, "redis.stall.unattributed").evidence
+    assert any("its own latency monitor" in fact.fact or "its latency monitor" in fact.fact for fact in evidence)
+
+
+@contextmanager
+def _relay(port: int) -> Iterator[int]:
+    """A port whose connections are passed on to another."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    here, _ = listener.accept()
+                except OSError:
+                    return
+                there = socket.create_connection(("127.0.0.1", port))
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=pass_on, args=pair, daemon=True).start()
+
+        def pass_on(source: socket.socket, sink: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+            with suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_nothing_is_changed_unasked(server: redis.Redis, state: Path) -> None:
@@ -243,8 +290,11 @@ def test_a_culpa_that_is_killed_is_named_and_the_next_one_puts_it_back(server: r
     child.communicate()
     assert f"latency-monitor-threshold of 127.0.0.1:{port_of(server)} is to be 0 again" in _owed()
     assert threshold(server) == "1"
-    (told,) = settle_all(state, but=None)
-    assert told.startswith("put back what")
+    watching = [sys.executable, "-c", _COMMAND_LINE, "why", str(os.getpid()), "--for", "0.3s", "--no-trace"]
+    told = subprocess.run(
+        watching, capture_output=True, check=True, env={**os.environ, "CULPA_TEST_STATE": _roots_state()}
+    )
+    assert b"put back what a culpa that was killed had changed" in told.stderr
     assert threshold(server) == "0"
     assert _owed() == "none"
 

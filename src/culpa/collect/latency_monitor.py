@@ -73,6 +73,11 @@ class LatencyMonitor:
         else:
             self._raise(talker, found.run_id, value)
 
+    @property
+    def is_raised(self) -> bool:
+        """Whether its setting is another now than before."""
+        return self._record is not None
+
     def _raise(self, talker: Talker, run_id: str, before: str) -> None:
         address = self._link.address
         change = undo.Change(

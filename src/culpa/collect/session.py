@@ -259,6 +259,8 @@ class _Recording:
             self._probe.start()
         elif isinstance(self._probe, PingProbe):
             self._say(f"sends PING to {self._target.display} {PINGS_PER_SECOND} times a second, and INFO once a second")
+            if self._checkup is not None and self._checkup.monitor.is_raised:
+                self._say("has its latency monitor switched on meanwhile (CONFIG SET), and back at the end")
             self._probe.start()
         else:
             asks = "sends nothing" if self._options.passive else "sends it no requests"

@@ -82,8 +82,12 @@ def state_directory() -> Path:
     """Where this user's records are."""
     if os.geteuid() == 0:
         return ROOTS_STATE
-    said = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(said) if said.startswith("/") else Path.home() / ".local" / "state") / "culpa"
+    state, home = (Path(os.environ.get(name, "")) for name in ("XDG_STATE_HOME", "HOME"))
+    if state.is_absolute():
+        return state / "culpa"
+    if home.is_absolute():
+        return home / ".local" / "state" / "culpa"
+    return Path(f"/var/tmp/culpa-{os.geteuid()}")  # noqa: S108  # whose it is, is looked at before it is used
 
 
 def write(change: Change, directory: Path) -> Record:

@@ -255,7 +255,7 @@ class RedisView:
         )  # fmt: skip
 
     def monitored(self, *events: str) -> tuple[Evidence, ...]:
-        """What its own latency monitor noted of these events in the window; nothing where it noted none."""
+        """What its own latency monitor noted of these events while culpa watched; nothing where it noted none."""
         noted = self._noted
         facts = []
         for event in events:
@@ -263,7 +263,7 @@ class RedisView:
                 seconds = "1 second" if len(lasted) == 1 else f"{len(lasted)} seconds"
                 facts.append(
                     Evidence(
-                        fact=f"its latency monitor noted {event} in {seconds} of the window, the longest",
+                        fact=f"its latency monitor noted {event} in {seconds}, the longest",
                         value=max(lasted), unit="ms", threshold=self.number("threshold_ms", "LATENCY MONITOR"),
                         source=f"LATENCY HISTORY {event}",
                     )
@@ -276,7 +276,7 @@ class RedisView:
         if self._noted or not threshold:
             return self.monitored(*sorted(self._noted))
         return (
-            Evidence(fact="events that its own latency monitor noted in the window", value=0, unit="",
+            Evidence(fact="events that its own latency monitor noted meanwhile", value=0, unit="",
                      threshold=f"{threshold:g} ms", source="LATENCY HISTORY"),
         )  # fmt: skip
 
