@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -19,6 +22,32 @@ def told(result: LabResult) -> str:
     return msgspec.json.format(msgspec.json.encode(causes)).decode()
 
 
+def is_right(result: LabResult) -> None:
+    """The truth was found in every stage, and nothing false beside it."""
+    assert result.found, told(result)
+    assert result.score.false_alarms == (), told(result)
+
+
+RUNS = 3
+"""With those that were disturbed."""
+
+
+def proven(run: Callable[[], LabResult], check: Callable[[LabResult], None]) -> None:
+    """Check a run; one that was disturbed from outside, by the lab's own measure, proves nothing if it fails, and is
+    repeated, for all to see. The last one counts in any case.
+    """
+    for left in range(RUNS - 1, -1, -1):
+        result = run()
+        try:
+            check(result)
+        except AssertionError:
+            if not result.disturbed or not left:
+                raise
+            warnings.warn(f"{result.lab} again: {'; '.join(result.disturbed)}", stacklevel=2)
+        else:
+            return
+
+
 NOT_EVERYWHERE = {"node", "postgres"}
 """Programs that no package of the tests brings along."""
 
@@ -33,16 +62,19 @@ def skip_without_its_programs(name: str) -> None:
 @pytest.mark.trace
 def test_redis_slow_is_found_and_its_repair_helps() -> None:
     """Both causes in their order, then the round trips; each fix makes the request faster by the lab's own clock."""
-    result = run_lab("redis-slow", parameters=Parameters(), trace=True, progress=print)
-    assert result.found, told(result)
-    assert [stage.name for stage in result.stages] == ["always", "everysec"]
-    assert result.measured.before > 5.0  # the seed's 10.5 s, on a disk held to 800 writes a second
-    assert result.measured.after_fix is not None
-    assert result.measured.after_fix < result.measured.before / 4
-    repaired = result.stages[1].measured.after_fix
-    assert repaired is not None
-    assert repaired < result.measured.after_fix / 2
-    assert result == msgspec.json.decode(msgspec.json.encode(result), type=LabResult)
+
+    def check(result: LabResult) -> None:
+        assert result.found, told(result)
+        assert [stage.name for stage in result.stages] == ["always", "everysec"]
+        assert result.measured.before > 5.0  # the seed's 10.5 s, on a disk held to 800 writes a second
+        assert result.measured.after_fix is not None
+        assert result.measured.after_fix < result.measured.before / 4
+        repaired = result.stages[1].measured.after_fix
+        assert repaired is not None
+        assert repaired < result.measured.after_fix / 2
+        assert result == msgspec.json.decode(msgspec.json.encode(result), type=LabResult)
+
+    proven(lambda: run_lab("redis-slow", parameters=Parameters(), trace=True, progress=print), check)
 
 
 def test_redis_slow_is_found_by_samples() -> None:
@@ -57,13 +89,15 @@ def test_redis_slow_is_found_by_samples() -> None:
 def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
     """The cause first, with its process, file, peer or line, and nothing false beside it."""
     skip_without_its_programs(name)
-    result = run_lab(name, parameters=Parameters(small=True), trace=True, progress=print)
-    assert result.found, told(result)
-    assert result.score.false_alarms == (), told(result)
-    assert result.measured.after_fix is not None
-    # Where the trouble takes a part of the disk or the CPUs, the work itself stays.
-    part_only = name in ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "redis-expire")
-    assert result.measured.after_fix < result.measured.before / (2 if part_only else 4)
+
+    def check(result: LabResult) -> None:
+        is_right(result)
+        assert result.measured.after_fix is not None
+        # Where the trouble takes a part of the disk or the CPUs, the work itself stays.
+        part_only = name in ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "redis-expire")
+        assert result.measured.after_fix < result.measured.before / (2 if part_only else 4)
+
+    proven(lambda: run_lab(name, parameters=Parameters(small=True), trace=True, progress=print), check)
 
 
 @pytest.mark.trace
@@ -74,9 +108,8 @@ def test_a_wait_in_a_ring_is_found_like_one_in_io_getevents() -> None:
         parameters = Parameters(small=True, seed=seed)
         drawn[seed] = parameters.chance("async-io").choice((async_io.RING, async_io.CONTEXT))
     assert {1: async_io.CONTEXT, 3: async_io.RING} == drawn  # the other one is run with all labs
-    result = run_lab("async-io", parameters=Parameters(small=True, seed=3), trace=True, progress=print)
-    assert result.found, told(result)
-    assert result.score.false_alarms == (), told(result)
+    parameters = Parameters(small=True, seed=3)
+    proven(lambda: run_lab("async-io", parameters=parameters, trace=True, progress=print), is_right)
 
 
 @pytest.mark.trace
@@ -84,9 +117,7 @@ def test_a_wait_in_a_ring_is_found_like_one_in_io_getevents() -> None:
 def test_a_sound_lab_is_silent(name: str) -> None:
     """Nothing above a note, and enough seen to say so."""
     skip_without_its_programs(name)
-    result = run_lab(name, parameters=Parameters(small=True), trace=True, progress=print)
-    assert result.found, told(result)
-    assert result.score.false_alarms == (), told(result)
+    proven(lambda: run_lab(name, parameters=Parameters(small=True), trace=True, progress=print), is_right)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +125,7 @@ def test_a_sound_lab_is_silent(name: str) -> None:
 )
 def test_samples_alone_tell_causes_apart(name: str) -> None:
     """Each is found without eBPF, and not taken for another."""
-    result = run_lab(name, parameters=Parameters(), trace=False, progress=print)
-    assert result.found, told(result)
-    assert result.score.false_alarms == (), told(result)
+    proven(lambda: run_lab(name, parameters=Parameters(), trace=False, progress=print), is_right)
 
 
 def test_a_lab_beyond_samples_says_so() -> None:

@@ -41,7 +41,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One diagnosis without its verdict.
 
     `seconds`: from culpa's start to its verdict; `explained`: the share of the root's time that has an explanation.
-    Both are null where it gave none.
+    Both are null where it gave none. `disturbed`: what disturbed the run from outside.
     """
 
     lab: str
@@ -54,6 +54,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     score: Score
     seconds: float | None
     explained: float | None
+    disturbed: tuple[str, ...] = ()
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +198,7 @@ def _cases(lab: Lab, result: LabResult) -> Iterator[Case]:
             score=stage.score,
             seconds=round(stage.seconds, 3),
             explained=_explained(stage.verdict),
+            disturbed=result.disturbed,
         )
 
 
@@ -249,7 +251,8 @@ def _said(case: Case) -> str:
     named += f" in {format_seconds(case.seconds)}" if case.seconds is not None else ""
     missed = f"; missed: {', '.join(case.score.missed)}" if case.score.missed else ""
     false = f"; false: {', '.join(case.score.false_alarms)}" if case.score.false_alarms else ""
-    return named + missed + false
+    disturbed = "".join(f"; disturbed: {sentence}" for sentence in case.disturbed)
+    return named + missed + false + disturbed
 
 
 def _spoken(rate: Rate) -> str:

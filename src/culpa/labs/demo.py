@@ -55,6 +55,8 @@ def summary(result: LabResult) -> Iterator[str]:
     yield f"{result.lab} on {'a slow' if result.parameters['disk'] == 'slow' else 'an ordinary'} disk"
     for stage in result.stages:
         yield from _stage_lines(stage)
+    for sentence in result.disturbed:
+        yield f"disturbed: {sentence}"
     verdict = "the whole truth was found" if result.found else "culpa missed some of the truth"
     yield f"{verdict}, in {format_seconds(result.seconds)}"
 

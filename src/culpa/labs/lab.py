@@ -125,7 +125,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `truth`, `verdict`, `measured` and `score` are those of the first stage; `stages` holds all."""
+    """One run. `truth`, `verdict`, `measured` and `score` are those of the first stage; `stages` holds all.
+
+    `disturbed`: what disturbed the run from outside, in sentences; a verdict may then be right about the host and miss
+    the truth of the lab.
+    """
 
     schema: str = LAB_SCHEMA
     lab: str
@@ -136,6 +140,7 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     score: Score
     seconds: float
     stages: tuple[Stage, ...]
+    disturbed: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:

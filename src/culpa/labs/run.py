@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
+
 from culpa.collect.trace import tracer
 from culpa.errors import LabError
-from culpa.labs import catalogue
+from culpa.labs import catalogue, disturbance
 from culpa.labs.lab import Conditions, Lab, LabResult, Parameters, Played
 
 
@@ -38,8 +40,11 @@ def run(lab: Lab, conditions: Conditions) -> LabResult:
         raise LabError(f"the lab {lab.name} cannot be judged by samples", way_out="run it without --no-trace")
     conditions = replace(conditions, trace=conditions.trace and _can_trace(conditions.progress))
     started = time.monotonic()
-    played = lab.play(conditions)
-    return _result(lab, conditions, played, seconds=time.monotonic() - started)
+    with disturbance.watched() as watch:
+        played = lab.play(conditions)
+        disturbed = watch.end()
+    result = _result(lab, conditions, played, seconds=time.monotonic() - started)
+    return msgspec.structs.replace(result, disturbed=disturbed)
 
 
 def _can_trace(progress: Callable[[str], None]) -> bool:

@@ -1,0 +1,91 @@
+"""What is said to disturb a run from outside, and what is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from culpa.labs import disturbance
+
+BURN = str(Path(disturbance.APPS) / "burn.py")
+SECONDS = 1.0
+URGENT = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+until = time.monotonic() + 0.1
+while time.monotonic() < until: pass
+"""
+
+
+def said_while(seconds: float = SECONDS) -> str:
+    """What is said of a second that starts now."""
+    with disturbance.watched() as watch:
+        time.sleep(seconds)
+        return " ".join(watch.end())
+
+
+def busy_seconds() -> float:
+    """Of all CPUs, by whomever."""
+    first = Path("/proc/stat").read_text().split("\n", 1)[0]
+    return sum(int(field) for field in first.split()[1:4]) / disturbance.TICKS
+
+
+def not_of_others() -> float:
+    """CPU time (s) that is not counted as that of others."""
+    return busy_seconds() - disturbance._seconds_of_others()
+
+
+def test_what_a_run_itself_takes_is_no_disturbance() -> None:
+    """Neither while its program runs nor once it has ended within the run, whatever others do meanwhile."""
+    before = not_of_others()
+    with subprocess.Popen([sys.executable, BURN, "1"], stdout=subprocess.DEVNULL) as burning:
+        time.sleep(SECONDS)
+        taken = not_of_others() - before
+        fields = Path(f"/proc/{burning.pid}/stat").read_text().rpartition(")")[2].split()
+        burned = (int(fields[11]) + int(fields[12])) / disturbance.TICKS
+        burning.kill()
+    assert burned > SECONDS / 10
+    assert taken >= burned - 0.05
+    assert not_of_others() - before >= burned - 0.05
+
+
+def test_a_program_of_somebody_else_is_a_disturbance() -> None:
+    """One that is not below this process takes a CPU."""
+    orphan = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" "{BURN}" 1 >/dev/null 2>&1 & echo $!'],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    pid = int(orphan.stdout)
+    try:
+        said = said_while()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert "programs of others took" in said
+
+
+@pytest.mark.root
+def test_a_cpu_that_is_away_is_a_disturbance() -> None:
+    """Taken from everything less urgent for 100 ms, as by a hypervisor."""
+    with disturbance.watched() as watch, subprocess.Popen([sys.executable, "-c", URGENT]) as urgent:
+        urgent.wait()
+        time.sleep(0.2)
+        said = " ".join(watch.end())
+    assert "the host was away from a CPU" in said
+
+
+@pytest.mark.root
+def test_nothing_is_left_of_the_watch() -> None:
+    """However it ends."""
+    with disturbance.watched() as watch:
+        metronome = watch._metronome
+    assert metronome is not None
+    assert metronome.returncode == 0
