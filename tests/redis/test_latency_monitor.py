@@ -223,6 +223,9 @@ def _roots_state() -> str:
 def test_a_signal_ends_it_with_the_setting_put_back(server: redis.Redis, state: Path, number: signal.Signals) -> None:
     """And with a verdict on what was seen."""
     child = _started(server)
+    assert child.stderr is not None
+    while b"sends PING" not in child.stderr.readline():
+        assert child.poll() is None
     time.sleep(0.5)
     assert [path.suffix for path in state.iterdir()] == [".undo"]
     child.send_signal(number)
@@ -266,7 +269,14 @@ def test_a_server_that_stands_still_at_the_end_is_put_right_by_the_next_culpa(
     monkeypatch.setattr("culpa.collect.latency_monitor.RESTORE_SECONDS", 0.5)
     monkeypatch.setattr("culpa.collect.checkup.SILENCE_SECONDS", 0.5)
     pid = int(server.info()["process_id"])
-    stopper = threading.Timer(0.6, lambda: os.kill(pid, signal.SIGSTOP))
+
+    def stop_once_raised() -> None:
+        while threshold(server) != "1":
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop_once_raised, daemon=True)
     stopper.start()
     try:
         capture = recorded(port_of(server), latency_monitor=True)

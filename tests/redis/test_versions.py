@@ -15,8 +15,12 @@ from culpa.diagnose.verdict import Verdict
 
 pytestmark = [pytest.mark.redis, pytest.mark.parametrize("program", EACH_SERVER)]
 
-OF_THE_HOST = {"redis.fork.overcommit", "redis.fork.thp", "redis.net.backlog", "redis.cpu.starved"}
+OF_THE_HOST = {
+    "redis.fork.overcommit", "redis.fork.thp", "redis.net.backlog", "redis.cpu.starved", "cpu.runqueue",
+    "redis.stall.unattributed",
+}  # fmt: skip
 """What is said of the machine that the test runs on, and true there."""
+STATES = {check for check, _, _ in CASES}
 SICK = {check: sick for check, settings, sick in CASES if not settings}
 
 
@@ -26,7 +30,8 @@ def test_a_sound_server_is_silent_whatever_its_version(tmp_path: Path, program: 
         for number in range(2000):
             client.set(f"user:{number}", "x" * 50)
         verdict = examined(client)
-    assert {one.id for one in everywhere(verdict.causes)} <= OF_THE_HOST
+    said = {one.id for one in everywhere(verdict.causes) if one.level != "note" or one.id in STATES}
+    assert said <= OF_THE_HOST
     assert ["redis.cpu.host-latency"] == [check.id for check in verdict.checks if check.answer == "skipped"]
 
 
