@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import polars as pl
 import pytest
 import redis
 from servers import WINDOW_NS, answer, cause, needs_redis, port_of, recorded, serving
 from test_states import keeps_asking
 
 from culpa.capture import schema
+from culpa.capture.bundle import Capture
 from culpa.collect import undo
 from culpa.collect.doctor import checks
 from culpa.collect.latency_monitor import SETTING, settle_all
@@ -58,6 +60,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(undo, "ROOTS_STATE", tmp_path / "state" / "culpa")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "culpa"
+
+
+def noted(capture: Capture) -> dict[str, str]:
+    """What the capture has of the monitor, by field; `threshold_ms` only where it is known what it noted."""
+    rows = capture.frame(schema.REDIS).filter(pl.col("source").str.starts_with("LATENCY M"))
+    return dict(rows.select("field", "value").iter_rows())
 
 
 @pytest.fixture
@@ -271,9 +279,8 @@ def test_a_server_that_stands_still_at_the_end_is_put_right_by_the_next_culpa(
     pid = int(server.info()["process_id"])
 
     def stop_once_raised() -> None:
-        while threshold(server) != "1":
+        while threshold(server) != "1" or _pings(server) < 5:
             time.sleep(0.01)
-        time.sleep(0.3)
         os.kill(pid, signal.SIGSTOP)
 
     stopper = threading.Thread(target=stop_once_raised, daemon=True)
@@ -312,6 +319,30 @@ def test_a_culpa_that_is_killed_is_named_and_the_next_one_puts_it_back(server: r
 def _owed() -> str:
     (found,) = [check.found for check in checks() if check.name == "changes left behind"]
     return found
+
+
+def _pings(client: redis.Redis) -> int:
+    return int(client.info("commandstats")["cmdstat_ping"]["calls"])
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_what_it_noted_is_unknown_where_somebody_else_sets_it(server: redis.Redis, state: Path, raises: bool) -> None:
+    """In the window; and what they set stays."""
+    server.config_set(SETTING, "0" if raises else "5")
+    asked = _pings(server)
+
+    def set_in_the_window() -> None:
+        while _pings(server) < asked + 5:
+            time.sleep(0.01)
+        server.config_set(SETTING, "9")
+
+    setter = threading.Thread(target=set_in_the_window, daemon=True)
+    setter.start()
+    capture = recorded(port_of(server), latency_monitor=raises)
+    setter.join()
+    assert {} == noted(capture)
+    assert threshold(server) == "9"
+    assert not state.exists() or list(state.iterdir()) == []
 
 
 def test_a_value_that_somebody_else_set_since_is_left_alone(server: redis.Redis, state: Path) -> None:

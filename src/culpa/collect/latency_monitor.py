@@ -49,6 +49,7 @@ class LatencyMonitor:
         self._record: undo.Record | None = None
         self._before: Samples | None = None
         self._threshold_ms: int | None = None
+        self._is_over = False
         self._spot: BlindSpot | None = None
         self.settled: list[str] = []
         """Sentences on what a killed culpa left, and this one put back or could not."""
@@ -105,11 +106,14 @@ class LatencyMonitor:
         try:
             talker = self._link.connect(silence_seconds=RESTORE_SECONDS)
             try:
+                self._see_changed(talker)
                 why = _put_back(talker, record)
             finally:
                 talker.close()
         except NotAnswered as reason:
             why = reason.why
+        else:
+            self._is_over = True
         if why is not None:
             record.leave()
             self._spot = BlindSpot(
@@ -125,6 +129,8 @@ class LatencyMonitor:
         Raises:
             NotAnswered: the server stops answering.
         """
+        if not self._is_over:
+            self._see_changed(talker)
         noted = samples(talker)
         if noted is None or self._before is None or self._threshold_ms is None:
             return
@@ -135,6 +141,11 @@ class LatencyMonitor:
     def blind_spots(self) -> tuple[BlindSpot, ...]:
         """Why it could not be switched on, or not be put back."""
         return () if self._spot is None else (self._spot,)
+
+    def _see_changed(self, talker: Talker) -> None:
+        """Where somebody else has set it in the window, or the server was restarted, nobody knows what it noted."""
+        if identity(talker).threshold != str(self._threshold_ms):
+            self._threshold_ms = None
 
     def _refused(self, why: str, *, right: str = "+config|set") -> None:
         self._spot = BlindSpot(
