@@ -96,6 +96,7 @@ def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.02)
         else:
+            assert child.pid == client.info("server")["process_id"], "another server has taken its port"
             return
 
 
