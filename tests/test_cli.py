@@ -317,6 +317,28 @@ def test_an_interrupt_at_any_moment_is_quiet(url: str, after: float) -> None:
         assert out == ""
 
 
+def test_an_interrupt_is_not_lost_where_an_import_swallows_it() -> None:
+    """As Python does with what is raised in a weak reference's callback, of which each import has one."""
+    code = """
+import signal, sys, time, weakref
+from culpa.cli.program import interrupted
+signal.signal(signal.SIGINT, interrupted)
+names = {"signal": signal}
+callback = "def cb(_):\\n    signal.raise_signal(signal.SIGINT)\\n    return 1"
+exec(compile(callback, "<frozen importlib._bootstrap>", "exec"), names)
+class Held: pass
+held = Held()
+reference = weakref.ref(held, names["cb"])
+try:
+    del held
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert (130, "") == (done.returncode, done.stderr)
+
+
 def test_an_interrupt_in_the_window_gives_a_verdict(url: str) -> None:
     """Ctrl-C after the first request was sent: exit 0 and the open request in the verdict."""
     with subprocess.Popen(

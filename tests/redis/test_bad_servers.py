@@ -150,9 +150,9 @@ def test_a_user_who_may_do_little_sees_little(tmp_path: Path) -> None:
         verdict = judge(recorded(port_of(client), user="few", password="pw"))
     assert answer(verdict, "redis.monitor.off") == "skipped"
     assert answer(verdict, "redis.expire.burst") == "clear"
-    refused = " ".join(spot.what for spot in verdict.blind_spots)
-    assert "CONFIG" in refused
-    assert "SLOWLOG" in refused
+    refused = {spot.what: spot.why for spot in verdict.blind_spots}
+    assert "NOPERM" in refused["what CONFIG tells"]
+    assert "NOPERM" in refused["what SLOWLOG tells"]
 
 
 @needs_redis

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from servers import WINDOW_NS, answer, cause, examined, free_port, needs_redis, port_of, serving
+from servers import WINDOW_NS, answer, cause, examined, free_cluster_port, free_port, needs_redis, port_of, serving
 
 from culpa.diagnose.verdict import Verdict
 
@@ -191,7 +191,8 @@ def test_a_sick_server_fires_the_check_and_nothing_worse(
     tmp_path: Path, check: str, settings: tuple[str, ...], sick: Sick
 ) -> None:
     """A note, or a risk; never a slowness that nobody waited for."""
-    with serving(tmp_path, *SOUND, *settings) as client, ExitStack() as stack:
+    port = free_cluster_port() if "--cluster-enabled" in settings else None
+    with serving(tmp_path, *SOUND, *settings, port=port) as client, ExitStack() as stack:
         if not settings or "--cluster-enabled" not in settings:
             client.set("some", "key")
         sick(client, stack, tmp_path)
@@ -250,6 +251,8 @@ def test_a_replica_that_loads_its_copy_is_told_so(tmp_path: Path) -> None:
             time.sleep(0.1)
         loaded = examined(replica)
     assert answer(loading, "redis.repl.load-blocks") == "fired"
+    refused = [one for one in cause(loading, "redis.repl.load-blocks").evidence if "answered with LOADING" in one.fact]
+    assert refused[0].value != 0
     assert answer(loaded, "redis.repl.load-blocks") == "clear"
     assert answer(loaded, "redis.repl.down") == "clear"
 

@@ -107,10 +107,21 @@ def gather(target: Target, how: Options, talk: Talk) -> Capture:
     check(target, how)
     if isinstance(target, CaptureTarget):
         return opened(target, how)
+    _settle(how, talk)
     try:
         return record(target, how, progress=talk.say, live=talk.live, enough=_share)
     finally:
         talk.clear()
+
+
+def _settle(how: Options, talk: Talk) -> None:
+    """Put back what a culpa that was killed left changed; the server that is examined now is asked then."""
+    from culpa.collect.latency_monitor import settle_all
+    from culpa.collect.undo import state_directory
+
+    examined = how.checkup.address.shown if how.checkup is not None else None
+    for sentence in settle_all(state_directory(), but=examined):
+        talk.say(sentence)
 
 
 def _share(capture: Capture) -> Share | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -19,6 +22,9 @@ from culpa.units import printable
 
 WITH_COMMAND: Final = ("why", "record")
 """Subcommands that take `-- COMMAND`."""
+SWALLOWS_EXCEPTIONS: Final = ("<frozen importlib._bootstrap>", "cb")
+"""A weak reference's callback, run at every import."""
+AGAIN_SECONDS: Final = 0.01
 
 app = typer.Typer(
     add_completion=False,
@@ -66,10 +72,21 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]
     return list(arguments[:at]), tuple(arguments[at + 1 :])
 
 
+def interrupted(_number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does while nothing is recorded: as Python's own, and never lost.
+
+    What is raised while importlib lets go of a lock ends there; so it comes again a moment later.
+    """
+    if frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) == SWALLOWS_EXCEPTIONS:
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the codes of `errors.py`."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a job that a script put in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupted)
     before, command = _split(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=before, prog_name="culpa", obj=Invocation(command=command))

@@ -45,6 +45,9 @@ def redis(
     checklist: Annotated[
         bool, typer.Option("--checklist", help="go through the list for a slow Redis as well")
     ] = False,
+    latency_monitor: Annotated[
+        bool, typer.Option("--latency-monitor", help="switch the server's latency monitor on meanwhile (CONFIG SET)")
+    ] = False,
     no_trace: NoTraceFlag = False,
     budget: BudgetOption = DEFAULT_BUDGET_PERCENT,
     ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="trust this CA for rediss://")] = None,
@@ -61,7 +64,8 @@ def redis(
 ) -> None:
     """Examine one server over its protocol, and with the host's view where it runs on this host.
 
-    Nothing is changed. The password is taken from REDISCLI_AUTH, or asked for.
+    Nothing is changed, unless --latency-monitor is given; then its threshold is put back at the end, and by the next
+    run if this one is killed. The password is taken from REDISCLI_AUTH, or asked for.
     """
     from culpa.collect.options import Options
     from culpa.collect.redis_link import Tls
@@ -75,6 +79,7 @@ def redis(
         budget_percent=budget,
         checkup=link,
         baseline=checklist,
+        latency_monitor=latency_monitor,
     )
     capture = gathering.gather(target, options, talk)
     if redact:

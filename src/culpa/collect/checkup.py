@@ -1,6 +1,7 @@
 """What one Redis server says about itself while it is watched (`schema.REDIS`), in more depth than `redis.py` asks.
 
-In full at the start and at the end, INFO once a second between. Everything is read-only. Names of keys are never kept,
+In full at the start and at the end, INFO once a second between. Everything is read-only, but that the latency monitor
+is switched on for the window where that is wanted (`latency_monitor.py`). Names of keys are never kept,
 only their pattern; of the slow log the verb, the pattern of its first key, and how large that key is at the end.
 """
 
@@ -18,6 +19,8 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
+from culpa.collect import undo
+from culpa.collect.latency_monitor import LatencyMonitor
 from culpa.collect.procfs import PROC, parse_status, read_bounded
 from culpa.collect.redis_answers import Fact, NotAnswered, Reply, facts_of
 from culpa.collect.redis_link import Link
@@ -71,7 +74,7 @@ _CLIENT_KEPT: Final = ("cmd", "flags", "omem", "tot-mem", "qbuf", "age", "idle",
 class Checkup:
     """Asks one server from a thread of its own, on a connection of its own."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, raises_monitor: bool = False) -> None:
         """Connect.
 
         Raises:
@@ -79,6 +82,8 @@ class Checkup:
         """
         self._link = link
         self._talker = link.connect(silence_seconds=SILENCE_SECONDS)
+        self._raises_monitor = raises_monitor
+        self.monitor = LatencyMonitor(link, undo.state_directory())
         self._pid: Pid | None = None
         self._lock = threading.Lock()
         self._rows: list[tuple[int, Fact]] = []
@@ -94,6 +99,7 @@ class Checkup:
             NotAnswered: the server stops answering.
         """
         self._ask_all()
+        self.monitor.begin(self._talker, raises=self._raises_monitor)
         self._slow_before = max((number for number, _ in self._slow_entries()), default=-1)
         self._thread.start()
 
@@ -112,9 +118,11 @@ class Checkup:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self.monitor.restore()
         try:
             if self._failure is None:
                 self._ask_all()
+                self._keep(self.monitor.facts(self._talker))
                 self._keep(self._slow(self._slow_entries()))
                 self._keep(self._clients())
                 self._keep(self._largest_keys())
@@ -128,6 +136,7 @@ class Checkup:
         self._talker.cut()
         if self._thread.ident is not None:
             self._thread.join()
+        self.monitor.restore()
         self._talker.close()
 
     def rows(self) -> pl.DataFrame:
@@ -147,7 +156,7 @@ class Checkup:
 
     def blind_spots(self) -> tuple[BlindSpot, ...]:
         """What the server refused to say, or why it stopped answering."""
-        spots = []
+        spots = list(self.monitor.blind_spots())
         if self._failure is not None:
             spots.append(
                 BlindSpot(

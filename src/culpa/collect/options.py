@@ -40,6 +40,8 @@ class Options:
     """Measure how late this host lets a busy program run, before anything else."""
     checkup: Link | None = None
     """Examine this one Redis server in depth, and ask it PING again and again."""
+    latency_monitor: bool = False
+    """Switch its latency monitor on for the window."""
 
 
 def check(target: Target, options: Options) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.exchange import Sent
 from culpa.collect.probe import request_rows
-from culpa.collect.redis_answers import NotAnswered
+from culpa.collect.redis_answers import NotAnswered, refusal
 from culpa.collect.redis_link import Link, Talker
 from culpa.units import NS_PER_SECOND, format_ns, printable
 
@@ -128,7 +128,7 @@ class PingProbe:
             self._hang_up()
             return None
         end = talker.arrived_ns()
-        error = printable(str(reply), 80) if isinstance(reply, Exception) else None
+        error = printable(refusal(reply), 80) if isinstance(reply, Exception) else None
         sent = Sent(start_ns=min(start, end), end_ns=end, local_port=port, outcome="answered", error=error)
         with self._lock:
             self._open = None

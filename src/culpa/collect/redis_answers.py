@@ -232,11 +232,17 @@ _REFUSALS: Final = (
 """What a server says instead of an answer; the connection goes on."""
 
 
+def refusal(error: Exception) -> str:
+    """An error as the server said it: its code (NOPERM, LOADING), which redis-py takes off those it knows, first."""
+    code = getattr(error, "status_code", None)
+    return f"{code} {error}" if code else str(error)
+
+
 def facts_of(commands: Sequence[tuple[str, ...]], replies: Sequence[Reply]) -> Iterator[Fact]:
     """The facts in the replies, one reply a command; a reply of another shape than the command's gives none."""
     for command, reply in zip(commands, replies, strict=True):
         if isinstance(reply, Exception):
-            yield Fact(source="refused", field=" ".join(command), value=printable(str(reply).partition(" ")[0], 40))
+            yield Fact(source="refused", field=" ".join(command), value=printable(refusal(reply).partition(" ")[0], 40))
         elif command[0] == "INFO" and isinstance(reply, bytes):
             yield from _info(reply)
         elif command[0] == "CONFIG" and isinstance(reply, list):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.retry import Retry
 
 from culpa.collect.redis_answers import Address, Credentials, NotAnswered, Reply
-from culpa.units import NS_PER_SECOND
+from culpa.units import NS_PER_SECOND, printable
 
 CONNECT_SECONDS: Final = 5.0
 MAX_REPLY_BYTES: Final = 16 << 20
@@ -41,6 +42,29 @@ class Tls:
     certificate: Path | None = None
     key: Path | None = None
     verify: bool = True
+
+    def check(self) -> None:
+        """See whether the files are what they are said to be.
+
+        Raises:
+            NotAnswered: one cannot be read, or is something else.
+        """
+        for option, path in (("--ca", self.ca), ("--cert", self.certificate), ("--key", self.key)):
+            if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+                raise NotAnswered(f"the file of {option} cannot be read", "check its path, and who may read it")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except (OSError, ValueError) as error:
+            raise NotAnswered("the file of --ca holds no certificate", "name one in PEM form") from error
+        if self.certificate is None:
+            return
+        try:
+            context.load_cert_chain(self.certificate, self.key, password="")  # else OpenSSL asks for one by itself
+        except (OSError, ValueError) as error:
+            way_out = "name a certificate with --cert and its own key with --key, in PEM form and without a passphrase"
+            raise NotAnswered("the client certificate and its key cannot be used", way_out) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +93,8 @@ class Link:
             "protocol": 2,
             "driver_info": None,
         }
+        if self.tls is not None:
+            self.tls.check()
         try:
             connection = self._connection(settings)
             connection.connect()
@@ -113,10 +139,10 @@ class Link:
 
     def _unreachable(self, error: Exception) -> NotAnswered:
         said = str(error)
-        if self.tls is not None and ("SSL" in said or "certificate" in said.lower()):
-            return NotAnswered("TLS fails: its certificate or protocol is not accepted", "name its CA with --ca FILE")
         if "refused" in said:
             return NotAnswered("nobody listens there", "check host and port, or start the server")
+        if self.tls is not None and (reason := _tls_trouble(error)) is not None:
+            return reason
         if isinstance(error, redis.exceptions.TimeoutError):
             return NotAnswered(f"it did not answer within {CONNECT_SECONDS:.0f} s", "check host, port and firewall")
         if "No such file" in said:
@@ -135,6 +161,7 @@ class Talker:
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
+        self._heard = False
 
     @property
     def local_port(self) -> int | None:
@@ -173,11 +200,12 @@ class Talker:
     def replies(self, count: int) -> list[Reply]:
         """The second half of `ask`, for so many commands."""
         with self._trouble():
-            return [self._reply() for _ in range(count)]
+            replies = [self._reply() for _ in range(count)]
+        self._heard = True
+        return replies
 
-    @staticmethod
     @contextmanager
-    def _trouble() -> Iterator[None]:
+    def _trouble(self) -> Iterator[None]:
         try:
             yield
         except redis.exceptions.TimeoutError as error:
@@ -185,7 +213,10 @@ class Talker:
         except _TooLong as error:
             raise NotAnswered("its reply is longer than any that culpa asks for", "check what serves there") from error
         except (redis.exceptions.RedisError, OSError, ValueError) as error:
-            raise NotAnswered("it does not answer as a Redis does", "check that it is a Redis server") from error
+            by_tls = isinstance(self._connection, SSLConnection) and not self._heard
+            reason = _tls_trouble(error) if by_tls else None
+            way_out = "check that it is a Redis server; rediss:// is for one that speaks TLS"
+            raise reason or NotAnswered("it does not answer as a Redis does", way_out) from error
 
     def _reply(self) -> Reply:
         try:
@@ -285,6 +316,13 @@ class _BoundedTcp(Connection):
 
 
 class _BoundedTls(SSLConnection):
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        """The handshake; a server that speaks no TLS may wait for the end of what it takes for a question."""
+        sock.settimeout(CONNECT_SECONDS)
+        wrapped: ssl.SSLSocket = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        wrapped.settimeout(self.socket_timeout)
+        return wrapped
+
     def _connect(self) -> _BoundedSocket:
         return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]
 
@@ -297,6 +335,28 @@ class _BoundedUnix(UnixDomainSocketConnection):
 _TCP: Any = _BoundedTcp
 _TLS: Any = _BoundedTls
 _UNIX: Any = _BoundedUnix
+
+
+def _tls_trouble(error: BaseException) -> NotAnswered | None:
+    """What an error means that came while TLS was spoken, files being in order; None: nothing that is about TLS."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError | ConnectionResetError | TimeoutError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        if "mismatch" in cause.verify_message:
+            way_out = "use the name that is in it, or -k to accept any"
+            return NotAnswered("TLS fails: its certificate is for another name", way_out)
+        why = f"TLS fails: its certificate is not trusted ({printable(cause.verify_message, 80)})"
+        return NotAnswered(why, "name its CA with --ca FILE")
+    if isinstance(cause, TimeoutError):
+        why = f"it did not answer within {CONNECT_SECONDS:.0f} s that it speaks TLS"
+        return NotAnswered(why, "check host and port; redis:// is for a server without TLS")
+    if isinstance(cause, ssl.SSLEOFError | ConnectionResetError) or (cause and "ALERT" in (cause.reason or "")):
+        way_out = "name a client certificate of its CA with --cert FILE and --key FILE"
+        return NotAnswered("TLS fails: it hangs up, as one does that wants another client certificate", way_out)
+    if cause is not None:
+        return NotAnswered("it speaks no TLS there", "check host and port; redis:// is for a server without TLS")
+    return None
 
 
 def _refused(credentials: Credentials) -> NotAnswered:

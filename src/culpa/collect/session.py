@@ -185,9 +185,11 @@ class _Recording:
     def _examine(self, link: Link, stack: ExitStack) -> tuple[int, ...]:
         """Reach the server and ask it everything once; its processes, where they are on this host."""
         try:
-            self._checkup = Checkup(link)
+            self._checkup = Checkup(link, raises_monitor=self._options.latency_monitor)
             stack.callback(self._checkup.close)
             self._checkup.start()
+            for sentence in self._checkup.monitor.settled:
+                self._say(sentence)
             self._probe = PingProbe(link)
             stack.callback(self._probe.stop)
         except NotAnswered as reason:
@@ -257,6 +259,8 @@ class _Recording:
             self._probe.start()
         elif isinstance(self._probe, PingProbe):
             self._say(f"sends PING to {self._target.display} {PINGS_PER_SECOND} times a second, and INFO once a second")
+            if self._checkup is not None and self._checkup.monitor.is_raised:
+                self._say("has its latency monitor switched on meanwhile (CONFIG SET), and back at the end")
             self._probe.start()
         else:
             asks = "sends nothing" if self._options.passive else "sends it no requests"

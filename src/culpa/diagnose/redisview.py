@@ -284,6 +284,42 @@ class RedisView:
             ),
         )  # fmt: skip
 
+    def monitored(self, *events: str) -> tuple[Evidence, ...]:
+        """What its own latency monitor noted of these events while culpa watched; nothing where it noted none."""
+        noted = self._noted
+        facts = []
+        for event in events:
+            if lasted := noted.get(event):
+                seconds = "1 second" if len(lasted) == 1 else f"{len(lasted)} seconds"
+                facts.append(
+                    Evidence(
+                        fact=f"its latency monitor noted {event} in {seconds}, the longest",
+                        value=max(lasted), unit="ms", threshold=self.number("threshold_ms", "LATENCY MONITOR"),
+                        source=f"LATENCY HISTORY {event}",
+                    )
+                )  # fmt: skip
+        return tuple(facts)
+
+    def all_monitored(self) -> tuple[Evidence, ...]:
+        """The same of every event, or that it was on and noted none; nothing where it was off, or not asked."""
+        threshold = self.number("threshold_ms", "LATENCY MONITOR")
+        if self._noted or not threshold:
+            return self.monitored(*sorted(self._noted))
+        return (
+            Evidence(fact="events that its own latency monitor noted meanwhile", value=0, unit="",
+                     threshold=f"{threshold:g} ms", source="LATENCY HISTORY"),
+        )  # fmt: skip
+
+    @cached_property
+    def _noted(self) -> dict[str, list[float]]:
+        """Milliseconds of the worst of each second of the window, by event."""
+        noted: dict[str, list[float]] = {}
+        for field, value in self.fields("", "LATENCY HISTORY").items():
+            event, lasted = field.rpartition(".")[0], number_of(value)
+            if event and lasted is not None:
+                noted.setdefault(event, []).append(lasted)
+        return noted
+
     def nodes(self, *kinds: Kind) -> list[int]:
         """Nodes of the blame tree that are about the main thread."""
         return [node for node in self.picture.nodes(*kinds) if self.picture.blame.nodes[node].who == self.pid]

@@ -16,6 +16,8 @@ from culpa.units import format_count
 MIN_CALLS = 10
 """Fewer syncs in one window can be a rewrite or a shutdown; `always` makes one per event loop that wrote (aof.c)."""
 ALWAYS = "always"
+ALWAYS_EVENT = "aof-fsync-always"
+"""What the server's latency monitor calls it (aof.c)."""
 
 
 @rule(
@@ -62,7 +64,10 @@ def fsync_always(picture: Picture) -> Iterator[Finding]:
                 syscall=calls.name if calls else "fdatasync",
                 setting=f"appendfsync {setting}" if setting else None,
             ),
-            evidence=tuple(_evidence(picture, pid, nodes, setting)),
+            evidence=(
+                *_evidence(picture, pid, nodes, setting),
+                *(fact for view in picture.redis_servers if view.pid == pid for fact in view.monitored(ALWAYS_EVENT)),
+            ),
             confidence=_confidence(picture, setting),
             fixes=(_everysec(picture, pid),),
         )

@@ -203,6 +203,7 @@ def _finding(
             *view.stall_facts(moments),
             *(_keys(holds) if keys or _known(holds) else ()),
             *more,
+            *view.monitored("command", "fast-command"),
         ),
         confidence=0.95 if exact else 0.85,
         fixes=fixes,

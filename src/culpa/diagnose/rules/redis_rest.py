@@ -54,6 +54,7 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
             *view.stall_facts(rest),
             Evidence(fact="of all stalls", value=round(view.stalls.ns / NS_PER_SECOND, 6), unit="s", threshold=None,
                      source="requests"),
+            *view.all_monitored(),
         ),
         confidence=0.9,
         fixes=(Fix(id="redis-look-on-the-host", change="run culpa redis as root on the server's own host",

@@ -66,7 +66,7 @@ def expire_burst(view: RedisView) -> Iterator[Finding]:
             Evidence(fact="keys expired but still there", value=stale, unit="%", threshold=limit,
                      source="INFO stats: expired_stale_perc")
         )  # fmt: skip
-    evidence += view.stall_facts(moments)
+    evidence += [*view.monitored("expire-cycle", "expire-del"), *view.stall_facts(moments)]
     yield Finding(
         moments=moments, nearness=Nearness.CODE, pid=view.pid, tid=view.pid, on=On(peer=view.server),
         evidence=tuple(evidence), confidence=0.85 if spent_ms else 0.7, fixes=_expire_fixes(view),
@@ -120,6 +120,7 @@ def evict_storm(view: RedisView) -> Iterator[Finding]:
             Evidence(fact=f"used memory, of {format_bytes(int(limit))}", value=format_bytes(int(used)), unit="",
                      threshold=None, source="INFO memory")
         )  # fmt: skip
+    evidence += view.monitored("eviction-cycle", "eviction-del", "eviction-lazyfree")
     evidence += view.stall_facts(moments)
     fixes = [
         Fix(id="redis-maxmemory", change="raise maxmemory, or give keys shorter times to live", reversible=True,
@@ -183,7 +184,7 @@ def fork_slow(view: RedisView) -> Iterator[Finding]:
             Evidence(fact="memory of the process", value=format_bytes(int(rss)), unit="", threshold=None,
                      source="INFO memory: used_memory_rss")
         )  # fmt: skip
-    evidence += view.stall_facts(moments)
+    evidence += [*view.monitored("fork"), *view.stall_facts(moments)]
     yield Finding(
         moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
         on=On(peer=view.server, syscall="fork"), evidence=tuple(evidence), confidence=0.9 if calls else 0.75,

@@ -139,11 +139,12 @@ def fragmented(view: RedisView) -> Said | None:
         waste = view.number("allocator_frag_bytes") or 0.0
     if allocated < SMALL_INSTANCE or ratio < FRAGMENTED or waste < MIN_WASTE:
         return None
-    active = view.setting("activedefrag")
-    fix = (
-        set_config(view, "redis-defrag", "activedefrag", "yes", risk="costs CPU; some builds refuse it")
-        if active == "no" else words("redis-restart", "restart it, or fail over, in a quiet hour", "a restart")
-    )  # fmt: skip
+    restart = "restart it, or fail over, in a quiet hour"
+    fix = words("redis-restart", restart, "a restart")
+    if view.setting("activedefrag") == "no" and (view.text("mem_allocator") or "").startswith("jemalloc"):
+        # Only the attempt tells whether it is the jemalloc that Redis brings; distributions link their own.
+        change = f"CONFIG SET activedefrag yes where this build takes it, else {restart}"
+        fix = words("redis-defrag", change, "costs CPU")
     return Said(
         evidence=(
             fact("fragmentation", round(ratio, 2), "INFO memory", limit=FRAGMENTED),
