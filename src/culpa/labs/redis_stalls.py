@@ -18,10 +18,10 @@ from culpa.labs.redis_commands import COMMANDS, FILL_SET, name, others
 VALUE_BYTES = 32 << 20
 HOGS = 3
 """For each CPU."""
+HOGS_ON_ONE = 6
+"""Where the server is bound to it."""
 LOWEST = 19
-"""Priority of the server's main thread beside them, as a scheduler that is fair to sleepers hardly delays a higher one;
-and of theirs where they are to do no harm.
-"""
+"""Priority of the server's main thread beside them: a scheduler that is fair to sleepers hardly delays a higher one."""
 LARGE_SETS, ELEMENT_BYTES = 5, 60
 SMALL_STRINGS, STRING_BYTES = 200_000, 200
 """A little less than they take, so that the cache is full."""
@@ -78,9 +78,9 @@ def _starved(scene: Scene, chance: random.Random) -> Drawn:
 
 
 def _pinned(scene: Scene, chance: random.Random) -> Drawn:
-    """Bound to the one CPU that other programs have, against being free to take another one and going before them.
+    """Bound to the one CPU that other programs have, against being free and without them.
 
-    Free alone is not enough: on a host with two CPUs the clients, culpa and the server fill the other one.
+    Free beside them is not sound on a host with two CPUs: the clients, culpa and the server fill the other one.
     """
     cpus = os.sched_getaffinity(0)
     cpu = chance.choice(sorted(cpus))
@@ -91,21 +91,12 @@ def _pinned(scene: Scene, chance: random.Random) -> Drawn:
 
     def bound() -> Programs:
         bind({cpu})
-        return there()
-
-    def there() -> Programs:
-        return tuple(scene.program("burn.py", "1", str(cpu)) for _ in range(HOGS))
-
-    def behind() -> Programs:
-        hogs = there()
-        for hog in hogs:
-            yield_to_others(hog.pid, LOWEST)
-        return hogs
+        return tuple(scene.program("burn.py", "1", str(cpu)) for _ in range(HOGS_ON_ONE))
 
     load = Load(every_ms=chance.randrange(10, 20), words=("fill", name(chance), "3000", "100"))
     amounts = {"every_ms": load.every_ms, "cpu": cpu}
     calm = Load(every_ms=100, words=load.words)
-    return Drawn(load=load, sound=calm, beside=bound, harmless=behind, mend=lambda: bind(cpus), amounts=amounts)
+    return Drawn(load=load, sound=calm, beside=bound, mend=lambda: bind(cpus), amounts=amounts)
 
 
 def _whole_small_sets(chance: random.Random) -> tuple[Load, dict[str, int]]:

@@ -15,17 +15,20 @@ FILES = 2
 
 
 def copy(folder: Path, name: str, megabytes: int, under_way: Barrier) -> None:
-    """Write until stopped; one of the threads."""
-    write(folder / f"{name}-0", megabytes)
+    """Write until stopped; one of the threads. Files are written over: what is emptied need not be written any more."""
+    files = [folder / f"{name}-{number}" for number in range(FILES)]
+    for file in files:
+        file.touch()
+    write(files[0], megabytes)
     under_way.wait()
-    for number in cycle(range(FILES)):
-        write(folder / f"{name}-{number}", megabytes)
+    for file in cycle(files):
+        write(file, megabytes)
 
 
 def write(file: Path, megabytes: int) -> None:
     """One file."""
     piece = bytes(MEGABYTE)
-    with file.open("wb", buffering=0) as out:
+    with file.open("r+b", buffering=0) as out:
         for _ in range(megabytes):
             out.write(piece)
 
