@@ -70,18 +70,22 @@ def _read(_: Scene, chance: random.Random) -> Drawn:
 
 
 def _delete(_: Scene, chance: random.Random) -> Drawn:
-    """A set built in small steps and deleted as a whole: DEL, against UNLINK. Larger ones hold up who builds them."""
+    """A set built in small steps and deleted as a whole: DEL of a large one, which holds up even who builds it, against
+    UNLINK of a small one. Freeing much in the background is not harmless: meanwhile the main thread waits for the
+    allocator's lock.
+    """
     elements, key, every_ms = chance.randrange(140_000, 180_000), name(chance), chance.randrange(500, 700)
+    few = chance.randrange(4_000, 8_000)
     return Drawn(
         load=Load(every_ms=every_ms, words=("rebuild", "DEL", key, str(elements))),
-        sound=Load(every_ms=every_ms, words=("rebuild", "UNLINK", key, str(elements))),
-        amounts={"elements": elements, "every_ms": every_ms},
+        sound=Load(every_ms=every_ms, words=("rebuild", "UNLINK", key, str(few))),
+        amounts={"elements": elements, "few_elements": few, "every_ms": every_ms},
     )
 
 
 def _flush(_: Scene, chance: random.Random) -> Drawn:
-    """A cache that is emptied and filled again: FLUSHALL of all there is, against FLUSHALL ASYNC of a little. Freeing
-    much in the background is not harmless: meanwhile the main thread waits for the allocator's lock.
+    """A cache that is emptied and filled again: FLUSHALL of all there is, against FLUSHALL ASYNC of a little, as with
+    UNLINK.
     """
     keys, prefix, every_ms = chance.randrange(120_000, 160_000), name(chance), chance.randrange(500, 700)
     few = chance.randrange(4_000, 8_000)
@@ -146,7 +150,7 @@ CASES = (
         draw=_delete,
         command="DEL",
         seed="001",
-        fix="UNLINK",
+        fix="UNLINK, of smaller keys",
         silent=others("redis.bigkey.delete"),
     ),
     Case(
