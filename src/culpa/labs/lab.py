@@ -66,11 +66,13 @@ class TruthStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong, known from how the lab was built.
 
-    `causes` must be named, the first one first; `may` are true as well but not demanded. No causes: nothing is wrong.
+    `causes` must be named, the first one first, or with `any_order` any of them; `may` are true as well but not
+    demanded. No causes: nothing is wrong.
     `bystanders` suffer under a cause beside whom it names, or without being it; its evidence must name all of them.
     """
 
     causes: tuple[str, ...]
+    any_order: bool = False
     may: tuple[str, ...] = ()
     who: tuple[TruthWho, ...] = ()
     bystanders: tuple[TruthWho, ...] = ()

@@ -150,12 +150,15 @@ class Case:
     family: Family = "redis"
 
 
+Cases = tuple[Case, ...]
+
+
 def labs(case: Case) -> tuple[Lab, Lab]:
     """The lab of a case and its healthy twin."""
     name, needs, family = case.name, case.needs, case.family
     sick = Lab(
         name=name, family=family, needs=needs, seed=case.seed, fires=(case.cause,), silent=case.silent, fast=case.fast,
-        play=lambda conditions: _play(case, conditions),
+        play=lambda conditions: _play((case,), conditions),
     )  # fmt: skip
     silent = (case.cause, *case.silent)
     healthy = Lab(
@@ -165,57 +168,80 @@ def labs(case: Case) -> tuple[Lab, Lab]:
     return sick, healthy
 
 
-def _play(case: Case, conditions: Conditions) -> Played:
+def double(first: Case, second: Case, *, fast: bool = False) -> Lab:
+    """Two cases at once, on one server: both causes must be named, in whichever order."""
+    cases = (first, second)
+    causes = tuple(case.cause for case in cases)
+    return Lab(
+        name="-".join(("double", *(case.name.removeprefix("redis-") for case in cases))),
+        family="double", needs=tuple(dict.fromkeys(need for case in cases for need in case.needs)), seed=None,
+        fires=causes, silent=tuple(cause for cause in first.silent if cause in second.silent and cause not in causes),
+        fast=fast, play=lambda conditions: _play(cases, conditions),
+    )  # fmt: skip
+
+
+def _play(cases: Cases, conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
-        scene, drawn = _prepared(case, here, conditions)
-        _fill(scene, drawn.fill)
-        _set(scene, drawn.wrong)
-        load = scene.load(drawn.load)
-        beside = drawn.beside() if drawn.beside else ()
+        scene, drawn = _prepared(cases, here, conditions)
+        for one in drawn:
+            _fill(scene, one.fill)
+            _set(scene, one.wrong)
+        loads = [scene.load(one.load) for one in drawn]
+        beside = [one.beside() if one.beside else () for one in drawn]
         if scene.disk is not None:
             scene.await_stall()  # a disk has some writes to spare at first
         before = scene.lateness()
-        truth, judged = _truth(case, scene, beside), scene.judge(drawn.url or scene.server.url)
-        _require(load, *beside)
-        if drawn.mend is not None:
-            drawn.mend()
-        else:
-            for program in beside:
-                program.stop()
-        if drawn.after is not None:
-            drawn.after()
-        _set(scene, drawn.right)
-        if drawn.sound is not None:
-            load.stop()
-            scene.load(drawn.sound)
+        truth, judged = _truth(cases, scene, beside), scene.judge(_url(scene, drawn))
+        _require(*loads, *(program for programs in beside for program in programs))
+        for one, load, programs in zip(drawn, loads, beside, strict=True):
+            _repair(scene, one, load, programs)
         measured = Measured(before=before, after_fix=scene.lateness())
         return _played(scene, drawn, truth, judged, measured)
 
 
+def _repair(scene: Scene, drawn: Drawn, load: Program, beside: Programs) -> None:
+    if drawn.mend is not None:
+        drawn.mend()
+    else:
+        for program in beside:
+            program.stop()
+    if drawn.after is not None:
+        drawn.after()
+    _set(scene, drawn.right)
+    if drawn.sound is not None:
+        load.stop()
+        scene.load(drawn.sound)
+
+
 def _play_healthy(case: Case, conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
-        scene, drawn = _prepared(case, here, conditions)
+        scene, (drawn,) = _prepared((case,), here, conditions)
         _fill(scene, drawn.fill if drawn.sound_fill is None else drawn.sound_fill)
         _set(scene, drawn.right)
         load = scene.load(drawn.sound or drawn.load)
         beside = drawn.harmless() if drawn.harmless else ()
         measured = Measured(before=scene.lateness())
-        judged = scene.judge(drawn.url or scene.server.url)
+        judged = scene.judge(_url(scene, (drawn,)))
         _require(load, *beside)
-        return _played(scene, drawn, Truth(causes=()), judged, measured)
+        return _played(scene, (drawn,), Truth(causes=()), judged, measured)
 
 
-def _prepared(case: Case, here: Site, conditions: Conditions) -> tuple[Scene, Drawn]:
-    """The server, and the case as drawn."""
-    disk = case.disk(here) if case.disk is not None else None
+def _prepared(cases: Cases, here: Site, conditions: Conditions) -> tuple[Scene, tuple[Drawn, ...]]:
+    """The server, and the cases as drawn; at most one of several has a disk of its own."""
+    disk = next((case.disk(here) for case in cases if case.disk is not None), None)
     data = (disk.directory if disk is not None else here.directory) / "data"
     data.mkdir()
-    settings = {name.replace("-", "_"): value for name, value in case.settings.items()}
+    settings = {name.replace("-", "_"): value for case in cases for name, value in case.settings.items()}
     server = redis_server.start(here, data, **settings)
     if disk is not None:
         disk.admit(server.pid)
-    scene = Scene(site=here, conditions=conditions, server=server, disk=disk, measured_s=case.measured_s)
-    return scene, case.draw(scene, conditions.parameters.chance(case.name))
+    measured_s = max(case.measured_s for case in cases)
+    scene = Scene(site=here, conditions=conditions, server=server, disk=disk, measured_s=measured_s)
+    return scene, tuple(case.draw(scene, conditions.parameters.chance(case.name)) for case in cases)
+
+
+def _url(scene: Scene, drawn: tuple[Drawn, ...]) -> str:
+    return next((one.url for one in drawn if one.url is not None), scene.server.url)
 
 
 def _fill(scene: Scene, commands: tuple[tuple[str, ...], ...]) -> None:
@@ -234,26 +260,31 @@ def _require(*programs: Program) -> None:
         program.require_running()
 
 
-def _truth(case: Case, scene: Scene, beside: Programs) -> Truth:
-    pid = beside[0].pid if case.culprit_beside else scene.server.pid
+def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
+    who = []
+    for case, programs in zip(cases, beside, strict=True):
+        if case.of_host:
+            who.append(stand.who(case.cause, programs[0].pid if case.culprit_beside else scene.server.pid))
     return Truth(
-        causes=(case.cause,),
-        may=(*case.may, *ALSO_TRUE),
-        who=(stand.who(case.cause, pid),) if case.of_host else (),
-        on=(TruthOn(cause=case.cause, command=case.command),) if case.command else (),
-        fix=case.fix,
+        causes=tuple(case.cause for case in cases),
+        any_order=len(cases) > 1,
+        may=(*(cause for case in cases for cause in case.may), *ALSO_TRUE),
+        who=tuple(who),
+        on=tuple(TruthOn(cause=case.cause, command=case.command) for case in cases if case.command),
+        fix="; ".join(case.fix for case in cases),
     )
 
 
-def _played(scene: Scene, drawn: Drawn, truth: Truth, judged: product.Judged, measured: Measured) -> Played:
+def _played(scene: Scene, drawn: tuple[Drawn, ...], truth: Truth, judged: product.Judged, measured: Measured) -> Played:
     conditions = scene.conditions
     stage = Stage(
         name="as found" if truth.causes else "healthy",
-        url=drawn.url or scene.server.url,
+        url=_url(scene, drawn),
         truth=truth,
         verdict=judged.verdict,
         measured=measured,
         score=score(judged.verdict, truth, measured, acquit=conditions.trace),
         seconds=judged.seconds,
     )
-    return Played(stages=(stage,), disk="ordinary", drawn=drawn.amounts)
+    amounts = {name: amount for one in drawn for name, amount in one.amounts.items()}
+    return Played(stages=(stage,), disk="ordinary", drawn=amounts)

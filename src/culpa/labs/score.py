@@ -35,10 +35,12 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
 
 
 def _top1(verdict: Verdict, heads: list[Cause], truth: Truth, *, acquit: bool) -> bool:
-    """The first head is the first cause; where nothing is wrong, there is no head and enough was seen to say so."""
+    """The first head is the first cause, or any of several without an order; where nothing is wrong, there is no head
+    and enough was seen to say so.
+    """
     if not truth.causes:
         return not heads and (verdict.state == "not-slow" or not acquit)
-    return bool(heads) and heads[0].id == truth.causes[0]
+    return bool(heads) and heads[0].id in (truth.causes if truth.any_order else truth.causes[:1])
 
 
 def _with_becauses(causes: Iterable[Cause]) -> Iterator[Cause]:
