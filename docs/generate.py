@@ -157,8 +157,7 @@ def rules_page() -> str:
 UNCHECKED = (
     (
         "rename, unlink or close of a large append-only file",
-        "not made to happen: Redis closes the old file in a background thread, and while it is open rename and unlink "
-        "free nothing; where they wait for the journal, that is `fs.journal-wait`",
+        "not tried: no lab makes it happen; where such a call waits for the journal, that is `fs.journal-wait`",
     ),
     (
         "a disk that is slow by nature",
@@ -167,8 +166,8 @@ UNCHECKED = (
     ),
     (
         "a save that takes long",
-        "by itself it delays nobody: 100 MB saved in 10 s to a disk of 8 MB/s, synced as it went, made no PING wait "
-        "for more than 5 ms; where clients wait for it, that is `redis.aof.write-behind-child` or `redis.fork.slow`",
+        "no lab in which it delays anybody by its length alone; where clients wait for it, that is "
+        "`redis.aof.write-behind-child` or `redis.fork.slow`",
     ),
 )
 """Causes of which there is no check, and why."""

@@ -312,24 +312,24 @@ class _BoundedSocket:
 
 class _BoundedTcp(Connection):
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect(), stamps=True)  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=True)  # type: ignore[no-untyped-call]  # redis has no types
 
 
 class _BoundedTls(SSLConnection):
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         """The handshake; a server that speaks no TLS may wait for the end of what it takes for a question."""
         sock.settimeout(CONNECT_SECONDS)
-        wrapped: ssl.SSLSocket = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        wrapped: ssl.SSLSocket = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]  # redis has no types
         wrapped.settimeout(self.socket_timeout)
         return wrapped
 
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]  # redis has no types
 
 
 class _BoundedUnix(UnixDomainSocketConnection):
     def _connect(self) -> _BoundedSocket:
-        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]
+        return _BoundedSocket(super()._connect(), stamps=False)  # type: ignore[no-untyped-call]  # redis has no types
 
 
 _TCP: Any = _BoundedTcp
