@@ -113,9 +113,10 @@ def test_the_time_of_a_thread_adds_up(spawn: Spawn, tmp_path: Path) -> None:
     own = result.tables["sums"].filter(pl.col("tid") == child.pid, pl.col("what") != "call")
     spent = dict(own.select("what", "total_ns").iter_rows())
     assert 0.99 * (done_ns - result.sums_from_ns) <= sum(spent.values()) <= ended_ns - result.sums_from_ns
-    assert spent["running"] + spent["runnable"] >= 300_000_000
+    runnable = spent.get("runnable", 0)  # on an idle CPU a thread waits for none, and no such row is written
+    assert spent["running"] + runnable >= 300_000_000
     assert spent["running"] > 0
-    assert spent["sleeping"] + spent["runnable"] >= 100_000_000
+    assert spent["sleeping"] + runnable >= 100_000_000
 
 
 def test_calls_open_at_the_end_count_with_their_true_length(spawn: Spawn, tmp_path: Path) -> None:
