@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: setup demo test lint bench docs nightly clean
+.PHONY: setup demo test lint bench score soak docs nightly clean
 
 setup: $(INSTALLED)  ## .venv with culpa in it, the kernel programs compiled
 
@@ -36,10 +36,16 @@ test: lint
 bench: setup
 	$(BIN)/python bench/run.py
 
+score: setup  ## all labs with and without tracing, and the sound ones a hundred times: docs/reference/score.json
+	$(BIN)/python bench/score.py
+
+soak: setup  ## a hundred runs of labs in which nothing is wrong; fails at the first word of a cause
+	$(BIN)/culpa lab bench --sound --runs 100
+
 docs: setup  ## docs/reference anew from the code
 	$(BIN)/python docs/generate.py
 
-nightly: test bench
+nightly: test bench soak
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(INSTALLED)

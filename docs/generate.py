@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.columns import PolarsType, Table
+from culpa.labs.bench import Bench, table
 from culpa.report.envelope import json_schema
 
 if TYPE_CHECKING:
     from click import Command, Parameter
 
 REFERENCE = Path(__file__).with_name("reference")
+SCORE: Final = REFERENCE / "score.json"
 TESTS: Final = Path(__file__).parents[1] / "tests" / "redis"
 NO_REWRAP: Final = "\b"
 """Tells click to leave a paragraph as it is."""
@@ -37,6 +41,8 @@ def pages() -> dict[str, str]:
     if hasattr(importlib.import_module("culpa.diagnose.rules"), "RULES"):
         written["rules.md"] = rules_page()
         written["redis-checks.md"] = redis_checks_page()
+    if SCORE.exists():
+        written["score.md"] = score_page()
     return written
 
 
@@ -102,7 +108,7 @@ def cli_page() -> str:
         | 2 | wrong usage |
         | 3 | done, and a finding at or above `--fail-on` was made |
         | 4 | the target vanished before anything was seen |
-        | 5 | `culpa lab run`: the truth was not found |
+        | 5 | `culpa lab run`: the truth was not found; `culpa lab bench --sound`: a false alarm |
         | 130 | interrupted before anything was seen |
         """
     )
@@ -197,6 +203,30 @@ def redis_checks_page() -> str:
     table = "\n".join(["| check | it says | shown by |", "|---|---|---|", *rows])
     left_out = "\n".join(["| cause | why there is no check |", "|---|---|", *(f"| {a} | {b} |" for a, b in UNCHECKED)])
     return f"{NOTICE}{intro}\n\n{table}\n\n## Not checked\n\n{left_out}\n"
+
+
+# --- score.md
+
+
+def score_page() -> str:
+    """What `make score` found: for each part its table, with what was missed."""
+    intro = inspect.cleandoc(
+        """
+        # The score: how often culpa is right
+
+        Each lab makes a trouble on purpose and knows the truth from how it was built; its parameters are drawn at
+        random from the printed seed. `make score` runs them and writes [score.json](score.json), from which this page
+        is made. In brackets stand Wilson 95 % intervals. *first right*: the first head is the first true cause, or,
+        where nothing is wrong, nothing is named. What was missed stays in the table.
+        """
+    )
+    parts = json.loads(SCORE.read_text(encoding="utf-8"))["parts"]
+    return f"{NOTICE}{intro}\n\n" + "\n".join(_score_section(part) for part in parts.values())
+
+
+def _score_section(part: dict[str, Any]) -> str:
+    lines = "\n".join(table(msgspec.convert(part["bench"], Bench)))
+    return f"## `{part['command']}`\n\n{part['date']}, {part['machine']}\n\n```text\n{lines}\n```\n"
 
 
 def main() -> int:

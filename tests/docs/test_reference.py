@@ -31,6 +31,13 @@ def test_generated_page_is_the_one_committed(name: str) -> None:
     assert GENERATED[name] == (ROOT / "docs/reference" / name).read_text(encoding="utf-8"), "run: make docs"
 
 
+def test_the_page_of_the_score_is_made_of_its_file() -> None:
+    """Both are committed, or neither."""
+    page = ROOT / "docs/reference/score.md"
+    assert page.exists() == ("score.md" in GENERATED)
+    assert not page.exists() or page.read_text(encoding="utf-8") == GENERATED["score.md"], "run: make docs"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link of a page names a file, and its anchor a heading there."""

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from culpa.cli.lab import app
 from culpa.errors import UsageError
 from culpa.labs import catalogue
 from culpa.labs.bench import Bench, Case, Head, Plan, run_bench, summed, table
@@ -46,6 +48,8 @@ def test_what_cases_add_up_to() -> None:
     assert (found.median_seconds, found.p95_seconds) == (6.0, 9.0)
     assert [(step.low, step.named, step.right) for step in found.calibration] == [(0.6, 1, 0), (0.9, 1, 1)]
     assert (found.median_explained, found.least_explained) == (0.97, 0.97)
+    assert [(group.name, group.cases) for group in found.groups] == [("sound", 1), ("one cause", 2)]
+    assert [group.top1 and group.top1[0] for group in found.groups] == [1.0, 0.5]
     lines = "\n".join(table(found))
     assert "some, as found: net.loss in 9.00 s; missed: top1, who; false: net.loss" in lines
     assert "cpu.busy" not in lines
@@ -70,6 +74,35 @@ def test_a_run_without_a_verdict_is_a_miss_and_not_skipped(monkeypatch: pytest.M
     assert found.top1 is not None
     assert found.top1[0] == 0.0
     assert [(row.stage, row.seconds) for row in found.cases] == [("no verdict", None)]
+
+
+def test_sound_labs_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only labs without a cause are drawn, each as often as chance will have it; the same seed draws the same."""
+    seen: list[str] = []
+
+    def fails(name: str) -> Played:
+        seen.append(name)
+        raise NoVerdictError("only who was asked counts here")
+
+    labs = tuple(
+        replace(catalogue.find(name), play=lambda _, name=name: fails(name), needs=())
+        for name in ("fsync-loop", "fsync-loop-healthy", "cache-aside")
+    )
+    monkeypatch.setattr(catalogue, "LABS", labs)
+    for _ in range(2):
+        found = run_bench(Plan(seed=4, sound=True, runs=12), progress=print, labs=labs)
+        assert len(found.cases) == 12
+    assert set(seen) == {"fsync-loop-healthy", "cache-aside"}
+    assert seen[:12] == seen[12:]
+
+
+def test_a_sound_run_with_a_false_alarm_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make soak` goes by the exit status."""
+    alarmed = case(truth=Truth(causes=()), score=msgspec.structs.replace(ALL_RIGHT, false_alarms=("net.loss",)))
+    for cases, status in (((alarmed,), 5), ((case(truth=Truth(causes=())),), 0)):
+        score = summed(Plan(seed=1), cases)
+        monkeypatch.setattr("culpa.labs.bench.run_bench", lambda *_, score=score, **__: score)
+        assert CliRunner().invoke(app, ["bench", "--sound", "--runs", "1"]).exit_code == status
 
 
 @pytest.mark.lab

@@ -59,17 +59,26 @@ def lab_run(
 @app.command("bench", short_help="Run all labs: the score.", epilog=example("culpa lab bench --sample 5 --seed 7"))
 def lab_bench(
     family: Annotated[str | None, typer.Option("--family", help="only labs of this family")] = None,
+    sound: Annotated[bool, typer.Option("--sound", help="only labs in which nothing is wrong")] = False,
     sample: Annotated[int | None, typer.Option("--sample", min=1, help="so many labs, drawn at random")] = None,
+    runs: Annotated[int | None, typer.Option("--runs", min=1, help="so many runs, each of a lab drawn anew")] = None,
     seed: Annotated[int, typer.Option("--seed", help="of everything random; the same seed draws the same run")] = 1,
     no_trace: NoTraceFlag = False,
     json: Annotated[bool, typer.Option("--json", help="the score as JSON to stdout, nothing else there")] = False,
 ) -> None:
-    """Run the labs that this host can run, with parameters drawn at random, and say how often culpa was right."""
+    """Run the labs that this host can run, with parameters drawn at random, and say how often culpa was right.
+
+    With --sound any false alarm ends it with exit status 5.
+    """
+    from culpa.errors import EXIT_LAB_MISSED
     from culpa.labs.bench import Plan, run_bench, table
 
-    plan = Plan(seed=seed, family=family, sample=sample, trace=not no_trace)
+    plan = Plan(seed=seed, family=family, sound=sound, sample=sample, runs=runs, trace=not no_trace)
     score = run_bench(plan, progress=Talk(quiet=False).say)
     if json:
         output.as_json(score)
-        return
-    out("".join(f"{printable(line)}\n" for line in table(score)))
+    else:
+        out("".join(f"{printable(line)}\n" for line in table(score)))
+    alarmed = sound and any(case.score.false_alarms for case in score.cases)
+    if alarmed:
+        raise typer.Exit(EXIT_LAB_MISSED)

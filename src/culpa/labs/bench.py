@@ -64,6 +64,16 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """The cases with so many true causes: `name` is sound, one cause, or several causes."""
+
+    name: str
+    cases: int
+    top1: Rate
+    all_named: Rate
+    false_alarm_rate: Rate
+
+
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """All cases and what they add up to. `false_alarm_rate`: cases with a head that is not true."""
 
@@ -78,6 +88,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     on: Rate
     path: Rate
     false_alarm_rate: Rate
+    groups: tuple[Group, ...]
     median_seconds: float | None
     p95_seconds: float | None
     median_explained: float | None
@@ -88,11 +99,17 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which labs to run. `sample`: so many of them, drawn at random; None: all."""
+    """Which labs to run.
+
+    `sound`: only those in which nothing is wrong. `sample`: so many of them, drawn at random; None: all. `runs`: so
+    many runs, each of a lab drawn anew from those; None: each once.
+    """
 
     seed: int
     family: str | None = None
+    sound: bool = False
     sample: int | None = None
+    runs: int | None = None
     trace: bool = True
 
 
@@ -100,7 +117,7 @@ def run_bench(plan: Plan, *, progress: Callable[[str], None], labs: Sequence[Lab
     """Run the labs of a plan, one after the other; what cannot run here is counted as skipped, by name.
 
     Raises:
-        UsageError: no lab is of that family.
+        UsageError: no such lab is of that family.
         KeyboardInterrupt: it was interrupted; everything is undone.
     """
     drawn = random.Random(plan.seed)  # noqa: S311 - parameters, not secrets
@@ -140,6 +157,7 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
         on=_rate(case.score.on for case in cases if case.truth.on),
         path=_rate(case.score.path for case in cases if case.truth.path),
         false_alarm_rate=_rate(bool(case.score.false_alarms) for case in cases),
+        groups=tuple(_groups(cases)),
         median_seconds=round(median(seconds), 3) if seconds else None,
         p95_seconds=quantile(seconds, 0.95),
         median_explained=round(median(explained), 4) if explained else None,
@@ -154,6 +172,9 @@ def table(bench: Bench) -> Iterator[str]:
     yield f"{len(bench.cases)} cases, seed {bench.seed}, {'with' if bench.trace else 'without'} tracing"
     for name in ("top1", "all_named", "who", "on", "path", "false_alarm_rate"):
         yield f"  {name.replace('_', ' '):18} {_spoken(getattr(bench, name))}"
+    for group in bench.groups:
+        right = f"first right {_spoken(group.top1)}, all named {_spoken(group.all_named)}"
+        yield f"  {group.name:18} {group.cases} cases: {right}, false alarms {_spoken(group.false_alarm_rate)}"
     if bench.median_seconds is not None and bench.p95_seconds is not None:
         within = f"median {format_seconds(bench.median_seconds)}, p95 {format_seconds(bench.p95_seconds)}"
         yield f"  {'time to verdict':18} {within}"
@@ -172,11 +193,14 @@ def table(bench: Bench) -> Iterator[str]:
 
 
 def _chosen(plan: Plan, labs: Sequence[Lab], drawn: random.Random) -> list[Lab]:
-    found = [lab for lab in labs if plan.family in (None, lab.family)]
+    among = [lab for lab in labs if not (plan.sound and lab.fires)]
+    found = [lab for lab in among if plan.family in (None, lab.family)]
     if not found:
-        families = ", ".join(sorted({lab.family for lab in labs}))
-        raise UsageError(f"no lab is of the family {plan.family!r}", way_out=f"choose one of {families}")
-    return found if plan.sample is None else drawn.sample(found, min(plan.sample, len(found)))
+        families = ", ".join(sorted({lab.family for lab in among}))
+        raise UsageError(f"no such lab is of the family {plan.family!r}", way_out=f"choose one of {families}")
+    if plan.sample is not None:
+        found = drawn.sample(found, min(plan.sample, len(found)))
+    return found if plan.runs is None else drawn.choices(found, k=plan.runs)
 
 
 def _parameters(drawn: random.Random) -> Parameters:
@@ -219,6 +243,21 @@ def _failed(lab: Lab, parameters: Parameters) -> Case:
         seconds=None,
         explained=None,
     )
+
+
+def _groups(cases: Sequence[Case]) -> Iterator[Group]:
+    by_name: dict[str, list[Case]] = {"sound": [], "one cause": [], "several causes": []}
+    for case in cases:
+        by_name[("sound", "one cause", "several causes")[min(len(case.truth.causes), 2)]].append(case)
+    for name, found in by_name.items():
+        if found:
+            yield Group(
+                name=name,
+                cases=len(found),
+                top1=_rate(case.score.top1 for case in found),
+                all_named=_rate(case.score.all_named for case in found),
+                false_alarm_rate=_rate(bool(case.score.false_alarms) for case in found),
+            )
 
 
 def _heads(stage: Stage) -> Iterator[Head]:
