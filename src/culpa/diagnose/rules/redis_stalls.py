@@ -199,14 +199,13 @@ def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
         return []
     numbers = Numbers(view.picture.capture.manifest.host.machine)
     wanted = sorted(numbers.of(FORKS))
-    rows = view.picture.capture.frame(schema.SYSCALLS).filter(
-        (pl.col("tid") == view.pid) & pl.col("nr").is_in(wanted) & (pl.col("ret") > 0)
-    )
-    threads = {
-        row["tid"] for row in view.picture.capture.frame(schema.TASKS).filter(pl.col("pid") == view.pid).to_dicts()
-    }
-    calls = rows.filter(~pl.col("ret").is_in(list(threads))).drop_nulls(["enter_ns", "exit_ns"])
-    return list(calls.select("enter_ns", "exit_ns").iter_rows())
+    calls = view.picture.capture.frame(schema.SYSCALLS).lazy().filter(
+        pl.col("nr").is_in(wanted), pl.col("tid") == view.pid, pl.col("ret") > 0
+    )  # fmt: skip
+    rows = calls.select("enter_ns", "exit_ns", "ret").drop_nulls().collect()
+    tasks = view.picture.capture.frame(schema.TASKS)
+    threads = tasks.filter(pl.col("pid") == view.pid)["tid"].unique()
+    return list(rows.filter(~pl.col("ret").is_in(threads.implode())).select("enter_ns", "exit_ns").iter_rows())
 
 
 @rule(
