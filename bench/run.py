@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import budget
+import checkup_cost
 import decode
 import floor
 import large
@@ -43,6 +44,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "memory": memory.measure,
     "large": large.measure,
     "target_cost": target_cost.measure,
+    "checkup_cost": checkup_cost.measure,
     "budget": budget.measure,
     "floor": floor.measure,
     "peers": peers.measure,
