@@ -163,12 +163,12 @@ def rules_page() -> str:
 UNCHECKED = (
     (
         "which of the keys of a pattern (`user:*`) is hot",
-        "names of keys are not kept, only what they have in common; `redis.hotkey` fires for a key without such a part, "
-        "and else says that it cannot tell",
+        "names of keys are not kept, only what they have in common; `redis.hotkey` fires for a key without it, and "
+        "says of others that it cannot tell",
     ),
     (
         "requests that are too large",
-        "no server counts them one by one but a Valkey since 8.1, and no lab has one; what it recorded is in the capture",
+        "only a Valkey since 8.1 counts them one by one, and no lab has one; what it recorded is in the capture",
     ),
 )
 """Causes of which there is no check, and why."""

@@ -17,7 +17,7 @@ LONG_SAVE_S = 120
 """From here on a save is worth a word (BetterDB's monitor; Netdata warns at 600 s)."""
 STALLED_SAVE_S = 60
 SLOW_NS = 2_000_000
-"""Of the device's own time for one small request: seed 001 has 1 to 2 ms for a whole synchronous write."""
+"""Of the device's own time for one small request: a whole synchronous write ordinarily takes 1 to 2 ms."""
 SLOW_PART = 0.25
 """Of the requests: fewer are hiccups of the host."""
 MIN_REQUESTS = 5
