@@ -167,7 +167,7 @@ def _check(verdict: Verdict, name: str) -> Check:
 )
 def test_the_list_has_the_expire_cycle_in_this_servers_numbers(
     tmp_path: Path, program: str, hz: int, effort: int, looked_at: int, stale: int, longest_ms: float
-) -> None:  # fmt: skip
+) -> None:
     """200 keys a second is 20 a sample at hz 10; 30 at effort 3. By the constants of src/expire.c of 6.2 and 7.0."""
     settings = ("--hz", str(hz), "--active-expire-effort", str(effort))
     with serving(tmp_path, *SOUND, *settings, program=program) as client:

@@ -70,9 +70,7 @@ def _expiry(view: RedisView) -> Iterator[Evidence]:
     cycle = expirecycle.of(view)
     if cycle is None:
         return
-    told = (
-        f"keys with a time to live looked at each second, of each database: {cycle.sample} a cycle, {cycle.hz:g} cycles"
-    )
+    told = f"keys with a time to live looked at a second, of each database ({cycle.sample} each time, hz {cycle.hz:g})"
     yield _fact(told, cycle.looked_at, "INFO server: hz, redis_version")
     told = "it takes another sample at once where more of one than this are expired"
     yield _fact(told, cycle.stale_percent, "redis_version, active-expire-effort", "%")
@@ -111,22 +109,16 @@ def _cpus(view: RedisView) -> Iterator[Evidence]:
                     "/proc/PID/task/*/status")  # fmt: skip
     own, cpus = cpusof.allowed(view), cpusof.better(view)
     if len(own) == 1 and cpus is not None:
-        word = (
-            "logical CPUs of its core"
-            if cpus.share_a_core
-            else "its core has no other logical CPU; it and the next one"
-        )
-        yield _fact(f"bound to CPU {own[0]}; {word}", cpus.listed, "/sys/devices/system/cpu/cpu*/topology")
+        others = "all of its core are" if cpus.share_a_core else "its core has no other; with the next of its socket"
+        yield _fact(f"bound to CPU {own[0]}; {others}", cpus.listed, "/sys/devices/system/cpu/cpu*/topology")
     if (nodes := view.host_number("nodes")) is not None:
         yield _fact("NUMA nodes of the host", int(nodes), "/sys/devices/system/node")
 
 
 def _dirty(view: RedisView) -> Iterator[Evidence]:
     """When the kernel writes back what is dirty: by how much of it there is, and by its age."""
-    for part, words in (
-        ("dirty_background", "the kernel begins to write back"),
-        ("dirty", "writers are made to pause"),
-    ):
+    begins, pauses = "the kernel begins to write back", "writers are made to pause"
+    for part, words in (("dirty_background", begins), ("dirty", pauses)):
         of_bytes, ratio = view.host_setting(f"{part}_bytes"), view.host_setting(f"{part}_ratio")
         if of_bytes:
             yield _fact(f"{words} from so much dirty on", format_bytes(int(of_bytes)), f"vm.{part}_bytes")

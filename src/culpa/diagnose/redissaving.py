@@ -21,6 +21,7 @@ MIN_LOOKS = 3
 SMALL_BYTES = 64 << 10
 """A larger request takes time for its bytes, however fast the disk answers."""
 LET_GO = frozenset({"rename", "renameat", "renameat2", "unlink", "unlinkat", "close"})
+_FILE = ["ino_dev", "ino"]
 ON_DISK = (Kind.IO, Kind.FSYNC, Kind.JOURNAL, Kind.DEVICE, Kind.THROTTLE)
 
 
@@ -105,23 +106,11 @@ def children(view: RedisView) -> frozenset[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Disk:
-    """The device below the files that the server and its children wrote or synced, in the window.
+class Answered:
+    """Requests of one kind that a device finished, and for each what it gave to that one alone (ns)."""
 
-    `own_ns`: of each small write and each flush that it finished, what the device gave to that one alone. `syncs`:
-    calls of theirs, how long all and the longest of them took.
-    """
-
-    device: str
+    what: str
     own_ns: Int64s
-    syncs: int
-    sync_ns: int
-    longest_sync_ns: int
-
-    @property
-    def requests(self) -> int:
-        """How many there were."""
-        return len(self.own_ns)
 
     @property
     def mean_ns(self) -> float:
@@ -133,27 +122,41 @@ class Disk:
         return int((self.own_ns >= limit_ns).sum())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Disk:
+    """The device below the files that the server and its children synced in the window.
+
+    `kinds`: small writes of these files, and the device's flushes. `syncs`: calls of theirs, how long all and the
+    longest of them took.
+    """
+
+    device: str
+    kinds: tuple[Answered, ...]
+    syncs: int
+    sync_ns: int
+    longest_sync_ns: int
+
+
 def disk(view: RedisView) -> Disk | None:
     """The one that most of their data went to; None where nothing of theirs did, or requests were not recorded."""
-    capture, objects = view.picture.capture, view.picture.objects
+    capture = view.picture.capture
     if view.pid is None or view.picture.graph is None or not capture.has(schema.BLOCKS):
         return None
     theirs = pl.col("pid").is_in([view.pid, *sorted(children(view))])
     syncs = _named(view, SYNC).filter(theirs & (pl.col("file_type") == "reg"))
     files = syncs.select(ino_dev="dev", ino="ino").drop_nulls().unique()
-    writes = capture.frame(schema.BLOCKS).filter(pl.col("op") == "write")
-    sent = writes.join(files, on=["ino_dev", "ino"], how="semi").drop_nulls("dev")
-    if sent.is_empty():
+    sent = capture.frame(schema.BLOCKS).filter(pl.col("op") == "write").join(files, on=_FILE, how="semi")
+    most = sent.drop_nulls("dev").group_by("dev").agg(pl.col("bytes").sum()).sort("bytes", "dev", descending=True)
+    if most.is_empty():
         return None
-    dev = sent.group_by("dev").agg(pl.col("bytes").sum()).sort("bytes", "dev", descending=[True, False])["dev"][0]
-    name = objects.device(dev)
-    rows = DeviceQueue(view.picture, name).alone()
-    small = (pl.col("op") == "flush") | ((pl.col("op") == "write") & (pl.col("bytes") <= SMALL_BYTES))
-    own = rows.filter(small & pl.col("complete_ns").is_not_null())["own"]
-    lengths = (syncs["exit_ns"] - syncs["enter_ns"]).drop_nulls()
+    name = view.picture.objects.device(most["dev"][0])
+    rows = DeviceQueue(view.picture, name).alone().filter(pl.col("complete_ns").is_not_null())
+    small = rows.filter((pl.col("op") == "write") & (pl.col("bytes") <= SMALL_BYTES)).join(files, on=_FILE, how="semi")
+    kinds = (("small writes of its files", small), ("flushes", rows.filter(pl.col("op") == "flush")))
+    lengths = (syncs["exit_ns"] - syncs["enter_ns"]).drop_nulls().to_numpy()
     return Disk(
-        device=name, own_ns=own.to_numpy().astype(np.int64), syncs=len(lengths), sync_ns=int(lengths.sum()),
-        longest_sync_ns=int(lengths.max() or 0),  # type: ignore[arg-type]  # an integer column
+        device=name, syncs=len(lengths), sync_ns=int(lengths.sum()), longest_sync_ns=int(lengths.max(initial=0)),
+        kinds=tuple(Answered(what=what, own_ns=own["own"].to_numpy().astype(np.int64)) for what, own in kinds),
     )  # fmt: skip
 
 

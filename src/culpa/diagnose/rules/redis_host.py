@@ -68,9 +68,7 @@ def pinned(view: RedisView) -> Iterator[Finding]:
 def _both_siblings(view: RedisView) -> Fix:
     """The CPUs to use by name, where they are known; its background threads may have others of their own since 6.0."""
     cpus = cpusof.better(view)
-    risk = (
-        "none" if cpus is None or cpus.share_a_core else "two cores share less of their caches than one core's siblings"
-    )
+    risk = "none" if cpus is None or cpus.share_a_core else "two cores share less of their caches than one core does"
     if cpus is None:
         change = f"let it run on both logical CPUs of a core, or on all: taskset -acp CPUS {view.pid} (see lscpu -e)"
         return Fix(id="redis-both-siblings", change=change, reversible=True, risk=risk)

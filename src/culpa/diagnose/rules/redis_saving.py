@@ -16,8 +16,8 @@ from culpa.units import format_bytes, format_count, format_share
 LONG_SAVE_S = 120
 """From here on a save is worth a word (BetterDB's monitor; Netdata warns at 600 s)."""
 STALLED_SAVE_S = 60
-SLOW_NS = 2_000_000
-"""Of the device's own time for one small request: a whole synchronous write ordinarily takes 1 to 2 ms."""
+SLOW_NS = 3_000_000
+"""Of the device's own time for one request: a whole synchronous write ordinarily takes 1 to 2 ms."""
 SLOW_PART = 0.25
 """Of the requests: fewer are hiccups of the host."""
 MIN_REQUESTS = 5
@@ -76,33 +76,37 @@ def _child(view: RedisView) -> Iterator[Evidence]:
     "with appendfsync always each write waits for it; else a save, a rewrite or a late sync sooner or later does",
 )
 def disk_slow(view: RedisView) -> Said | None:
-    """The device below the files that the server and its children wrote or synced takes long for small requests that it
-    has to itself. It needs tracing: the time in which the device works on other requests is left out.
+    """The device below the files that the server and its children sync takes long for small writes, or to flush its
+    cache. It needs tracing: the time in which the device works on other requests is left out.
     """
     disk = redissaving.disk(view)
     if disk is None:
         if view.picture.graph is None and (view.delta("aof_delayed_fsync") or view.stalls.ns):
             raise Unseen("how long the disk takes for each request is seen with tracing only")
         return None
-    if disk.requests < MIN_REQUESTS or disk.mean_ns < SLOW_NS or disk.slower_than(SLOW_NS) < SLOW_PART * disk.requests:
+    slow = [kind for kind in disk.kinds if len(kind.own_ns) >= MIN_REQUESTS and _is_slow(kind)]
+    if not slow:
         return None
     evidence = list(disk_facts(disk))
-    evidence.append(
-        fact("of them slower than that", format_share(disk.slower_than(SLOW_NS) / disk.requests), "blocks",
-             limit=format_share(SLOW_PART))
-    )  # fmt: skip
+    for kind in slow:
+        part = format_share(kind.slower_than(SLOW_NS) / len(kind.own_ns))
+        evidence.append(fact(f"of the {kind.what}, so long or longer", part, "blocks", limit=format_share(SLOW_PART)))
     return Said(evidence=tuple(evidence), setting=f"dir, on {disk.device}", fixes=(_DISK,), confidence=0.85)
 
 
+def _is_slow(kind: redissaving.Answered) -> bool:
+    return kind.mean_ns >= SLOW_NS and kind.slower_than(SLOW_NS) >= SLOW_PART * len(kind.own_ns)
+
+
 def disk_facts(disk: redissaving.Disk) -> Iterator[Evidence]:
-    """The device's own time for a request, and the server's syncs."""
-    told = f"{disk.device}: its own time for a small write or flush, mean of {format_count(disk.requests)}"
-    yield fact(told, round(disk.mean_ns / 1e6, 3), "blocks", unit="ms", limit=f"{SLOW_NS / 1e6:g} ms")
+    """The device's own time for its requests, and the server's syncs."""
+    for kind in disk.kinds:
+        if len(kind.own_ns):
+            told = f"{disk.device}: its own time for one of {format_count(len(kind.own_ns))} {kind.what}, mean"
+            yield fact(told, round(kind.mean_ns / 1e6, 3), "blocks", unit="ms", limit=f"{SLOW_NS / 1e6:g} ms")
     if disk.syncs:
         mean_ms, longest_ms = disk.sync_ns / disk.syncs / 1e6, disk.longest_sync_ns / 1e6
-        told = (
-            f"syncs of the server and its children: {format_count(disk.syncs)}, the longest {longest_ms:.3g} ms, mean"
-        )
+        told = f"syncs by the server and its children: {format_count(disk.syncs)}, longest {longest_ms:.3g} ms, mean"
         yield fact(told, round(mean_ms, 3), "syscalls", unit="ms")
 
 
