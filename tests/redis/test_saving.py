@@ -204,7 +204,9 @@ def test_a_pinned_server_is_told_which_cpus_to_use(tmp_path: Path) -> None:
         assert fix.argv is not None
         subprocess.run(fix.argv, check=True, capture_output=True)
         allowed = {frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
-    siblings = set(cpus_of(Path(f"/sys/devices/system/cpu/cpu{cpus[0]}/topology/thread_siblings_list").read_text()))
+    siblings = set(
+        cpus_of(Path(f"/sys/devices/system/cpu/cpu{cpus[0]}/topology/thread_siblings_list").read_text().strip())
+    )
     assert 1 == len(allowed)
     (now,) = allowed
     assert {cpus[0]} < now

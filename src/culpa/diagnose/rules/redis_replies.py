@@ -26,6 +26,8 @@ ENDLESS = frozenset(
     }
 )  # fmt: skip
 """Asked on connections on which the server sends what nobody asks for."""
+SEVERAL = 1.5
+"""Commands for each message: less is the difference between two windows that are not quite the same."""
 NAMED = 3
 BUSY = 0.5
 """Of the main thread's time: in a server that rests for longer than that no key is too hot."""
@@ -105,13 +107,21 @@ def _on_sockets(view: RedisView, served: Served) -> list[Large]:
     kinds = rows.group_by("verb", "pattern").agg(pl.col("reply_bytes"))
     found = []
     for verb, pattern, sizes in kinds.iter_rows():
-        each = max(1.0, view.grown(f"cmdstat_{verb.lower()}", "calls") / messages[verb])
+        each = _commands_each(view, verb, messages[verb])
         large = [int(size / each) for size in sizes if size >= each * LARGE_BYTES]
         if large:
             found.append(
                 Large(name=_name(verb, pattern), count=len(large), largest_bytes=max(large), source="messages")
             )
     return found
+
+
+def _commands_each(view: RedisView, verb: str, messages: int) -> float:
+    """How many commands a message of that verb held in the mean; the server is asked a little before and after."""
+    window = view.picture.capture.manifest.window
+    part = (window.end_ns - window.start_ns) / NS_PER_SECOND / max(1e-9, view.counted_seconds)
+    each = view.grown(f"cmdstat_{verb.lower()}", "calls") * min(1.0, part) / messages
+    return each if each >= SEVERAL else 1.0
 
 
 def _recorded(view: RedisView) -> list[Large]:
