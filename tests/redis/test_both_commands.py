@@ -17,7 +17,7 @@ from test_states import SOUND, keeps_asking
 pytestmark = [pytest.mark.redis, pytest.mark.root, pytest.mark.trace, needs_redis]
 
 OF_THE_HOST = {"cpu.runqueue", "redis.cpu.starved", "redis.stall.unattributed"}
-"""What the host's two CPUs let wait at one moment and not at another; the last is judged by culpa's own PINGs only, which
+"""What the host's two CPUs let wait at one moment and not at another; the last is judged by culpa's own PINGs, which
 `culpa why` does not send.
 """
 ELEMENTS = 400_000
