@@ -162,18 +162,13 @@ def rules_page() -> str:
 
 UNCHECKED = (
     (
-        "rename, unlink or close of a large append-only file",
-        "not tried: no lab makes it happen; where such a call waits for the journal, that is `fs.journal-wait`",
+        "which of the keys of a pattern (`user:*`) is hot",
+        "names of keys are not kept, only what they have in common; `redis.hotkey` fires for a key without it, and "
+        "says of others that it cannot tell",
     ),
     (
-        "a disk that is slow by nature",
-        "culpa writes nothing to the server's disk, so there is no baseline to hold it against; a wait for a slow "
-        "device is `disk.slow-device`, a write of the append-only file that waits for it `redis.aof.write-slow-disk`",
-    ),
-    (
-        "a save that takes long",
-        "no lab in which it delays anybody by its length alone; where clients wait for it, that is "
-        "`redis.aof.write-behind-child` or `redis.fork.slow`",
+        "requests that are too large",
+        "only a Valkey since 8.1 counts them one by one, and no lab has one; what it recorded is in the capture",
     ),
 )
 """Causes of which there is no check, and why."""

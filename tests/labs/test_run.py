@@ -94,7 +94,7 @@ def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
         is_right(result)
         assert result.measured.after_fix is not None
         # Where the trouble takes a part of the disk or the CPUs, the work itself stays.
-        part_only = name in ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "redis-expire")
+        part_only = name in ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota")
         assert result.measured.after_fix < result.measured.before / (2 if part_only else 4)
 
     proven(lambda: run_lab(name, parameters=Parameters(small=True), trace=True, progress=print), check)

@@ -19,7 +19,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
-from culpa.collect import undo
+from culpa.collect import commandlog, undo
 from culpa.collect.latency_monitor import LatencyMonitor
 from culpa.collect.procfs import PROC, parse_status, read_bounded
 from culpa.collect.redis_answers import Fact, NotAnswered, Reply, facts_of
@@ -45,7 +45,9 @@ SETTINGS: Final = (
     "active-expire-effort", "activedefrag", "activerehashing", "aof-rewrite-incremental-fsync", "appenddirname",
     "appendfilename", "appendfsync", "appendonly", "auto-aof-rewrite-min-size", "auto-aof-rewrite-percentage",
     "bgsave_cpulist", "bio_cpulist", "busy-reply-threshold", "client-output-buffer-limit", "cluster-node-timeout",
-    "commandlog-execution-slower-than", "commandlog-slow-execution-max-len", "dir", "disable-thp", "dynamic-hz", "hz",
+    "commandlog-execution-slower-than", "commandlog-large-reply-max-len", "commandlog-large-request-max-len",
+    "commandlog-reply-larger-than", "commandlog-request-larger-than", "commandlog-slow-execution-max-len", "dir",
+    "disable-thp", "dynamic-hz", "hz",
     "io-threads", "io-threads-do-reads", "latency-monitor-threshold", "latency-tracking", "lazyfree-lazy-eviction",
     "lazyfree-lazy-expire", "lazyfree-lazy-server-del", "lazyfree-lazy-user-del", "lazyfree-lazy-user-flush",
     "maxclients", "maxmemory", "maxmemory-clients", "maxmemory-policy", "no-appendfsync-on-rewrite",
@@ -89,6 +91,7 @@ class Checkup:
         self._rows: list[tuple[int, Fact]] = []
         self._failure: NotAnswered | None = None
         self._slow_before = -1
+        self._log = commandlog.CommandLog(_pattern)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="culpa-redis", daemon=True)
 
@@ -101,11 +104,12 @@ class Checkup:
         self._ask_all()
         self.monitor.begin(self._talker, raises=self._raises_monitor)
         self._slow_before = max((number for number, _ in self._slow_entries()), default=-1)
+        self._log.begin(self._talker, exists=self._said(commandlog.SETTING) is not None)
         self._thread.start()
 
     def recognise(self, pids: Collection[int], proc_root: Path = PROC) -> Pid | None:
         """Which of these processes the server is: the one that has the number it gives itself, in its own namespace."""
-        said = next((fact.value for _, fact in self._rows if fact.field == "process_id"), None)
+        said = self._said("process_id")
         for pid in sorted(pids):
             status = parse_status(read_bounded(proc_root / str(pid) / "status") or b"")
             inner = str(status.ns_pids[-1]) if status and status.ns_pids else None
@@ -124,6 +128,7 @@ class Checkup:
                 self._ask_all()
                 self._keep(self.monitor.facts(self._talker))
                 self._keep(self._slow(self._slow_entries()))
+                self._keep(self._log.facts(self._talker, own=self._said("addr")))
                 self._keep(self._clients())
                 self._keep(self._largest_keys())
         except NotAnswered as reason:
@@ -192,6 +197,11 @@ class Checkup:
             except NotAnswered as reason:
                 self._failure = reason
                 return
+
+    def _said(self, field: str) -> str | None:
+        """The first value of a field, whatever it was asked by."""
+        with self._lock:
+            return next((fact.value for _, fact in self._rows if fact.field == field), None)
 
     def _ask_all(self) -> None:
         self._ask(*_FULL)

@@ -23,6 +23,9 @@ BASELINE_NS: Final = NS_PER_SECOND
 _SMAPS: Final = re.compile(r"^(Rss|AnonHugePages|Swap):\s+(\d+) kB$", re.MULTILINE)
 _ALLOWED: Final = re.compile(r"^Cpus_allowed_list:\s*(\S+)$", re.MULTILINE)
 SYS: Final = Path("/sys")
+FEW_CPUS: Final = 8
+"""Of a process that may run on more, which ones they are does not matter."""
+MAX_SIBLINGS: Final = 1024
 
 Row = tuple[int, str, str, str, float]
 
@@ -48,6 +51,7 @@ class HostView:
         self._faults(self._pid)
         for tid, allowed in self._allowed(self._pid):
             self._note(f"/proc/{self._pid}/task/{tid}/status", str(self._pid), "Cpus_allowed", float(allowed))
+        self._cpus(self._pid)
         chosen = re.search(r"\[(\w+)\]", read_text(self._sys / "kernel/mm/transparent_hugepage/enabled") or "")
         if chosen is not None:
             source = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -80,6 +84,19 @@ class HostView:
             if found is not None:
                 yield directory.name, cpus_in(found[1])
 
+    def _cpus(self, pid: int) -> None:
+        """The CPUs of its main thread, if they are few: with those of the same core, and of the same socket."""
+        source = f"/proc/{pid}/task/{pid}/status"
+        found = _ALLOWED.search(read_text(self._proc / str(pid) / "task" / str(pid) / "status") or "")
+        if found is None or cpus_in(found[1]) > FEW_CPUS:
+            return
+        for cpu in cpus_of(found[1]):
+            self._note(source, str(pid), "cpu", float(cpu))
+            for field, file in (("same_core", "thread_siblings_list"), ("same_socket", "core_siblings_list")):
+                path = self._sys / f"devices/system/cpu/cpu{cpu}/topology" / file
+                for other in cpus_of((read_text(path) or "").strip())[:MAX_SIBLINGS]:
+                    self._note(f"/sys/devices/system/cpu/cpu{cpu}/topology/{file}", f"cpu{cpu}", field, float(other))
+
     def _note(self, source: str, who: str, field: str, value: float) -> None:
         self._rows.append((time.monotonic_ns(), source, who, field, value))
 
@@ -108,9 +125,14 @@ def longest_gap_ns(length_ns: int) -> int:
 
 def cpus_in(text: str) -> int:
     """How many CPUs a list like `0-3,8` names."""
-    total = 0
+    return len(cpus_of(text))
+
+
+def cpus_of(text: str) -> list[int]:
+    """The CPUs that a list like `0-3,8` names."""
+    found: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
         if low.isdecimal() and (high.isdecimal() or not dash):
-            total += (int(high) - int(low) + 1) if dash else 1
-    return total
+            found += range(int(low), int(high) + 1) if dash else [int(low)]
+    return found

@@ -131,6 +131,10 @@ class DeviceQueue:
         given = self._given_within(rows, start_ns, end_ns) if len(rows) and len(start_ns) else np.zeros(len(rows))
         return self.rows.with_columns(given=pl.Series(given))
 
+    def alone(self) -> pl.DataFrame:
+        """`rows` with `own`: how much (ns) of its time the device gave to each request in all."""
+        return self.rows.with_columns(own=pl.Series(self._given_to_each() if len(self.rows) else np.zeros(0)))
+
     def finished(self) -> Finished:
         """Of all requests that were finished in the window."""
         done = self.rows["complete_ns"].is_not_null().to_numpy()

@@ -235,6 +235,11 @@ class RedisView:
         mine = (pl.col("field") == "Cpus_allowed") & (pl.col("object") == str(self.pid))
         return [int(value) for value in self._counters.filter(mine)["value"].to_list()]
 
+    def host_numbers(self, field: str, who: str) -> list[int]:
+        """All values of a counter of one object, each once, in order."""
+        mine = (pl.col("field") == field) & (pl.col("object") == who)
+        return [int(value) for value in self._counters.filter(mine)["value"].drop_nulls().unique().sort().to_list()]
+
     @property
     def is_bystander(self) -> bool:
         """Whether another server was to be examined, and this one was met on the way."""

@@ -16,11 +16,14 @@ from culpa.report.page import BLANK, Line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One entry of the list and the checks that answer it; `advice` is said where one of them fired."""
+    """One entry of the list and the checks that answer it; `advice` is said where one of them fired, and of their
+    `figures` so many are shown.
+    """
 
     text: str
     checks: tuple[str, ...]
     advice: str = ""
+    figures: int = 3
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -33,8 +36,12 @@ QUESTIONS: tuple[Question, ...] = (
         checks=("redis.command.slow", "redis.script.long"),
         advice="use SCAN and its kin, sort and intersect in the client; KEYS is not for production",
     ),
-    Question(text="Do many keys expire at the same time?", checks=("redis.expire.burst",)),
-    Question(text="Are there big keys?", checks=("redis.bigkey.read", "redis.bigkey.delete")),
+    Question(text="Do many keys expire at the same time?", checks=("redis.expire.burst",), figures=5),
+    Question(
+        text="Are there big keys?",
+        checks=("redis.bigkey.read", "redis.bigkey.delete", "redis.reply.large", "redis.hotkey"),
+        figures=4,
+    ),
     Question(
         text="How is the append-only file written?",
         checks=(
@@ -45,6 +52,7 @@ QUESTIONS: tuple[Question, ...] = (
             "redis.aof.dirty-throttle",
             "redis.aof.fsync-late",
             "redis.aof.failing",
+            "redis.disk.slow",
         ),
     ),
     Question(
@@ -57,7 +65,12 @@ QUESTIONS: tuple[Question, ...] = (
         checks=("redis.repl.load-blocks", "redis.repl.down"),
         advice="keep an instance at 2 to 4 GB, so that its RDB file loads fast",
     ),
-    Question(text="Do cores or NUMA nodes get in its way?", checks=("redis.cpu.pinned", "redis.cpu.starved")),
+    Question(
+        text="Do cores or NUMA nodes get in its way?",
+        checks=("redis.cpu.pinned", "redis.cpu.starved", "redis.cpu.io-threads"),
+        advice="bind it to a core with all its logical CPUs, not to one of them: its background threads and its "
+        "children need one as well",
+    ),
 )
 BLOCKING: tuple[Question, ...] = (
     Question(
@@ -107,6 +120,25 @@ DISK: tuple[Question, ...] = (
         checks=("redis.aof.dirty-throttle",),
         advice="vm.dirty_background_ratio 5 with vm.dirty_ratio 10 uses little memory, 50 with 80 much, "
         "5 with 80 takes peaks and empties in calm times",
+        figures=4,
+    ),
+    Question(
+        text="The end of a rewrite, written by the main thread in one go (up to 6.2)",
+        checks=("redis.aof.rewrite-tail",),
+        advice="gone with 7.0; before, let the kernel write back early and often (vm.dirty_background_ratio), and "
+        "rewrite in quiet hours",
+    ),
+    Question(
+        text="A large file that is renamed over, deleted or closed",
+        checks=("redis.aof.rename-unlink",),
+        advice="whoever lets go of a file last frees it: close alone writes nothing, and deletes nothing unless the "
+        "file was unlinked before",
+    ),
+    Question(
+        text="A disk that is slow by itself, and saves that take long",
+        checks=("redis.disk.slow", "redis.rdb.slow"),
+        advice="1 to 2 ms is ordinary for a write that is synced",
+        figures=4,
     ),
 )
 
@@ -133,7 +165,7 @@ def _answered(label: str, question: Question, verdict: Verdict) -> Iterator[Line
     for cause in causes[:2]:
         yield Line(text=f"{wording.sentence(cause.title)} ({cause.id}, {cause.level})", indent=1)
     facts = [fact for check in checks for fact in check.evidence]
-    for fact in facts[:3]:
+    for fact in facts[: question.figures]:
         yield Line(text=wording.fact(fact, source=False), indent=1)
     for check in checks:
         if check.answer == "skipped" and check.why:

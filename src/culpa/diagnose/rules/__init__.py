@@ -26,7 +26,9 @@ from culpa.diagnose.rules.redis_holds import (
     script_long,
 )
 from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
+from culpa.diagnose.rules.redis_replies import REPLY_STATES
 from culpa.diagnose.rules.redis_rest import unattributed
+from culpa.diagnose.rules.redis_saving import SAVING
 from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved
 from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
@@ -71,7 +73,9 @@ RULES: tuple[Rule, ...] = (
     busy,
     sleeping,
     pinned,
+    *SAVING,
     *STATES,
+    *REPLY_STATES,
     *HOST_STATES,
     unattributed,
 )

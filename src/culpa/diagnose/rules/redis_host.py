@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from culpa.diagnose import cpusof
 from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
@@ -40,7 +41,8 @@ def pinned(view: RedisView) -> Iterator[Finding]:
     How sure: the affinity is read from every thread; where the host is traced, the time in which the main thread was
     ready and did not run is measured, else this is a note.
 
-    What to do: give it both siblings of a core (taskset -acp), or set server_cpulist, bio_cpulist and bgsave_cpulist.
+    What to do: give it both logical CPUs of its core (taskset -acp; the fix names them), or since 6.0 set
+    server_cpulist, bio_cpulist and bgsave_cpulist.
     """
     allowed = view.threads_allowed()
     if not allowed:
@@ -59,12 +61,20 @@ def pinned(view: RedisView) -> Iterator[Finding]:
         moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
         on=On(peer=view.server, setting="CPU affinity"), evidence=(*evidence, *view.stall_facts(moments)),
         confidence=0.9,
-        fixes=(Fix(id="redis-both-siblings", change=_siblings(view), reversible=True, risk="none"),),
+        fixes=(_both_siblings(view),),
     )  # fmt: skip
 
 
-def _siblings(view: RedisView) -> str:
-    return f"let it run on both logical CPUs of a core, or on all: taskset -acp 0-1 {view.pid} (see lscpu -e)"
+def _both_siblings(view: RedisView) -> Fix:
+    """The CPUs to use by name, where they are known; its background threads may have others of their own since 6.0."""
+    cpus = cpusof.better(view)
+    risk = "none" if cpus is None or cpus.share_a_core else "two cores share less of their caches than one core does"
+    if cpus is None:
+        change = f"let it run on both logical CPUs of a core, or on all: taskset -acp CPUS {view.pid} (see lscpu -e)"
+        return Fix(id="redis-both-siblings", change=change, reversible=True, risk=risk)
+    return Fix(
+        id="redis-both-siblings", argv=("taskset", "-acp", cpus.listed, str(view.pid)), reversible=True, risk=risk
+    )
 
 
 @state(
