@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from living import line_of, running
 
-from culpa.collect.openfiles import OpenFiles, appended_to
+from culpa.capture.schema import FILES
+from culpa.collect.openfiles import OpenFiles, appended_to, lengths, opened
 from culpa.units import dev_t
 
 
@@ -43,6 +44,39 @@ def test_files_open_for_appending(tmp_path: Path) -> None:
         assert identity(log) in found
         assert identity(other) not in found
     assert identity(log) not in appended_to([os.getpid()])
+
+
+def test_files_open_so_that_writes_are_synced(tmp_path: Path) -> None:
+    """O_DSYNC and O_SYNC, which includes it; how a file is open for appending is told beside it."""
+    ways = {"data": os.O_DSYNC, "all": os.O_SYNC | os.O_APPEND, "none": os.O_APPEND}
+    fds = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT | flags) for name, flags in ways.items()]
+    try:
+        found = opened([os.getpid()])
+    finally:
+        for fd in fds:
+            os.close(fd)
+    names = {identity(tmp_path / name): name for name in ways}
+
+    assert {"data", "all"} == {names[one] for one in found.synced if one in names}
+    assert {"all", "none"} == {names[one] for one in found.appended if one in names}
+
+
+def test_files_are_measured_where_they_still_have_their_path(tmp_path: Path) -> None:
+    """Not one that is gone, whose path another has, or whose file system may wait for another host."""
+    names = ("here", "gone", "replaced", "remote")
+    for name in names:
+        (tmp_path / name).write_text("12345")
+    known = [identity(tmp_path / name) for name in names]
+    (tmp_path / "gone").unlink()
+    (tmp_path / "new").write_text("1234567")
+    (tmp_path / "new").rename(tmp_path / "replaced")
+    files = FILES.frame(
+        {
+            "dev": [dev for dev, _ in known], "ino": [ino for _, ino in known],
+            "path": [str(tmp_path / name) for name in names], "fs_type": ["ext4"] * 3 + ["nfs4"],
+        }
+    )  # fmt: skip
+    assert [(*known[0], 5)] == lengths(files).rows()
 
 
 def test_a_name_that_ends_like_a_deleted_file(tmp_path: Path) -> None:

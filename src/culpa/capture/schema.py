@@ -266,6 +266,8 @@ FILES = table(
     ("inner_path", STR, "", "path as the process sees it, where that differs"),
     ("fs_type", STR, "", "file system type"),
     ("append", BOOL, "", "a watched process had it open for appending at the end; null: not seen so"),
+    ("synced", BOOL, "", "it had it open with O_DSYNC or O_SYNC, which sync every write, at the end; null as above"),
+    ("size", I64, "B", "its length at the end; null: not known, gone, or another file has its path by then"),
     (
         "backing_dev",
         U32,

@@ -32,6 +32,8 @@ from culpa.units import DevT, dev_t, printable
 MAX_FILES = 50_000
 MAX_LOOKED_AT = 4096
 """Fds whose flags are read at the end, a few microseconds each."""
+MAX_MEASURED = 4096
+"""Files whose length is asked for at the end, a microsecond or two each."""
 MAX_PATH_CHARS = 4096
 REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "afs", "lustre", "glusterfs", "beegfs", "gpfs", "autofs"}
@@ -60,15 +62,58 @@ class _Named:
     fs_type: str | None
 
 
-def appended_to(pids: Iterable[int], proc_root: Path = PROC) -> frozenset[tuple[int, int]]:
-    """Device and inode of the files that processes have open for appending, as a log is."""
-    files, found = OpenFiles(proc_root), set()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """Device and inode of the files that processes have open in a way that matters: `appended` as a log is, `synced` so
+    that each write returns only when it is on the disk.
+    """
+
+    appended: frozenset[tuple[int, int]] = frozenset()
+    synced: frozenset[tuple[int, int]] = frozenset()
+
+
+def opened(pids: Iterable[int], proc_root: Path = PROC) -> Opened:
+    """How processes have their files open now, by the flags of their fds."""
+    files = OpenFiles(proc_root)
+    appended: set[tuple[int, int]] = set()
+    synced: set[tuple[int, int]] = set()
     for pid, fd in islice(_fds(pids, proc_root), MAX_LOOKED_AT):
-        info = parse_fdinfo(read_bounded(f"{proc_root}/{pid}/fdinfo/{fd}") or b"")
-        file = files.look(pid, fd) if info.flags & os.O_APPEND else None
-        if file is not None and file.file_type == "reg":
-            found.add((file.dev, file.ino))
-    return frozenset(found)
+        flags = parse_fdinfo(read_bounded(f"{proc_root}/{pid}/fdinfo/{fd}") or b"").flags
+        file = files.look(pid, fd) if flags & (os.O_APPEND | os.O_DSYNC) else None
+        if file is None or file.file_type != "reg":
+            continue
+        for flag, found in ((os.O_APPEND, appended), (os.O_DSYNC, synced)):
+            if flags & flag:
+                found.add((int(file.dev), file.ino))
+    return Opened(appended=frozenset(appended), synced=frozenset(synced))
+
+
+def appended_to(pids: Iterable[int], proc_root: Path = PROC) -> frozenset[tuple[int, int]]:
+    """Device and inode of the files that processes have open for appending."""
+    return opened(pids, proc_root).appended
+
+
+def lengths(files: pl.DataFrame) -> pl.DataFrame:
+    """dev, ino, size of the files that still have their path, but for those whose file system may wait for another
+    host.
+
+    Args:
+        files: `schema.FILES`.
+    """
+    local = ~pl.col("fs_type").is_in(list(REMOTE)) & ~pl.col("fs_type").str.starts_with("fuse")
+    found = []
+    for dev, ino, path in files.filter(local).drop_nulls("path").head(MAX_MEASURED).select("dev", "ino", "path").rows():
+        try:
+            seen = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - thousands of times
+        except OSError:
+            continue
+        if stat.S_ISREG(seen.st_mode) and (dev_t(os.major(seen.st_dev), os.minor(seen.st_dev)), seen.st_ino) == (
+            dev,
+            ino,
+        ):
+            found.append((dev, ino, seen.st_size))
+    names = {name: FILES.schema[name] for name in ("dev", "ino", "size")}
+    return pl.DataFrame(found, schema=names, orient="row").unique(["dev", "ino"], keep="first", maintain_order=True)
 
 
 def _fds(pids: Iterable[int], proc_root: Path) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.native.stacks import NativeStacks
-from culpa.collect.openfiles import appended_to
+from culpa.collect.openfiles import Opened, lengths, opened
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC, own_pid, read_bounded
 from culpa.collect.redis import RedisCollector
@@ -82,7 +82,7 @@ class Watch:
         self._spots: list[BlindSpot] = []
         self._next_look_ns = 0
         self._spoke_resp: frozenset[int] = frozenset()
-        self._appended: frozenset[tuple[int, int]] = frozenset()
+        self._opened = Opened()
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
@@ -179,7 +179,7 @@ class Watch:
         self._look_at_threads(self._present())
         counters = self._counters.stop()
         self._look_around()
-        self._appended = appended_to(self._present())
+        self._opened = opened(self._present())
         seen = self._source.stop()
         rows = _clipped(requests(), end_ns)
         self._stacks.stop()
@@ -271,7 +271,7 @@ class Watch:
             schema.REDIS.name: self._redis.rows(),
         }
         if schema.FILES.name in tables:
-            tables[schema.FILES.name] = _with_appends(tables[schema.FILES.name], self._appended)
+            tables[schema.FILES.name] = _as_opened(tables[schema.FILES.name], self._opened)
         if schema.TASKS.name not in tables:
             tables[schema.TASKS.name] = task_rows(processes["pid"].to_list(), watched_ns=self.start_ns)
         spots = [*self._spots, *unsteady_clocks(self._began, Moment.now())]
@@ -380,13 +380,15 @@ def _sockets(frames: Collection[pl.DataFrame | None]) -> pl.DataFrame:
     return rows.group_by("ino", maintain_order=True).agg(firsts).select(list(schema.SOCKETS.schema))
 
 
-def _with_appends(files: pl.DataFrame, appended: frozenset[tuple[int, int]]) -> pl.DataFrame:
-    """`schema.FILES` with what is known of how the files are open."""
-    rows = [(dev, ino, True) for dev, ino in sorted(appended)]
-    names = {name: schema.FILES.schema[name] for name in ("dev", "ino", "append")}
-    known = pl.DataFrame(rows, schema=names, orient="row")
-    joined = files.drop("append").join(known, on=["dev", "ino"], how="left", maintain_order="left")
-    return joined.select(list(schema.FILES.schema))
+def _as_opened(files: pl.DataFrame, how: Opened) -> pl.DataFrame:
+    """`schema.FILES` with what is known of how the files are open, and of their length."""
+    for column, found in (("append", how.appended), ("synced", how.synced)):
+        rows = [(dev, ino, True) for dev, ino in sorted(found)]
+        names = {name: schema.FILES.schema[name] for name in ("dev", "ino", column)}
+        known = pl.DataFrame(rows, schema=names, orient="row")
+        files = files.drop(column).join(known, on=["dev", "ino"], how="left", maintain_order="left")
+    files = files.drop("size").join(lengths(files), on=["dev", "ino"], how="left", maintain_order="left")
+    return files.select(list(schema.FILES.schema))
 
 
 def _clipped(requests: pl.DataFrame, end_ns: int) -> pl.DataFrame:

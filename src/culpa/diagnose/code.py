@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from culpa.capture import schema
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.picture import Picture
+
+if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
 
 MAX_CALLERS = 3
 MIN_SAMPLES = 2
 """One sample may be a torn read of a running interpreter; two that agree are not."""
+SAMPLED_NS = 10_000_000
+"""Taking a sample of a stack takes so long: short calls with less between them share their samples."""
 MIN_PART = 0.5
 """A function that not more of the samples stand in or below is not what the time went to."""
 
@@ -80,6 +85,12 @@ def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str]
         of=len(chosen),
         source=places[0][0].source,
     )
+
+
+def sampled_threads(picture: Picture) -> list[int]:
+    """The threads whose stacks were sampled."""
+    tids: list[int] = picture.capture.frame(schema.CODE)["tid"].drop_nulls().unique().to_list()
+    return tids
 
 
 @dataclass(frozen=True, slots=True)

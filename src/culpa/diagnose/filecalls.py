@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,15 +17,17 @@ import polars as pl
 from culpa.capture import schema
 from culpa.diagnose.blame import ROOT
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.picture import Picture
 from culpa.model.axis import Axis, Bools, Int64s, expand
 from culpa.model.kinds import Kind
 from culpa.model.waitgraph import WaitGraph
 from culpa.syscalls import Numbers
 
-O_CREAT, O_APPEND = 0o100, 0o2000
-"""include/uapi/asm-generic/fcntl.h; the same on x86 and arm64."""
-_OPERATIONS: dict[str, frozenset[str]] = {
+if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
+
+O_CREAT, O_APPEND, O_DSYNC = 0o100, 0o2000, 0o10000
+"""include/uapi/asm-generic/fcntl.h; the same on x86 and arm64. O_SYNC includes O_DSYNC."""
+OPERATIONS: dict[str, frozenset[str]] = {
     "open": frozenset({"open", "openat", "openat2", "creat"}),
     "write": frozenset({"write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate"}),
     "read": frozenset({"read", "readv", "pread64", "preadv", "preadv2"}),
@@ -33,7 +36,14 @@ _OPERATIONS: dict[str, frozenset[str]] = {
     "unlink": frozenset({"unlink", "unlinkat"}),
     "rename": frozenset({"rename", "renameat", "renameat2"}),
     "directory": frozenset({"mkdir", "rmdir"}),
+    "seek": frozenset({"lseek"}),
 }
+"""What calls do to a file, and which calls do it."""
+_PLACED = frozenset({"pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2"})
+_SIZED = frozenset({"read", "pread64", "write", "pwrite64"})
+"""Their third argument is how many bytes are asked for."""
+NEAR = 10
+"""Calls further apart than so many times what may lie between them do not follow one another."""
 _WITHOUT_FD = ("unlink", "rename", "directory")
 NOT_WAITING = (Kind.RUNNING, Kind.RUNNABLE)
 
@@ -58,9 +68,12 @@ class _Clipped:
 class FileCalls:
     """Calls on files by processes with threads on the chain, made during the root's time.
 
-    `rows`: row, tid, pid, operation (a key of `_OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
-    name a file by a path: the capture does not have it), bytes (moved; null for other calls), creates, appends (the
-    call opens a file for appending, or is on one that somebody has open so).
+    `rows`: row, tid, pid, operation (a key of `OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
+    name a file by a path: the capture does not have it), bytes (moved; null for other calls), asked (bytes that a read
+    or write was to move at most; null where the call has a vector), placed (it says where in the file, and does not go
+    on where the last one ended), ret, fd (for a call that opens a file the new one), flags (of a call that opens a
+    file; null for others and for openat2, which has them in memory), creates, appends (the call opens a file for
+    appending, or is on one that somebody has open so).
     """
 
     rows: pl.DataFrame
@@ -73,6 +86,32 @@ class FileCalls:
     def waits(self, rows: pl.DataFrame) -> Moments:
         """When the root waited in these calls, neither running nor runnable."""
         return self._parts.moments(rows["row"].to_list(), waiting=True)
+
+    def by_thread(self, rows: pl.DataFrame, tids: Collection[int], *, between_ns: int = 0) -> dict[int, Moments]:
+        """`one_after_the_other` of each of these threads, with its own calls of these."""
+        theirs = rows.filter(pl.col("tid").is_in(list(tids))).group_by("tid", maintain_order=True)
+        return {int(str(tid)): self.one_after_the_other(mine, between_ns=between_ns) for (tid,), mine in theirs}
+
+    def items(self) -> pl.DataFrame:
+        """row, item: the root item within which each call on the chain held the root up, the first where several."""
+        parts = pl.DataFrame({"row": self._parts.call, "item": self._parts.item})
+        first = parts.group_by("row").agg(pl.col("item").min())
+        return first.cast({"row": self.rows.schema["row"]})
+
+    def one_after_the_other(self, rows: pl.DataFrame, *, between_ns: int) -> Moments:
+        """As `moments`, with what their thread did from each of these calls to the next, at most `between_ns` of it."""
+        mine = np.isin(self._parts.call, rows["row"].to_list()) & ~self._parts.waiting
+        parts = pl.DataFrame(
+            {"row": self._parts.call[mine], "item": self._parts.item[mine], "start_ns": self._parts.start_ns[mine],
+             "end_ns": self._parts.end_ns[mine]},
+            schema_overrides={"row": rows.schema["row"]},
+        )  # fmt: skip
+        parts = parts.join(rows.select("row", "tid"), on="row").sort("item", "tid", "start_ns")
+        following = pl.col("start_ns").shift(-1).over("item", "tid")
+        near = following.is_not_null() & (following - pl.col("end_ns") <= NEAR * between_ns)
+        reach = pl.when(near).then(pl.min_horizontal(following, pl.col("end_ns") + between_ns)).otherwise("end_ns")
+        parts = parts.with_columns(reach_ns=pl.max_horizontal(reach, "end_ns"))
+        return Moments.union(*(parts[name].to_numpy() for name in ("item", "start_ns", "reach_ns")))
 
     def busiest(self, rows: pl.DataFrame) -> tuple[int, int]:
         """pid and tid of the thread in whose calls, of these, most of the root's time was spent."""
@@ -121,7 +160,7 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
     """All calls on files in the window, by thread and time."""
     numbers = Numbers(picture.capture.manifest.host.machine)
     window = picture.capture.manifest.window
-    operation = {nr: name for name, calls in _OPERATIONS.items() for nr in numbers.of(calls)}
+    operation = {nr: name for name, calls in OPERATIONS.items() for nr in numbers.of(calls)}
     frame = graph.calls.filter(pl.col("nr").is_in(list(operation)))
     frame = frame.with_columns(
         operation=pl.col("nr").replace_strict(operation, return_dtype=pl.String),
@@ -136,13 +175,16 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
         .when(pl.col("nr").is_in(list(numbers.of({"openat"}))))
         .then("arg2")
         .when(pl.col("nr").is_in(list(numbers.of({"creat"}))))
-        .then(pl.lit(O_CREAT, pl.UInt64))
-        .otherwise(pl.lit(0, pl.UInt64))
+        .then(pl.lit(O_CREAT | 1, pl.UInt64))
     )
     moved = pl.col("operation").is_in(["write", "read"]) & (pl.col("ret") > 0)
     opened = (pl.col("operation") == "open") & (pl.col("ret") >= 0)
     frame = frame.with_columns(
         bytes=pl.when(moved).then("ret"),
+        asked=pl.when(pl.col("nr").is_in(list(numbers.of(_SIZED)))).then("arg2"),
+        placed=pl.col("nr").is_in(list(numbers.of(_PLACED))),
+        flags=flags,
+        fd=pl.when(opened).then("ret").otherwise(pl.col("arg0").cast(pl.Int64, strict=False)),
         creates=(opened & (flags & O_CREAT > 0)).fill_null(value=False),
         appends=(opened & (flags & O_APPEND > 0)).fill_null(value=False),
     )
@@ -153,7 +195,7 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
     frame = frame.sort("tid", "enter_ns").with_row_index("row")
     return frame.select(
         "row", "tid", "pid", "operation", "enter_ns", "exit_ns", "dev", "ino", _paths(frame, picture), "bytes",
-        "creates", "appends",
+        "asked", "placed", "ret", "fd", "flags", "creates", "appends",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, redisserved, sampled, summed, tree, workers
+from culpa.diagnose import detail, redisserved, sampled, smallcalls, summed, tree, workers
 from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
 from culpa.diagnose.moments import Moments
@@ -70,7 +70,7 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     if sums is not None:
         # The trouble may have come, or shown itself, only after single events ended.
         later = draw_sums(backing.united(sums), exchanges)
-        later = replace(later, asked=asked, asked_until_ns=end_ns, served=served)
+        later = replace(later, asked=asked, asked_until_ns=end_ns, served=served, small_calls=smallcalls.named(picture))
         heads_later, broken_later, checks_later = _heads(later, rules)
         if _worst_ns(later, heads_later, known={cause.id for cause in heads}) > _worst_ns(picture, heads):
             picture, heads, broken, checks = later, heads_later, broken_later, checks_later

@@ -13,13 +13,16 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
+from culpa.diagnose import filecalls, rereads, sampled, smallcalls, summed
 from culpa.diagnose import root as root_of
-from culpa.diagnose import sampled, summed
 from culpa.diagnose.blame import Blame
+from culpa.diagnose.filecalls import FileCalls
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisserved import Served
 from culpa.diagnose.redisview import RedisView, servers
+from culpa.diagnose.rereads import Rereading
 from culpa.diagnose.root import Root
+from culpa.diagnose.smallcalls import Habit, Operation
 from culpa.model import timeline, waitgraph
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects
@@ -49,6 +52,8 @@ class Picture:
     """The end of that window."""
     served: Mapping[int, Served] = field(default_factory=dict)
     """What the main threads of Redis servers did, by process, where their messages were recorded."""
+    small_calls: frozenset[tuple[str, str]] = frozenset()
+    """Where calls are only summed up: files and operations of which the recorded calls moved a few bytes each."""
     explained: Moments | None = None
     """Where other causes lie, for the rule about what is left."""
 
@@ -134,6 +139,21 @@ class Picture:
     def share(self, ns: int) -> float:
         """A time as a share of the root."""
         return ns / self.root.ns if self.root.ns else 0.0
+
+    @cached_property
+    def file_calls(self) -> FileCalls | None:
+        """What the processes on the root's chain did to files; None where waits were only sampled."""
+        return filecalls.on_chain(self)
+
+    @cached_property
+    def habits(self) -> Mapping[Operation, list[Habit]]:
+        """Small reads, and small writes, that cost the root much."""
+        return {operation: smallcalls.found(self, operation) for operation in smallcalls.OPERATIONS}
+
+    @cached_property
+    def rereadings(self) -> list[Rereading]:
+        """Files whose reading again costs the root much."""
+        return rereads.found(self)
 
     @cached_property
     def own_exchanges(self) -> pl.DataFrame:

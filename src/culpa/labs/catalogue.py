@@ -41,8 +41,11 @@ from culpa.labs.redis_doubles import REDIS_DOUBLES
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.redis_stalls import REDIS_STALLS
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
+from culpa.labs.rereads import REREADS_HEALTHY, REREADS_LAB
 from culpa.labs.shell_script import SHELL_SCRIPT, SHELL_SCRIPT_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
+from culpa.labs.small_calls import SMALL_READS_HEALTHY, SMALL_READS_LAB, SMALL_WRITES_HEALTHY, SMALL_WRITES_LAB
+from culpa.labs.sync_open import SYNC_OPEN_HEALTHY, SYNC_OPEN_LAB
 from culpa.labs.word_pop import WORD_POP, WORD_POP_CACHED, WORD_POP_HEALTHY
 
 LABS: tuple[Lab, ...] = (
@@ -70,6 +73,14 @@ LABS: tuple[Lab, ...] = (
     SHELL_SCRIPT_HEALTHY,
     POSTGRES_COMMITS,
     POSTGRES_COMMITS_HEALTHY,
+    SYNC_OPEN_LAB,
+    SYNC_OPEN_HEALTHY,
+    SMALL_WRITES_LAB,
+    SMALL_WRITES_HEALTHY,
+    SMALL_READS_LAB,
+    SMALL_READS_HEALTHY,
+    REREADS_LAB,
+    REREADS_HEALTHY,
     PAGE_FAULTS,
     PAGE_FAULTS_HEALTHY,
     IO_LIMIT,

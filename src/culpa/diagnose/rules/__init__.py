@@ -31,8 +31,11 @@ from culpa.diagnose.rules.redis_rest import unattributed
 from culpa.diagnose.rules.redis_saving import SAVING
 from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved
 from culpa.diagnose.rules.redis_state import STATES
+from culpa.diagnose.rules.rereads import reads_again
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
+from culpa.diagnose.rules.small_calls import small_reads, small_writes
 from culpa.diagnose.rules.stopped import stopped
+from culpa.diagnose.rules.sync_open import sync_open
 from culpa.diagnose.rules.throttle import cgroup_throttle
 
 RULES: tuple[Rule, ...] = (
@@ -56,6 +59,10 @@ RULES: tuple[Rule, ...] = (
     round_trips,
     temp_churn,
     log_flood,
+    small_writes,
+    small_reads,
+    reads_again,
+    sync_open,
     fsync_heavy,
     saturated,
     slow_device,

@@ -17,7 +17,7 @@ from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import (
     calls_behind,
     code_evidence,
-    names_below,
+    journal_and_device,
     part,
     seconds,
     threads_of,
@@ -113,19 +113,7 @@ def fsync_heavy(picture: Picture) -> Iterator[Finding]:
         if queued:
             fact = "of it, runnable and waiting for a CPU"
             evidence.append(Evidence(fact=fact, value=seconds(queued), unit="s", threshold=None, source="offcpu"))
-        for kind, words in ((Kind.JOURNAL, "of it, waiting for the journal"), (Kind.DEVICE, "of it, at the device")):
-            time = part(picture, nodes, kind)
-            if time:
-                names = ", ".join(names_below(picture, nodes, kind)[:2])
-                evidence.append(
-                    Evidence(
-                        fact=f"{words} ({names})",
-                        value=seconds(time),
-                        unit="s",
-                        threshold=None,
-                        source="offcpu, blocks",
-                    )
-                )
+        evidence += journal_and_device(picture, nodes)
         if line is not None:
             evidence.append(code_evidence(line))
         yield Finding(

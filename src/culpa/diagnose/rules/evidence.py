@@ -83,6 +83,15 @@ def names_below(picture: Picture, nodes: list[int], kind: Kind) -> list[str]:
     return names
 
 
+def journal_and_device(picture: Picture, nodes: list[int]) -> Iterator[Evidence]:
+    """How much of the nodes' time was spent on the file system's journal, and how much at a device."""
+    for kind, words in ((Kind.JOURNAL, "of it, waiting for the journal"), (Kind.DEVICE, "of it, at the device")):
+        time = part(picture, nodes, kind)
+        if time:
+            fact = f"{words} ({', '.join(names_below(picture, nodes, kind)[:2])})"
+            yield Evidence(fact=fact, value=seconds(time), unit="s", threshold=None, source="offcpu, blocks")
+
+
 def code_evidence(line: CodeLine) -> Evidence:
     """The code line, or the function where no line is known, as a fact, with its callers."""
     callers = "".join(f" < {caller}" for caller in line.callers)

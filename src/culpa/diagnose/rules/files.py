@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from culpa.capture.schema import BLOCKS, CODE, SYSCALLS
-from culpa.diagnose import filecalls, pathpattern
-from culpa.diagnose.code import CodeLine, line_of
+from culpa.capture.schema import BLOCKS, SYSCALLS
+from culpa.diagnose import pathpattern
+from culpa.diagnose.code import CodeLine, line_of, sampled_threads
 from culpa.diagnose.filecalls import FileCalls
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
@@ -47,9 +47,7 @@ def _each(picture: Picture) -> str:
 
 def _code(picture: Picture, calls: FileCalls, rows: pl.DataFrame) -> CodeLine | None:
     """The line that asked for these calls: samples of their threads at those moments."""
-    sampled = picture.capture.frame(CODE)["tid"].drop_nulls().unique()
-    threads = rows.filter(pl.col("tid").is_in(sampled.implode())).group_by("tid", maintain_order=True)
-    return line_of(picture, {int(tid): calls.moments(mine) for (tid,), mine in threads})
+    return line_of(picture, calls.by_thread(rows, sampled_threads(picture)))
 
 
 def _waited(waits: Moments) -> Evidence:
@@ -139,7 +137,7 @@ def temp_churn(picture: Picture) -> Iterator[Finding]:
 
     What to do: keep the data in memory, or in a file system that is in memory.
     """
-    calls = filecalls.on_chain(picture)
+    calls = picture.file_calls
     if calls is None:
         return
     created = calls.rows.filter(pl.col("creates") & ~pl.col("appends")).drop_nulls(["dev", "ino"])
@@ -235,7 +233,7 @@ def log_flood(picture: Picture) -> Iterator[Finding]:
     What to do: lower the level, by the signal or interface that the program has for it; else in its configuration, and
     restart it.
     """
-    calls = filecalls.on_chain(picture)
+    calls = picture.file_calls
     if calls is None:
         return
     named = calls.rows.drop_nulls("path").filter(~pl.col("pid").is_in(list(picture.redis_pids)))
