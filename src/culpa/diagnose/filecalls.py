@@ -130,7 +130,7 @@ def on_chain(picture: Picture) -> FileCalls | None:
     if picture.graph is None:
         return None
     calls = _calls(picture, picture.graph)
-    every, waits = _thread_moments(picture)
+    every, waits = _thread_moments(picture, calls["tid"].drop_nulls().unique().to_list())
     whole, waited = _overlaps(picture.graph.axis, calls, every), _overlaps(picture.graph.axis, calls, waits)
     parts = _Clipped(
         call=np.append(whole.call, waited.call),
@@ -148,6 +148,8 @@ def on_chain(picture: Picture) -> FileCalls | None:
 
 def _during_root(picture: Picture, calls: pl.DataFrame) -> Bools:
     """Which calls share a moment with some request of the root, or with the root's threads."""
+    if calls.is_empty():
+        return np.zeros(0, bool)
     every = picture.moments(ROOT)
     nobody = np.zeros(len(every.item), np.int64)
     root = Moments.union(nobody, every.start_ns, every.end_ns)
@@ -161,14 +163,15 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
     numbers = Numbers(picture.capture.manifest.host.machine)
     window = picture.capture.manifest.window
     operation = {nr: name for name, calls in OPERATIONS.items() for nr in numbers.of(calls)}
-    frame = graph.calls.filter(pl.col("nr").is_in(list(operation)))
+    by_path = pl.col("nr").is_in([nr for name in _WITHOUT_FD for nr in numbers.of(OPERATIONS[name])])
+    on_file = (pl.col("file_type") == "reg").fill_null(value=False) | (by_path & (pl.col("ret") == 0))
+    # Most calls of a busy server are on sockets: what is left out first is not copied.
+    frame = graph.calls.lazy().filter(on_file, pl.col("nr").is_in(list(operation))).collect()
     frame = frame.with_columns(
         operation=pl.col("nr").replace_strict(operation, return_dtype=pl.String),
         enter_ns=pl.col("enter_ns").fill_null(window.start_ns),
         exit_ns=pl.col("exit_ns").fill_null(window.end_ns),
     )
-    named_by_path = pl.col("operation").is_in(_WITHOUT_FD) & (pl.col("ret") == 0)
-    frame = frame.filter((pl.col("file_type") == "reg").fill_null(value=False) | named_by_path)
     flags = (
         pl.when(pl.col("nr").is_in(list(numbers.of({"open"}))))
         .then("arg1")
@@ -214,24 +217,26 @@ class _ThreadMoments:
     item: Int64s
 
 
-def _thread_moments(picture: Picture) -> tuple[_ThreadMoments, _ThreadMoments]:
-    """When threads were on the chain, and when they waited there.
+def _thread_moments(picture: Picture, tids: list[int]) -> tuple[_ThreadMoments, _ThreadMoments]:
+    """When these threads were on the chain, and when they waited there.
 
     A wait that goes on to another thread holds that thread's running below it: what a thread ran is no wait of its own.
     """
     nodes, coverage = picture.blame.nodes, picture.blame.coverage
     who = np.array([-1 if number == ROOT else node.who for number, node in enumerate(nodes)], dtype=np.int64)
-    active = np.array([node.kind in NOT_WAITING for node in nodes], dtype=bool)[coverage.node]
-    tid = who[coverage.node]
-    pairs, key = np.unique(np.stack([tid, coverage.item], axis=1), axis=0, return_inverse=True)
+    rows = np.flatnonzero((np.isin(who, tids) & (who >= 0))[coverage.node])
+    node, item = coverage.node[rows], coverage.item[rows]
+    start_ns, end_ns = coverage.start_ns[rows], coverage.end_ns[rows]
+    active = np.array([node.kind in NOT_WAITING for node in nodes], dtype=bool)[node]
+    pairs, key = np.unique(np.stack([who[node], item], axis=1), axis=0, return_inverse=True)
     key = key.reshape(-1)
 
-    def union(rows: Bools) -> Moments:
-        return Moments.union(key[rows], coverage.start_ns[rows], coverage.end_ns[rows])
+    def union(of: Bools) -> Moments:
+        return Moments.union(key[of], start_ns[of], end_ns[of])
 
-    seen = tid >= 0
-    waits = union(seen & ~active).minus(union(seen & active))
-    whole, waited = (_ThreadMoments(moments=m, tid=pairs[:, 0], item=pairs[:, 1]) for m in (union(seen), waits))
+    waits = union(~active).minus(union(active))
+    every = Moments.union(key, start_ns, end_ns)
+    whole, waited = (_ThreadMoments(moments=m, tid=pairs[:, 0], item=pairs[:, 1]) for m in (every, waits))
     return whole, waited
 
 

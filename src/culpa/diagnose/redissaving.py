@@ -175,4 +175,5 @@ def file_calls(view: RedisView) -> list[tuple[int, int, str]] | None:
 def _named(view: RedisView, names: frozenset[str]) -> pl.DataFrame:
     """Calls of these names."""
     numbers = Numbers(view.picture.capture.manifest.host.machine)
-    return view.picture.capture.frame(schema.SYSCALLS).filter(pl.col("nr").is_in(sorted(numbers.of(names))))
+    calls = view.picture.capture.frame(schema.SYSCALLS).lazy()  # eagerly, every column would be copied
+    return calls.filter(pl.col("nr").is_in(sorted(numbers.of(names)))).collect()
