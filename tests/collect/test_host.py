@@ -19,8 +19,10 @@ from culpa.collect.host import (
     parse_diskstats,
     parse_limits,
     parse_pressure,
+    parse_swaps,
     parse_uptime,
 )
+from culpa.collect.memoryusers import memory_users
 from culpa.units import dev_t
 
 OLD = Path(__file__).parents[1] / "fixtures" / "proc" / "linux-3.10"
@@ -77,6 +79,32 @@ def test_group_files(tmp_path: Path) -> None:
     (tmp_path / "cpu.stat").write_text("nr_periods 10\nnr_throttled 4\nthrottled_time 123456\n")
     found = list(group_counters(tmp_path, "cpu"))
     assert Counter(source=f"{tmp_path}/cpu.stat", object=str(tmp_path), field="nr_throttled", value=4.0) in found
+
+
+def test_swap_areas() -> None:
+    """A device, and a file with a space in its name."""
+    text = (
+        "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+        "/dev/vdb2                               partition\t8388604\t\t1024\t\t-2\n"
+        "/srv/swap\\040file                       file\t\t1048572\t\t0\t\t5\n"
+    )
+    found = [(one.object, one.field, one.value) for one in parse_swaps(text)]
+    assert ("/dev/vdb2", "Size", 8388604.0) in found
+    assert ("/dev/vdb2", "Used", 1024.0) in found
+    assert ("/srv/swap\\040file", "Priority", 5.0) in found
+
+
+def test_memory_users(tmp_path: Path) -> None:
+    """The target always, the five largest where memory is short, kernel threads never."""
+    for pid, pages in ((2, 0), (10, 40), (11, 900), (12, 800), (13, 700), (14, 600), (15, 500)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "statm").write_text(f"{pages * 2} {pages} 0 0 0 0 0\n")
+        status = f"Name:\tx\nVmRSS:\t{pages * 4} kB\nVmSwap:\t8 kB\n" if pages else "Name:\tkthreadd\n"
+        (tmp_path / str(pid) / "status").write_text(status)
+    (calm,) = memory_users({10}, is_short=False, proc_root=tmp_path)
+    assert (10, 160.0, 8.0) == (calm.pid, calm.resident_kb, calm.swapped_kb)
+    pressed = memory_users({2, 10, 999}, is_short=True, proc_root=tmp_path)
+    assert [10, 11, 12, 13, 14, 15] == [user.pid for user in pressed]
 
 
 def test_living_host() -> None:

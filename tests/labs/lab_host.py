@@ -25,6 +25,20 @@ def write_limits() -> set[str]:
     return {line.split()[0] for line in file.read_text().splitlines()}
 
 
+def swaps() -> set[str]:
+    """What the host swaps to."""
+    listed = subprocess.run(
+        ["swapon", "--show=NAME", "--noheadings"], capture_output=True, text=True, check=True
+    ).stdout
+    return set(listed.split())
+
+
+def memory_groups() -> list[Path]:
+    """Memory groups (of either version) with a lab's prefix."""
+    roots = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")]
+    return [path for root in roots for path in root.glob("culpa-lab-*")]
+
+
 def dirty_bounds() -> set[str]:
     """Loop devices whose dirty pages are bounded strictly."""
     return {path.parent.name for path in Path("/sys/class/bdi").glob("7:*/strict_limit") if path.read_text() != "0\n"}

@@ -2,7 +2,7 @@
 
 It opens a site with a slow disk and a redis-server, says `ready` and waits to be ended. With a second argument it
 kills itself with SIGKILL as soon as that many entries are in the ledger; with `unsaid`, instead of writing down the
-program it has just started.
+program it has just started. With `swap` it opens a site with a slow swap area and a memory group instead.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from culpa.labs import ledger, redis_server, site, slowdisk, throttle
+from culpa.labs import ledger, memorygroup, redis_server, site, slowdisk, swaparea, throttle
 from culpa.labs.places import Places
 
 DIRECTORY = Path(sys.argv[1])
-UNSAID = sys.argv[2:] == ["unsaid"]
-DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 and not UNSAID else 0
+UNSAID, SWAP = sys.argv[2:] == ["unsaid"], sys.argv[2:] == ["swap"]
+DIE_AFTER = int(sys.argv[2]) if len(sys.argv) > 2 and not (UNSAID or SWAP) else 0
 SLOWNESS = slowdisk.Slowness(rate=throttle.Rate(per_second=800), dirty_bytes=16 << 20, image_bytes=64 << 20)
 PLACES = Places(temp=DIRECTORY / "temp", state=DIRECTORY, lock=DIRECTORY / "lock")
 
@@ -46,6 +46,14 @@ def wait_for_title(pid: int) -> None:
 
 
 with site.opened(lambda line: print(line, file=sys.stderr), places=PLACES) as here:
+    if SWAP:
+        rate = throttle.Rate(per_second=800, unit="reads")
+        area = here.stack.enter_context(swaparea.slow_swap(here, rate, 8 << 20))
+        of_memory = memorygroup.memory_group(book=here.ledger, name=here.name, beside=area.limit.group)
+        group = here.stack.enter_context(of_memory)
+        group.admit(here.start(["sleep", "120"], name="sleeper").pid)
+        print("ready", flush=True)
+        time.sleep(120)
     with_disk = here.stack.enter_context(slowdisk.slow_disk(here, SLOWNESS))
     redis_server.start(here, with_disk.directory, appendonly="yes")
     print("ready", flush=True)

@@ -28,8 +28,8 @@ def start_lab(places: Places, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def started_lab(places: Places) -> subprocess.Popen[str]:
-    lab = start_lab(places)
+def started_lab(places: Places, *more: str) -> subprocess.Popen[str]:
+    lab = start_lab(places, *more)
     assert lab.stdout is not None
     assert lab.stdout.readline() == "ready\n"
     return lab
@@ -63,6 +63,23 @@ def test_a_killed_lab_is_removed_by_the_next(places: Places) -> None:
     assert_nothing_left(places, limits_before)
     assert len(removed) == 7, removed
     assert bounds_before >= lab_host.dirty_bounds()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_swap_area_and_a_memory_group_go_with_the_lab(places: Places, ending: signal.Signals) -> None:
+    """Swap is the whole host's: it is off again after any end, before the loop devices below it go."""
+    limits_before, swaps_before = lab_host.write_limits(), lab_host.swaps()
+    lab = started_lab(places, "swap")
+    (area,) = lab_host.swaps() - swaps_before
+    (group,) = lab_host.memory_groups()
+    lab.send_signal(ending)
+    lab.communicate(timeout=60)
+    if ending is signal.SIGKILL:
+        assert swaps_before | {area} == lab_host.swaps()
+        assert f"swap on {area}" in leftovers.remove(places)
+    assert swaps_before == lab_host.swaps()
+    assert not group.exists()
+    assert_nothing_left(places, limits_before)
 
 
 @pytest.mark.parametrize("entries", range(1, ENTRIES + 1))

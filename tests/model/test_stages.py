@@ -69,6 +69,168 @@ from culpa.model.stages import classify
             "journal",
             "room in the journal",
         ),
+        # 6.18, 6.1 and 5.10: a page of a process that lies in swap.
+        (
+            [
+                "schedule",
+                "io_schedule",
+                "folio_wait_bit_common",
+                "__folio_lock_or_retry",
+                "do_swap_page",
+                "__handle_mm_fault",
+                "handle_mm_fault",
+                "do_user_addr_fault",
+                "exc_page_fault",
+            ],
+            "fault",
+            "swap-in",
+        ),
+        (
+            ["io_schedule", "wait_on_page_bit_common", "__lock_page_or_retry", "do_swap_page", "handle_mm_fault"],
+            "fault",
+            "swap-in",
+        ),
+        (
+            [
+                "io_schedule",
+                "blk_mq_get_tag",
+                "blk_mq_submit_bio",
+                "submit_bio_noacct",
+                "swap_read_folio_bdev_async",
+                "swap_cluster_readahead",
+                "swapin_readahead",
+                "do_swap_page",
+                "handle_mm_fault",
+            ],
+            "fault",
+            "swap-in",
+        ),
+        # Shared memory, by folios and by pages.
+        (
+            [
+                "io_schedule",
+                "folio_wait_bit_common",
+                "shmem_swapin_folio.isra.0",
+                "shmem_get_folio_gfp",
+                "shmem_fault",
+                "__do_fault",
+                "handle_mm_fault",
+            ],
+            "fault",
+            "swap-in",
+        ),
+        (["io_schedule", "__lock_page", "shmem_swapin_page", "shmem_getpage_gfp", "shmem_fault"], "fault", "swap-in"),
+        # Room for that page is made first: at the limit of its own control group, or on the host.
+        (
+            [
+                "io_schedule",
+                "folio_wait_bit_common",
+                "folio_wait_writeback",
+                "shrink_folio_list",
+                "shrink_lruvec",
+                "shrink_node",
+                "do_try_to_free_pages",
+                "try_to_free_mem_cgroup_pages",
+                "try_charge_memcg",
+                "mem_cgroup_swapin_charge_folio",
+                "do_swap_page",
+                "handle_mm_fault",
+            ],
+            "reclaim",
+            "reclaim at the limit of its control group",
+        ),
+        (
+            [
+                "io_schedule",
+                "blk_mq_get_tag",
+                "__swap_writepage",
+                "pageout",
+                "shrink_page_list",
+                "shrink_node",
+                "do_try_to_free_pages",
+                "try_to_free_mem_cgroup_pages",
+                "try_charge",
+                "mem_cgroup_charge",
+                "do_anonymous_page",
+                "handle_mm_fault",
+            ],
+            "reclaim",
+            "reclaim at the limit of its control group",
+        ),
+        (
+            ["schedule_timeout", "mem_cgroup_handle_over_high", "exit_to_user_mode_loop"],
+            "reclaim",
+            "a pause above memory.high of its control group",
+        ),
+        (
+            [
+                "schedule_timeout",
+                "reclaim_throttle",
+                "shrink_node",
+                "do_try_to_free_pages",
+                "try_to_free_pages",
+                "__alloc_pages_slowpath",
+                "vma_alloc_folio",
+                "do_anonymous_page",
+                "handle_mm_fault",
+            ],
+            "reclaim",
+            "memory reclaim",
+        ),
+        (
+            [
+                "io_schedule_timeout",
+                "congestion_wait",
+                "do_try_to_free_pages",
+                "try_to_free_pages",
+                "__alloc_pages_slowpath",
+                "alloc_pages_vma",
+                "do_anonymous_page",
+                "handle_mm_fault",
+            ],
+            "reclaim",
+            "memory reclaim",
+        ),
+        (
+            [
+                "schedule",
+                "rwsem_down_read_slowpath",
+                "super_cache_scan",
+                "shrink_slab",
+                "shrink_node",
+                "try_to_free_pages",
+                "__alloc_pages_slowpath",
+            ],
+            "reclaim",
+            "memory reclaim",
+        ),
+        (
+            [
+                "io_schedule",
+                "migrate_pages_batch",
+                "compact_zone",
+                "compact_zone_order",
+                "try_to_compact_pages",
+                "__alloc_pages_direct_compact",
+            ],
+            "reclaim",
+            "memory compaction",
+        ),
+        # What others may not change while they reclaim stays what it is.
+        (
+            [
+                "jbd2_log_wait_commit",
+                "ext4_evict_inode",
+                "evict",
+                "prune_icache_sb",
+                "shrink_slab",
+                "shrink_node",
+                "do_try_to_free_pages",
+                "try_to_free_pages",
+            ],
+            "journal",
+            "journal commit",
+        ),
         # A write to a mapped page that must wait for its turn, as a write to a file would.
         (
             ["schedule_timeout", "balance_dirty_pages", "fault_dirty_shared_page", "do_fault", "handle_mm_fault"],
@@ -82,6 +244,14 @@ def test_known_stacks_have_their_stage(frames: list[str], kind: str, label: str)
     stage = classify(frames)
 
     assert (kind, label) == (stage.kind, stage.label)
+
+
+def test_of_reclaim_it_is_known_whether_a_device_is_waited_for() -> None:
+    """A pause of reclaim has no request; the write of what is thrown out has one."""
+    outer = ["shrink_node", "do_try_to_free_pages", "try_to_free_pages"]
+
+    assert classify(["io_schedule", "folio_wait_writeback", "shrink_folio_list", *outer]).at_device
+    assert not classify(["schedule_timeout", "reclaim_throttle", *outer]).at_device
 
 
 def test_an_unknown_stack_keeps_its_symbol() -> None:

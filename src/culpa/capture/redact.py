@@ -196,7 +196,9 @@ class _Hashes:
         return self.words(folder) + slash + name if folder.startswith("/sys/fs/cgroup") else self.words(path)
 
     def counted_object(self, name: str) -> str:
-        return name if name in self._devices or _CPU.fullmatch(name) else self.words(name)
+        """Devices, CPUs and process ids as they are."""
+        public = name.removeprefix("/dev/") in self._devices or _CPU.fullmatch(name) or name.isdecimal()
+        return name if public else self.words(name)
 
     def prose(self, text: str) -> str:
         """A sentence: plain words stay unless they are a name somewhere in this capture."""

@@ -253,7 +253,7 @@ PROCESSES = table(
     ("container", STR, "", "container id, from the cgroup path"),
     ("netns", U64, "", "inode of its network namespace"),
     ("pidns", U64, "", "inode of its pid namespace"),
-    ("role", STR, "", "target, peer, waker, child, kernel; culpa: the watcher itself"),
+    ("role", STR, "", "target, peer, waker, child, kernel; neighbour: it holds much memory; culpa: the watcher itself"),
     ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
 )
 

@@ -17,8 +17,9 @@ import polars as pl
 from culpa.capture.manifest import Host
 from culpa.capture.schema import COUNTERS
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
+from culpa.collect.memoryusers import memory_users
 from culpa.collect.procfs import PROC, namespace_inode, own_pid, read_text
-from culpa.units import NS_PER_SECOND
+from culpa.units import NS_PER_SECOND, printable
 
 POLL_EVERY_NS = NS_PER_SECOND
 MAX_COUNTERS = 1_000_000
@@ -26,6 +27,9 @@ MAX_GROUPS = 64
 MAX_NAMESPACES = 16
 NO_LIMIT_V1 = 1 << 60
 """Version 1 writes a page-aligned LONG_MAX where there is no memory limit."""
+
+LITTLE_MEMORY = 0.1
+"""Of the host's memory, available."""
 
 _CPU_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
 _DISK_FIELDS = (
@@ -156,14 +160,23 @@ def parse_limits(text: str, source: str, who: str, field: str) -> Iterator[Count
                 yield Counter(source=source, object=who, field="period", value=float(words[1]))
 
 
+def parse_swaps(text: str) -> Iterator[Counter]:
+    """Size and use in kB, and the priority, of each area in use; its device or file is the object (mm/swapfile.c)."""
+    for line in text.split("\n")[1:]:
+        words = line.rsplit(maxsplit=4)
+        if len(words) == 5:
+            for field, value in zip(("Size", "Used", "Priority"), words[2:], strict=True):
+                yield Counter(source="/proc/swaps", object=printable(words[0]), field=field, value=float(value))
+
+
 def parse_uptime(text: str) -> float:
     """Seconds since boot."""
     return float(text.split()[0])
 
 
-_GROUP_FLAT = {UNIFIED: ("cpu.stat", "memory.events"), "cpu": ("cpu.stat",)}
+_GROUP_FLAT = {UNIFIED: ("cpu.stat", "memory.events"), "cpu": ("cpu.stat",), "memory": ("memory.oom_control",)}
 _GROUP_LIMITS = {
-    UNIFIED: ("cpu.max", "memory.high", "memory.max", "memory.current", "io.max"),
+    UNIFIED: ("cpu.max", "memory.high", "memory.max", "memory.current", "memory.swap.current", "io.max"),
     "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.failcnt"),
     "blkio": (
@@ -196,6 +209,8 @@ class HostCounters:
         self._namespaces: dict[int, int] = {}
         self._rows: list[tuple[int, Counter]] = []
         self._next_ns = 0
+        self.users: frozenset[int] = frozenset()
+        """Processes whose memory was looked at."""
 
     def start(self) -> None:
         """Find the target's groups and namespaces, and read everything for the first time."""
@@ -216,6 +231,7 @@ class HostCounters:
     def stop(self) -> pl.DataFrame:
         """Read a last time; every value as `schema.COUNTERS`."""
         self._read()
+        self._read_users()
         return COUNTERS.frame(
             {
                 "ts_ns": [ts for ts, _ in self._rows],
@@ -242,10 +258,27 @@ class HostCounters:
         if settings:
             self._rows += [(now, counter) for counter in self._settings()]
 
+    def _read_users(self) -> None:
+        """Who holds the memory by now, where there is reason to ask."""
+        found = memory_users(self._pids, is_short=self._memory_is_short(), proc_root=self._root)
+        self.users |= {user.pid for user in found}
+        now = self._rows[-1][0]
+        for user in found:
+            for field, value in (("VmRSS", user.resident_kb), ("VmSwap", user.swapped_kb)):
+                counter = Counter(source=f"/proc/{user.pid}/status", object=str(user.pid), field=field, value=value)
+                self._rows.append((now, counter))
+
+    def _memory_is_short(self) -> bool:
+        """Whether something lies in swap, or little is left."""
+        kb = {counter.field: counter.value for counter in parse_meminfo(self._text("meminfo"))}
+        little = kb.get("MemAvailable", 0.0) < LITTLE_MEMORY * kb.get("MemTotal", 0.0)
+        return little or kb.get("SwapFree", 0.0) < kb.get("SwapTotal", 0.0)
+
     def _counters(self) -> Iterator[Counter]:
         yield from parse_proc_stat(self._text("stat"))
         yield from parse_meminfo(self._text("meminfo"))
         yield from parse_vmstat(self._text("vmstat"))
+        yield from parse_swaps(self._text("swaps"))
         yield from parse_diskstats(self._text("diskstats"), self._whole_devices())
         for resource in ("cpu", "io", "memory"):
             yield from parse_pressure(self._text(f"pressure/{resource}"), f"/proc/pressure/{resource}")

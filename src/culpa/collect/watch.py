@@ -308,6 +308,8 @@ class Watch:
         named = {pid for table, column in _PROCESS_COLUMNS if table in tables for pid in tables[table][column].unique()}
         for pid in sorted(pid for pid in named - self._roles.keys() - {None, 0, self._self})[:MAX_PROCESS_ROWS]:
             self._roles[pid] = self._role(pid, is_peer=False)
+        for pid in sorted(self._counters.users):
+            self._roles.setdefault(pid, "neighbour")
         everything = pl.concat([*self._processes, process_rows(self._roles | {self._self: "culpa"})])
         there = everything.filter(pl.col("starttime").is_not_null())
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)

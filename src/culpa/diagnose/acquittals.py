@@ -181,6 +181,7 @@ _FIGURES: Mapping[str, Callable[[RedisView], Iterator[Evidence]]] = {
     "redis.expire.burst": _expiry,
     "redis.aof.fsync-always": _aof,
     "redis.mem.no-limit": _memory,
+    "redis.mem.swap": _memory,
     "redis.fork.thp": _huge,
     "redis.repl.load-blocks": _replication,
     "redis.cpu.pinned": _cpus,

@@ -11,6 +11,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
+from culpa.model.stages import SWAP_IN
 from culpa.model.writeback import OLDER, QUEUE
 from culpa.syscalls import CHILD
 from culpa.units import NS_PER_SECOND
@@ -153,13 +154,21 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.LOCK: f"waiting for lock {what}{f', held by {who}' if stage == '' else stage}",
         Kind.PEER: f"waiting for {who} {'at' if thing and thing.peer else 'in'} {what}{stage}",
         Kind.QUEUED: _queue_label(who, thing, what),
-        Kind.FAULT: f"{who} in a page fault{f' on {thing.path}' if thing and thing.path else ''}",
+        Kind.FAULT: f"{who} in a page fault{_fault(thing)}",
+        Kind.RECLAIM: f"{who} in {what}",
         Kind.STOPPED: f"{who} stopped {what}".strip(),
         Kind.REMOTE: f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }
     return words.get(node.kind, f"{who} {node.kind.name.lower()} {what}{stage}".strip())
+
+
+def _fault(thing: Thing | None) -> str:
+    """Where the page was."""
+    if thing is not None and thing.stage == SWAP_IN:
+        return ", its page lay in swap"
+    return f" on {thing.path}" if thing is not None and thing.path else ""
 
 
 def _owned(kind: Kind, thing: Thing, owner: str) -> str:

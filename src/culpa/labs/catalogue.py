@@ -6,7 +6,7 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import async_io, cpuquota, loopdev, postgres, redis_server, slowdisk
+from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis_server, slowdisk, swaparea
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -28,6 +28,7 @@ from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
+from culpa.labs.mem_swap import AREA_BYTES, MEM_LIMIT, MEM_LIMIT_HEALTHY, MEM_SWAP, MEM_SWAP_HEALTHY
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
 from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
@@ -85,6 +86,10 @@ LABS: tuple[Lab, ...] = (
     PAGE_FAULTS_HEALTHY,
     IO_LIMIT,
     IO_LIMIT_HEALTHY,
+    MEM_SWAP,
+    MEM_SWAP_HEALTHY,
+    MEM_LIMIT,
+    MEM_LIMIT_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
@@ -177,6 +182,8 @@ def missing(need: Need) -> str | None:
         return async_io.why_not()
     if need == "postgres":
         return postgres.why_not()
+    if need == "swap":
+        return memorygroup.why_not() or swaparea.why_not(AREA_BYTES)
     if need == "tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "no /dev/net/tun: modprobe tun"
     return None if loopdev.tool(need) else f"no {need}: install {_PACKAGE_OF[need]}"

@@ -1,10 +1,10 @@
 """What a killed run left behind: found, proved to be a lab's own, and removed.
 
 Call only while holding the lab lock: then no lab is alive, and whatever bears a lab's mark is a leftover. The proofs:
-a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them), such a run's marker in a
-process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its title), pid
-and start time as the ledger has them, a limit or bound that the ledger names, a cgroup or network interface that it
-names and that has the prefix, a perf map of a process in the ledger that names a file of the run.
+a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them and swap on these), such a run's
+marker in a process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its
+title), pid and start time as the ledger has them, a limit or bound that the ledger names, a cgroup or network interface
+that it names and that has the prefix, a perf map of a process in the ledger that names a file of the run.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Leftovers:
     limits: tuple[tuple[Path, str], ...] = ()
     bounds: tuple[str, ...] = ()
     processes: tuple[int, ...] = ()
+    swaps: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     loops: tuple[str, ...] = ()
     groups: tuple[Path, ...] = ()
@@ -47,6 +48,7 @@ class Leftovers:
             *(f"limit on {device} in {control}" for control, device in self.limits),
             *(f"bound on the dirty pages of {device}" for device in self.bounds),
             *(f"process {pid}" for pid in self.processes),
+            *(f"swap on {device}" for device in self.swaps),
             *(f"mount {path}" for path in self.mounts),
             *(f"loop device {device}" for device in self.loops),
             *(f"cgroup {path}" for path in self.groups),
@@ -66,6 +68,7 @@ def find(places: Places) -> Leftovers:
         limits=tuple(_limits(entries, loops)),
         bounds=tuple(_bounds(entries, loops)),
         processes=tuple(_processes(entries, runs, places)),
+        swaps=tuple(device for device in loops if device in loopdev.swaps()),
         mounts=tuple(path for path in reversed(loopdev.mounts()) if places.owns(path)),
         loops=loops,
         groups=tuple(_groups(entries)),
@@ -90,6 +93,8 @@ def remove(places: Places) -> tuple[str, ...]:
     for device in found.bounds:
         dirtybound.clear(device)
     _kill(found.processes)
+    for device in found.swaps:
+        loopdev.swap_off(device)
     for path in found.mounts:
         loopdev.unmount(path)
     for device in found.loops:

@@ -1,4 +1,6 @@
-"""Loop devices and mounts: made, undone and listed. Listing reads /sys/block/*/loop and /proc/self/mountinfo."""
+"""Loop devices, mounts and swap areas: made, undone and listed. Listing reads /sys/block/*/loop, /proc/self/mountinfo
+and /proc/swaps.
+"""
 
 from __future__ import annotations
 
@@ -97,6 +99,31 @@ def mounts() -> list[str]:
     """All mount points of this mount namespace, in the order they were made."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     return [os.fsdecode(_unescape(line.split(b" ")[4])) for line in lines]
+
+
+def swap_on(device: str, *, priority: int) -> None:
+    """Make a device a swap area and let the host swap to it."""
+    run_tool("mkswap", device)
+    run_tool("swapon", "--priority", str(priority), device)
+
+
+def swap_off(device: str) -> None:
+    """Stop swapping to a device, if that is so; what lies there comes back into memory.
+
+    Raises:
+        LabError: it does not end within a minute.
+    """
+    if device in swaps():
+        run_tool("swapoff", device)
+
+
+def swaps() -> tuple[str, ...]:
+    """Devices and files that the host swaps to."""
+    try:
+        lines = Path("/proc/swaps").read_text(errors="surrogateescape").splitlines()[1:]
+    except OSError:
+        return ()  # a kernel without swap
+    return tuple(line.split()[0] for line in lines if line.split())
 
 
 def _try_unmount(directory: str) -> bool:

@@ -102,22 +102,23 @@ def slow_disk(site: Site, slowness: Slowness) -> Iterator[Disk]:
     directory = site.directory / "disk"
     directory.mkdir(exist_ok=True)
     with (
-        _image(site.directory / "disk.img", slowness.image_bytes) as image,
-        _loop(str(image), site, direct=False) as lower,
-        _loop(lower, site, direct=True) as upper,
+        image(site.directory / "disk.img", slowness.image_bytes) as file,
+        loop(str(file), site, direct=False) as lower,
+        loop(lower, site, direct=True) as upper,
         _mounted(upper, directory, site),
         _bounded(upper, slowness.dirty_bytes, site),
-        _limit(upper if slowness.limited == "upper" else lower, slowness.rate, site) as limit,
+        limited(upper if slowness.limited == "upper" else lower, slowness.rate, site) as limit,
     ):
         yield Disk(directory=directory, device=upper, limit=limit)
 
 
-def _limit(device: str, rate: throttle.Rate, site: Site) -> AbstractContextManager[throttle.Throttle]:
+def limited(device: str, rate: throttle.Rate, site: Site) -> AbstractContextManager[throttle.Throttle]:
+    """Hold what is asked of a loop device to a rate."""
     return throttle.limit(loopdev.device_number(device), rate, book=site.ledger, name=site.name)
 
 
 @contextmanager
-def _image(path: Path, size: int) -> Iterator[Path]:
+def image(path: Path, size: int) -> Iterator[Path]:
     """A sparse file of `size` bytes."""
     with path.open("xb") as file:
         file.truncate(size)
@@ -128,7 +129,8 @@ def _image(path: Path, size: int) -> Iterator[Path]:
 
 
 @contextmanager
-def _loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
+def loop(backing: str, site: Site, *, direct: bool) -> Iterator[str]:
+    """A loop device over a file or device, by its path."""
     site.ledger.note(ledger.Loop(backing=backing))
     device = None
     try:

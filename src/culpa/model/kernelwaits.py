@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from culpa.model.devices import BlockIndex
 from culpa.model.kinds import NO_THING, NONE, OF_STAGE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
-from culpa.model.stages import HELD_BUFFER, Stage
+from culpa.model.stages import HELD_BUFFER, SWAP_IN, Stage
 from culpa.model.timeline import Timeline
 from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
@@ -48,7 +48,8 @@ class KernelWaits:
         self._name_stages(index)
         self._name_owners(index, self._throttled, Kind.THROTTLE)
         self._follow_journal(index)
-        served = (pieces.request[index] >= 0) & ~np.isin(pieces.kind[index], _ENDED_BY_OTHERS)
+        others = np.isin(pieces.kind[index], _ENDED_BY_OTHERS) & ~self._at_device(index)
+        served = (pieces.request[index] >= 0) & ~others
         self._name_faulting_files(index[served & (pieces.kind[index] == Kind.FAULT)])
         self._device_time(index[served])
         self._device_without_request(index[~served & (pieces.kind[index] == Kind.DEVICE)])
@@ -59,6 +60,15 @@ class KernelWaits:
             stage = self._stages.get(stack_id)
             if stage is not None:
                 self._pieces.label(index[stack == stack_id], Thing(stage=stage.label), OF_STAGE[stage.kind])
+
+    def _told(self, index: Int64s, told: Callable[[Stage], bool]) -> Bools:
+        """Pieces whose stack is at a stage of which that is so."""
+        stack = self._timeline.stack[self._pieces.segment[index]]
+        return np.isin(stack, [stack_id for stack_id, stage in self._stages.items() if told(stage)])
+
+    def _at_device(self, index: Int64s) -> Bools:
+        """Reclaim that waits until a device has taken what makes room."""
+        return self._told(index, lambda stage: stage.kind == "reclaim" and stage.at_device)
 
     def _name_faulting_files(self, index: Int64s) -> None:
         """A page fault has no call that names its file; the request that ended it read that file."""
@@ -91,8 +101,7 @@ class KernelWaits:
         the write. They are that thread's, on that device, whether it was watched or not.
         """
         pieces, blocks = self._pieces, self._blocks
-        told = [stack_id for stack_id, stage in self._stages.items() if stage.label == HELD_BUFFER]
-        held: Bools = np.isin(self._timeline.stack[pieces.segment[index]], told)
+        held = self._told(index, lambda stage: stage.label == HELD_BUFFER)
         ours = index[held & (pieces.request[index] >= 0)]
         request = pieces.request[ours]
         for dev in np.unique(blocks.dev[request]).tolist():
@@ -122,10 +131,10 @@ class KernelWaits:
         self._device_time(index)
 
     def _put(self, index: Int64s, thing: Int64s | int) -> None:
-        """A device's time; one level down where it is part of a page fault."""
+        """A device's time; one level down where it is part of a page fault or of reclaim."""
         pieces = self._pieces
         things = np.broadcast_to(np.asarray(thing, np.int64), len(index))
-        fault = pieces.kind[index] == Kind.FAULT
+        fault = np.isin(pieces.kind[index], (Kind.FAULT, Kind.RECLAIM))
         pieces.via[index[fault]] = Kind.DEVICE
         pieces.via_on[index[fault]] = things[fault]
         pieces.kind[index[~fault]] = Kind.DEVICE
@@ -168,14 +177,17 @@ class KernelWaits:
 
     def wrap(self, index: Int64s) -> None:
         """Put pieces into the call they are part of: all explained time of a sync, kernel waits of other file I/O and
-        of writes that sync.
+        of writes that sync. What a device does for memory stays part of that: the call merely touched it.
 
         Args:
             index: the same pieces as in `explain`.
         """
         pieces, calls = self._pieces, self._calls
+        for_memory = index[self._told(index, lambda stage: stage.kind == "reclaim" or stage.label == SWAP_IN)]
+        for_memory = for_memory[pieces.via[for_memory] != NONE]
+        index = np.setdiff1d(index, for_memory)
         sync = calls.among(pieces.call, syscalls.SYNC) & (pieces.kind != Kind.UNEXPLAINED)
-        within = np.flatnonzero(sync)
+        within = np.setdiff1d(np.flatnonzero(sync), for_memory)
         pieces.wrap(within, Kind.FSYNC, self._file_or_call(pieces.call[within]))
         call = pieces.call[index]
         io = calls.among(call, syscalls.FILE_IO) & ~calls.is_socket(call)
@@ -186,10 +198,8 @@ class KernelWaits:
 
     def _syncs(self, index: Int64s) -> Bools:
         """Waits within calls that, by the stack of one of their waits, sync what they write."""
-        pieces = self._pieces
-        stack = self._timeline.stack[pieces.segment[index]]
-        told = np.isin(stack, [stack_id for stack_id, stage in self._stages.items() if stage.syncs])
-        call = pieces.call[index]
+        told = self._told(index, lambda stage: stage.syncs)
+        call = self._pieces.call[index]
         return np.isin(call, call[told & (call != NONE)])
 
     def _file_or_call(self, call: Int64s) -> Int64s:

@@ -16,15 +16,25 @@ StageKind = Literal["journal", "device", "throttle", "reclaim", "fault", "lock",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A named stage of a wait: its kind, a few words for people, and whether it is part of a sync of some file."""
+    """A named stage of a wait: its kind, a few words for people, whether it is part of a sync of some file, and of
+    reclaim, whether a device is what it waits for.
+    """
 
     kind: StageKind
     label: str
     syncs: bool = False
+    at_device: bool = False
 
 
 HELD_BUFFER = "a buffer the journal is writing"
 """Whoever changes it waits until it is on the disk: metadata of a transaction that somebody made the journal commit."""
+SWAP_IN = "swap-in"
+"""A page of a process, or of shared memory, that lies in swap is read back."""
+RECLAIM, COMPACTION = "memory reclaim", "memory compaction"
+"""The host has no free pages (in one piece): whoever wants one makes room first."""
+GROUP_RECLAIM = "reclaim at the limit of its control group"
+GROUP_HIGH = "a pause above memory.high of its control group"
+OF_GROUP = (GROUP_RECLAIM, GROUP_HIGH)
 _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
     (r"jbd2_log_wait_commit|jbd2_complete_transaction", "journal", "journal commit"),
     (r"start_this_handle|wait_transaction_locked|add_transaction_credits", "journal", "room in the journal"),
@@ -41,8 +51,7 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
         "data written out",
     ),
     (r"wait_on_buffer|__wait_on_buffer|sync_dirty_buffer|wait_on_bh", "device", "metadata block"),
-    (r"do_swap_page|swap_readpage|swap_read_folio|swapin", "fault", "swap-in"),
-    (r"shrink_|try_to_free|do_try_to_free|compact_zone|mem_cgroup_handle_over_high", "reclaim", "memory reclaim"),
+    (r"shrink_|try_to_free|do_try_to_free", "reclaim", RECLAIM),
     (r"filemap_fault|__do_fault|do_fault|handle_mm_fault|do_page_fault|exc_page_fault", "fault", "page fault"),
     (r"jbd2_journal_commit_transaction|kjournald", "device", "journal blocks written"),
     (r"dio_await|__iomap_dio_rw|iomap_dio|__blockdev_direct_IO|blkdev_direct_IO", "device", "direct I/O"),
@@ -57,9 +66,31 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
 )
 _FAULT = re.compile(r"filemap_fault|handle_mm_fault|do_page_fault|do_user_addr_fault|exc_page_fault|do_mem_abort")
 """Whatever a device does within one of these is part of a page fault, which no system call shows."""
+_MEMORY_PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
+    # Below try_charge, try_charge_memcg and mem_cgroup_charge alike.
+    (r"try_to_free_mem_cgroup_pages|mem_cgroup_oom_synchronize|mem_cgroup_out_of_memory", "reclaim", GROUP_RECLAIM),
+    (r"_*mem_cgroup_handle_over_high", "reclaim", GROUP_HIGH),
+    (r"try_to_compact_pages|__alloc_pages_direct_compact|compact_zone\w*", "reclaim", COMPACTION),
+    # congestion_wait and wait_iff_congested became reclaim_throttle (8cd7c588decf, 5.16).
+    (
+        r"do_try_to_free_pages|try_to_free_pages|__alloc_pages_direct_reclaim|__perform_reclaim|reclaim_throttle"
+        r"|congestion_wait|wait_iff_congested|throttle_direct_reclaim|node_reclaim|shrink_(node|zone|lruvec|slab)\w*",
+        "reclaim",
+        RECLAIM,
+    ),
+    # Of pages first, of folios later: swap_readpage and swap_read_folio, shmem_swapin_page and shmem_swapin_folio.
+    (
+        r"do_swap_page|swap_readpage|swap_read_folio\w*|(shmem_)?swapin_\w+|swap_(cluster|vma)_readahead"
+        r"|__?read_swap_cache_async",
+        "fault",
+        SWAP_IN,
+    ),
+)
+"""What decides wherever it stands in the stack: waits for a device or a lock within these are part of them."""
 _MAKING_ROOM = frozenset({"start_this_handle", "add_transaction_credits"})
 _SYNCING = re.compile(r"generic_write_sync|vfs_fsync_range|\w+_sync_file|\w+_file_fsync")
 """What a write does before it returns if its file was opened with O_DSYNC or O_SYNC, or by RWF_DSYNC."""
+_MEMORY = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _MEMORY_PATTERNS)
 _COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
 _PLUMBING = re.compile(
     r"__schedule|schedule|schedule_timeout|io_schedule\w*|bit_wait\w*|__wait_on_bit\w*|out_of_line_wait_on_bit\w*"
@@ -84,10 +115,14 @@ def classify(frames: Sequence[str]) -> Stage:
 
 def _named(names: Sequence[str]) -> Stage:
     telling = [name for name in names if not _PLUMBING.fullmatch(name)]
+    memory = next((stage for pattern, stage in _MEMORY if any(pattern.fullmatch(name) for name in telling)), None)
     for name in telling:
         for pattern, stage in _COMPILED:
             if pattern.search(name):
-                return _within_fault(_within_journal(stage, telling), telling)
+                found = _within_journal(stage, telling)
+                return _within_fault(found, telling) if memory is None else _for_memory(found, memory)
+    if memory is not None:
+        return memory
     if any(name.startswith("io_schedule") or name == "bit_wait_io" for name in names):
         return Stage(kind="device", label="block I/O")
     innermost = telling[0] if telling else (names[0] if names else "no stack")
@@ -98,6 +133,13 @@ def _within_journal(stage: Stage, names: Sequence[str]) -> Stage:
     """A lock that is taken to make room in the journal is that; other locks stay."""
     room = next((name for name in names if name in _MAKING_ROOM), None)
     return stage if stage.kind != "lock" or room is None else _named([room])
+
+
+def _for_memory(stage: Stage, memory: Stage) -> Stage:
+    """What is done to get memory, or a page back from swap; the journal's commits and pauses of writers stay."""
+    if stage.kind in ("journal", "throttle"):
+        return stage
+    return replace(memory, at_device=stage.kind == "device")
 
 
 def _within_fault(stage: Stage, names: Sequence[str]) -> Stage:

@@ -35,7 +35,7 @@ from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 from culpa.model.resting import debts
-from culpa.model.stages import HELD_BUFFER, Stage, classify
+from culpa.model.stages import HELD_BUFFER, SWAP_IN, Stage, classify
 from culpa.model.timeline import Activity, Timeline
 from culpa.model.wakes import FROZEN, NOLOAD, STOPPED, TRACED, UNINTERRUPTIBLE
 from culpa.model.writeback import Writeback
@@ -170,10 +170,13 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: 
     blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0) & over)
     matched = np.full(len(timeline.start), NONE, np.int64)
     start, end = timeline.start[blocked], timeline.end[blocked]
-    call = calls.covering(start)
-    matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
     stack = timeline.stack[blocked]
-    faults = blocked[(matched[blocked] < 0) & np.isin(stack, [i for i, s in stages.items() if s.kind == "fault"])]
+    # Memory is none of the call's file: only requests of the thread itself end such a wait.
+    memory = np.isin(stack, [i for i, s in stages.items() if s.kind == "reclaim" or s.label == SWAP_IN])
+    call = np.where(memory, NONE, calls.covering(start))
+    matched[blocked] = blocks.ended(start, end, calls.dev(call), calls.ino(call))
+    mapped = ~memory & np.isin(stack, [i for i, s in stages.items() if s.kind == "fault"])
+    faults = blocked[(matched[blocked] < 0) & mapped]
     matched[faults] = blocks.passed_on(timeline.start[faults], timeline.end[faults])
     held = blocked[np.isin(stack, [i for i, s in stages.items() if s.label == HELD_BUFFER])]
     matched[held] = blocks.journal_writes(timeline.start[held], timeline.end[held])

@@ -31,10 +31,12 @@ from culpa.diagnose.rules.redis_rest import unattributed
 from culpa.diagnose.rules.redis_saving import SAVING
 from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved
 from culpa.diagnose.rules.redis_state import STATES
+from culpa.diagnose.rules.redis_swap import swapped
 from culpa.diagnose.rules.rereads import reads_again
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.small_calls import small_reads, small_writes
 from culpa.diagnose.rules.stopped import stopped
+from culpa.diagnose.rules.swap import cgroup_limit, swap
 from culpa.diagnose.rules.sync_open import sync_open
 from culpa.diagnose.rules.throttle import cgroup_throttle
 
@@ -51,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     fork_slow,
     starved,
     load_blocks,
+    swapped,
     aof_dirty_throttle,
     write_behind_fsync,
     write_behind_child,
@@ -70,6 +73,8 @@ RULES: tuple[Rule, ...] = (
     cgroup_throttle,
     journal_wait,
     dirty_throttle,
+    swap,
+    cgroup_limit,
     remote_slow,
     contention,
     blocked,
