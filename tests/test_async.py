@@ -69,7 +69,10 @@ def test_direct_io_is_its_file_s_and_its_device_s(program: Path, disk: tuple[Pat
     folder, device = disk
     verdict = why("--", str(program), way, str(folder / way))
     count, node = counted(verdict, "io", folder / way)
-    assert beside.ROUNDS / 2 <= count <= beside.ROUNDS * 2
+    waited = int((folder / f"{way}.waits").read_text())
+    assert waited - 1 <= count <= waited + beside.ROUNDS / 20
+    # What io_submit gave away, another CPU may have done before io_getevents has to wait.
+    assert beside.ROUNDS * (0 if way == "context" else 0.9) < waited
     assert {device} == {n["on"]["device"] for n in every(node) if n["kind"] == "device"}
     assert unexplained_ns(verdict) <= 0.05 * node["share"] + 0.01
 

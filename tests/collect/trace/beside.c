@@ -2,6 +2,7 @@
  * Gives 200 requests to the kernel and waits for each: `beside WAY FILE`. WAY: ring, defer, fixed, sqpoll, batch (of
  * four), read: direct I/O through io_uring; sync: fsync of written pages through io_uring; context: direct I/O by
  * io_submit and io_getevents; talk: ten words of a child, each after 60 ms, received through io_uring.
+ * FILE.waits then says how often it really had to wait: what is done at once needs no waiting for.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -68,6 +70,18 @@ static void by_context(int file) {
         if (syscall(__NR_io_getevents, context, 1, 1, &event, 0) != 1 || event.res != BLOCK) exit(5);
     }
 }
+static long waits(void) {
+    struct rusage used;
+    if (getrusage(RUSAGE_THREAD, &used)) exit(11);
+    return used.ru_nvcsw;
+}
+static int note(const char *beside, long count) {
+    char name[4096];
+    FILE *file;
+    if (snprintf(name, sizeof name, "%s.waits", beside) >= (int)sizeof name || !(file = fopen(name, "w"))) return 12;
+    fprintf(file, "%ld\n", count);
+    return fclose(file);
+}
 static void talk(void) {
     int ends[2];
     char word[8];
@@ -93,7 +107,8 @@ int main(int count, char **words) {
     block = mmap(0, ROUNDS * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(block, count, ROUNDS * BLOCK);
     if (pwrite(file, block, ROUNDS * BLOCK, 0) != ROUNDS * BLOCK || fsync(file)) return 1;
-    if (!strcmp(way, "context")) { by_context(file); return 0; }
+    long before = waits();
+    if (!strcmp(way, "context")) { by_context(file); return note(words[2], waits() - before); }
     open_ring(!strcmp(way, "sqpoll") ? IORING_SETUP_SQPOLL :
               !strcmp(way, "defer") ? IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN : 0);
     if (!strcmp(way, "fixed")) syscall(__NR_io_uring_register, ring, IORING_REGISTER_FILES, &file, 1);
@@ -110,5 +125,5 @@ int main(int count, char **words) {
         }
         if (take(!strcmp(way, "batch") ? 4 : 1) != (buffered ? 0 : BLOCK)) return 10;
     }
-    return 0;
+    return note(words[2], waits() - before);
 }
