@@ -39,7 +39,7 @@ def busy_seconds() -> float:
 
 def not_of_others() -> float:
     """CPU time (s) that is not counted as that of others."""
-    return busy_seconds() - disturbance._seconds_of_others()
+    return busy_seconds() - disturbance._seconds_of_others({})
 
 
 def test_what_a_run_itself_takes_is_no_disturbance() -> None:
@@ -70,6 +70,13 @@ def test_a_program_of_somebody_else_is_a_disturbance() -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
     assert "programs of others took" in said
+
+
+def test_a_thread_of_the_kernel_that_ends_takes_nothing_with_it() -> None:
+    """What it had before the run is no other's time in the run."""
+    hour = 3600 * disturbance.TICKS
+    before = disturbance._seconds_of_others({})
+    assert abs(disturbance._seconds_of_others({1 << 30: hour}) - (before - 3600)) < SECONDS
 
 
 @pytest.mark.root

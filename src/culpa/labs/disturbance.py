@@ -31,14 +31,15 @@ class Disturbance:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._others = _seconds_of_others()
+        self._kernel = _of_kernel_threads(list(_stats()))
+        self._others = _seconds_of_others(self._kernel)
         self._metronome = _metronome()
 
     def end(self) -> tuple[str, ...]:
         """What disturbed the run; nothing on a quiet host."""
         lasted = max(0.001, time.monotonic() - self._started)
         away_ms = self.close()
-        share = (_seconds_of_others() - self._others) / lasted
+        share = (_seconds_of_others(self._kernel) - self._others) / lasted
         said = []
         if share >= OTHERS_SHARE:
             said.append(f"programs of others took {share:.0%} of a CPU meanwhile")
@@ -77,15 +78,24 @@ def _metronome() -> subprocess.Popen[bytes] | None:
     return metronome
 
 
-def _seconds_of_others() -> float:
-    """CPU time that all programs have had, without those of this run and without threads of the kernel."""
+def _seconds_of_others(kernel: dict[int, int]) -> float:
+    """CPU time that all programs have had, without those of this run and without threads of the kernel.
+
+    Args:
+        kernel: ticks that such threads had at the beginning: those that have ended since had at least these.
+    """
     fields = PROC.joinpath("stat").read_text().split("\n", 1)[0].split()
     user, nice, system = (int(field) for field in fields[1:4])
     stats = list(_stats())
-    kernel = sum(ticks for pid, parent, ticks in stats if KTHREADD in (pid, parent))
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     own = sum(one.ru_utime + one.ru_stime for one in used)
-    return (user + nice + system - kernel - _of_descendants(stats)) / TICKS - own
+    ticks = user + nice + system - sum((kernel | _of_kernel_threads(stats)).values()) - _of_descendants(stats)
+    return ticks / TICKS - own
+
+
+def _of_kernel_threads(stats: list[tuple[int, int, int]]) -> dict[int, int]:
+    """Ticks of CPU time by thread of the kernel."""
+    return {pid: ticks for pid, parent, ticks in stats if KTHREADD in (pid, parent)}
 
 
 def _of_descendants(stats: list[tuple[int, int, int]]) -> int:

@@ -24,8 +24,8 @@ OUT_OF_MEMORY = b"-OOM"
 STAMP = b"0000000000000"
 """Stands for a number, or a Unix time in ms, in a prepared portion; as long as one is until the year 2286."""
 RESYNC_S = 0.1
-ROUNDS_BEFORE_READY = {"expire": 2, "fresh": 1}
-"""Where the trouble comes a while after the command that makes it, or has to go."""
+ROUNDS_BEFORE_READY = {"expire": 2, "fresh": 1, "fill": 2}
+"""Where the trouble comes a while after the command that makes it, or has to go, as what another load has left."""
 
 
 class Link:
