@@ -125,7 +125,7 @@ def test_only_what_came_in_the_window_counts_and_not_what_culpa_asked() -> None:
     talker = _Recorded([], [RECORDED[0]], [], [own, RECORDED[1], RECORDED[0]])
     log = commandlog.CommandLog(lambda key: key.decode().replace("1024", "*"))
     log.begin(talker, exists=True)  # type: ignore[arg-type]  # all that it is asked for
-    facts = list(log.facts(talker, own="127.0.0.1:9"))  # type: ignore[arg-type]
+    facts = list(log.facts(talker, own="127.0.0.1:9"))  # type: ignore[arg-type]  # the same
     told = {(fact.source, fact.field): fact.value for fact in facts}
     assert {
         ("COMMANDLOG GET large-request", "new"): "0",
@@ -143,7 +143,7 @@ def test_a_server_without_that_log_is_not_asked_for_it(tmp_path: Path, program: 
     talker = _Recorded()
     log = commandlog.CommandLog(str)
     log.begin(talker, exists=False)  # type: ignore[arg-type]  # all that it is asked for
-    assert [] == [*log.facts(talker, own=None), *talker.asked]  # type: ignore[arg-type]
+    assert [] == [*log.facts(talker, own=None), *talker.asked]  # type: ignore[arg-type]  # the same
     with serving(tmp_path, *SOUND, program=program) as client:
         capture = recorded(port_of(client))
     facts = capture.frame(schema.REDIS)

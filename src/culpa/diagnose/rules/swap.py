@@ -60,8 +60,8 @@ def swap(picture: Picture) -> Iterator[Finding]:
     that is read again is no swap, and has other causes.
 
     What to do: more memory or fewer users of it; where the host was short only once, empty the swap; a lower
-    vm.swappiness where the page cache pushes programs out. Where the
-    limit of its own control group did it, that is `mem.cgroup-limit`.
+    vm.swappiness where the page cache pushes programs out. Where the limit of its own control group did it, that is
+    `mem.cgroup-limit`.
     """
     for pid, nodes in swap_waits(picture).items():
         moments = picture.moments(*nodes)
