@@ -191,7 +191,7 @@ def _noted(view: RedisView) -> Iterator[Finding]:
     """
     noted = [one for one in view.monitored(*UNLINK_EVENTS) if _is_long(one)]
     if noted:
-        longest_ns = int(1e6 * max(one.value for one in noted if isinstance(one.value, float)))
+        longest_ns = int(1e6 * max(one.value for one in noted if isinstance(one.value, int | float)))
         moments = view.free_stalls.longest(longest_ns)
         yield Finding(
             moments=moments, nearness=Nearness.KERNEL, pid=view.pid, tid=view.pid, on=On(peer=view.server),
