@@ -31,6 +31,8 @@ from culpa.units import NS_PER_SECOND, Pid, printable
 POLL_NS: Final = NS_PER_SECOND
 """INFO at most once a second."""
 SILENCE_SECONDS: Final = 60.0
+LAST_SECONDS: Final = 5.0
+"""So long a server that stands still when the window ends is waited for."""
 SLOW_ENTRIES: Final = 128
 LARGEST_KEYS: Final = 8
 SAMPLED_KEYS: Final = 1000
@@ -118,10 +120,16 @@ class Checkup:
         return self._pid
 
     def stop(self) -> None:
-        """Ask everything once more, look at the keys, and hang up."""
+        """Ask everything once more, look at the keys, and hang up; a server that stands still is not waited for."""
         self._stopping.set()
+        self._talker.expect_within(LAST_SECONDS)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout=LAST_SECONDS)
+            if self._thread.is_alive():
+                self._talker.cut()
+                self._thread.join()
+                why = f"it stood still: no answer within {LAST_SECONDS:.0f} s of the end of the window"
+                self._failure = NotAnswered(why, "ask it again when it answers; `culpa why PID` on its host sees why")
         self.monitor.restore()
         try:
             if self._failure is None:

@@ -226,6 +226,12 @@ class Talker:
         except (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError) as error:
             return error
 
+    def expect_within(self, seconds: float) -> None:
+        """From the next question on a silence of so many seconds is the end of it."""
+        sock = self._connection._sock
+        if sock is not None:
+            sock.settimeout(seconds)
+
     def cut(self) -> None:
         """End whatever another thread is waiting for on it."""
         sock = self._connection._sock
