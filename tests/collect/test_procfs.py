@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,6 +124,17 @@ def test_what_is_gone_is_none() -> None:
     """No exception for a process that ended."""
     assert read_bounded("/proc/4194305/stat") is None
     assert [] == numbers_in("/proc/4194305/task")
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENODEV, errno.ENXIO])
+def test_what_goes_between_opening_and_reading_is_none(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A process, a control group or device, a network namespace: each has its own word for being gone."""
+
+    def gone(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("culpa.collect.procfs.os.read", gone)
+    assert read_bounded("/proc/self/stat") is None
 
 
 def test_every_living_process_agrees_with_ps() -> None:

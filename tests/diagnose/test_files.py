@@ -14,6 +14,7 @@ from culpa.diagnose.verdict import Cause, Verdict
 OPENAT, READ, WRITE, CLOSE, UNLINK, RENAME = 257, 0, 1, 3, 87, 82
 CREATE, APPEND = 0o1101, 0o2101
 THROTTLED = 9
+BESIDE = 501
 CHURN, FLOOD = "app.files.temp-churn", "app.log.flood"
 
 
@@ -283,3 +284,27 @@ def test_what_is_too_small_to_be_shown_keeps_its_kind() -> None:
     assert (8, "8 smaller parts") == (waits.count, waits.label)
     assert sum(30 - place for place in range(12, 20)) * 1e-3 == pytest.approx(waits.seconds, rel=0.02)
     assert blame.seconds == pytest.approx(sum(child.seconds for child in blame.children))
+
+
+def test_what_other_threads_of_the_process_write_beside_the_request_is_a_note() -> None:
+    """The request reads one file; a thread that it does not wait for writes the log, and the temporary files."""
+    for scene, note in ((logging(3, 2_000_000), FLOOD), (churning(40), CHURN)):
+        calls = scene.rows["syscalls"]
+        files = [row for row, kind in enumerate(calls["file_type"]) if kind == "reg" or calls["nr"][row] == UNLINK]
+        for row in files:
+            calls["tid"][row] = BESIDE
+        scene.rows["offcpu"]["tid"] = [
+            BESIDE if stack == THROTTLED else tid
+            for tid, stack in zip(scene.rows["offcpu"]["tid"], scene.rows["offcpu"]["stack_id"], strict=True)
+        ]
+        scene.add(schema.FILES, dev=5, ino=99, path="/srv/app/config")
+        scene.add(
+            schema.SYSCALLS, enter_ns=calls["enter_ns"][files[0]], exit_ns=calls["enter_ns"][files[0]] + 5 * US,
+            tid=APP, pid=APP, nr=READ, ret=10, arg0=4, arg2=10, dev=5, ino=99, file_type="reg",
+        )  # fmt: skip
+        scene.add(schema.TASKS, tid=BESIDE, pid=APP, comm="writer", kernel=False, watched_ns=scene.start)
+        verdict = judge(scene.capture())
+        (found,) = [one for head in verdict.causes for one in (head, *head.because) if one.id == note]
+
+        assert ("note", (APP, BESIDE)) == (found.level, (found.who.pid, found.who.tid) if found.who else None)
+        assert not [spot for spot in verdict.blind_spots if note in spot.what]

@@ -302,3 +302,19 @@ def test_a_file_that_was_open_before_is_known_by_its_flags() -> None:
 def test_other_syncs_within_writes_are_not_the_files_flags(files: Callable[[], Files]) -> None:
     """They have another remedy, or none is needed."""
     assert SYNC_OPEN not in every(files().verdict())
+
+
+def test_small_writes_of_a_thread_that_nobody_waits_for_are_no_such_habit() -> None:
+    """The request makes one call on a file of its own; the other thread's 2000 writes cost it nothing."""
+    files = small()
+    first = files.scene.rows["syscalls"]["enter_ns"][-2000]
+    files.scene.rows["syscalls"]["tid"][-2000:] = [APP + 1] * 2000
+    files.scene.add(schema.TASKS, tid=APP + 1, pid=APP, comm="logger", kernel=False, watched_ns=files.scene.start)
+    files.scene.add(
+        schema.SYSCALLS, enter_ns=first, exit_ns=first + 2 * US, tid=APP, pid=APP, nr=READ, ret=8, arg0=4, arg2=8,
+        dev=5, ino=301, file_type="reg",
+    )  # fmt: skip
+    verdict = files.verdict()
+
+    assert WRITES not in every(verdict)
+    assert not [spot for spot in verdict.blind_spots if spot.what == WRITES]

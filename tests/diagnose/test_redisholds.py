@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.redisholds import Hold, accounted, explained, is_one_of_many
+from culpa.diagnose.redisholds import Hold, accounted, explained, is_one_of_many, number_of
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -68,3 +69,11 @@ def test_a_logged_command_explains_the_stall_that_is_as_long_as_it() -> None:
     assert [1] == found.item.tolist()
     assert [605 * MS] == found.start_ns.tolist()
     assert 40 * MS == found.ns
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("12", 12.0), ("1.50", 1.5), ("nan", None), ("-nan", None), ("inf", None), ("1e999", None)]
+)
+def test_what_a_server_divides_by_nothing_is_no_number(text: str, number: float | None) -> None:
+    """Redis prints ratios as C does."""
+    assert number == number_of(text)

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from culpa.labs import disturbance
+from culpa.labs import disturbance, stand
 
 BURN = str(Path(disturbance.APPS) / "burn.py")
 SECONDS = 1.0
+NAMED = r"""
+open("/proc/self/comm", "wb").write(b"\xff(")
+print(flush=True)
+__import__("sys").stdin.read()
+"""
 URGENT = """
 import os, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -77,6 +82,16 @@ def test_a_thread_of_the_kernel_that_ends_takes_nothing_with_it() -> None:
     hour = 3600 * disturbance.TICKS
     before = disturbance._seconds_of_others({})
     assert abs(disturbance._seconds_of_others({1 << 30: hour}) - (before - 3600)) < SECONDS
+
+
+def test_a_program_may_call_itself_anything() -> None:
+    """Its name is no text: the others are counted all the same, and it can be named."""
+    argv = [sys.executable, "-c", NAMED]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
+        assert odd.stdout is not None
+        odd.stdout.readline()
+        assert odd.pid in [pid for pid, _, _ in disturbance._stats()]
+        assert "\ufffd(" == stand.who("cpu.busy", odd.pid).comm
 
 
 @pytest.mark.root

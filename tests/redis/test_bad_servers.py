@@ -16,6 +16,7 @@ import redis
 from servers import answer, examined, free_port, needs_redis, port_of, recorded, serving
 
 from culpa.capture import schema
+from culpa.collect.redis_answers import Address, Credentials, NotAnswered, ask
 from culpa.diagnose.judge import judge
 from culpa.errors import CulpaError
 
@@ -71,6 +72,12 @@ def _falls_silent(connection: socket.socket) -> None:
     time.sleep(30)
 
 
+def _nested(connection: socket.socket) -> None:
+    """A list in a list in a list, without end."""
+    connection.recv(4096)
+    connection.sendall(b"*1\r\n" * 100_000)
+
+
 def _hangs_up(connection: socket.socket) -> None:
     connection.recv(100)
 
@@ -97,8 +104,9 @@ def _lies(connection: socket.socket) -> None:
         (_http, "does not answer as a Redis does"),
         (_flood, "longer than any"),
         (_hangs_up, "does not answer as a Redis does"),
+        (_nested, "does not answer as a Redis does"),
     ],
-    ids=["http", "flood", "hangs-up"],
+    ids=["http", "flood", "hangs-up", "nested"],
 )
 def test_what_is_no_redis_is_told_in_a_sentence(serve: Serve, words: str) -> None:
     """And soon."""
@@ -131,6 +139,12 @@ def test_a_server_that_says_nothing_of_use_leaves_blind_spots(serve: Serve) -> N
     skipped = {check.id for check in verdict.checks if check.answer == "skipped"}
     assert {"redis.expire.burst", "redis.monitor.off", "redis.evict.refuse"} <= skipped
     assert verdict.blind_spots
+
+
+def test_a_server_beside_the_target_that_answers_without_end_is_a_blind_spot() -> None:
+    """The same for who is asked in passing."""
+    with pretending(_nested) as port, pytest.raises(NotAnswered, match="does not answer as a Redis does"):
+        ask(Address(host="127.0.0.1", port=port), Credentials())
 
 
 @needs_redis

@@ -101,7 +101,12 @@ class CommandProbe:
             CulpaError: it is not there, or may not be executed.
         """
         self._sent = Sent(start_ns=time.monotonic_ns())
-        os.write(self._go, b".")
+        try:
+            os.write(self._go, b".")
+        except BrokenPipeError as error:  # ended by somebody else while the tracer was being set up
+            self._sent = None
+            self.stop()
+            raise CulpaError("the process for the command is gone", way_out="try again") from error
         failed = os.read(self._status, 16)
         self._close_pipes()
         if failed:

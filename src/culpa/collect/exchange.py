@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from typing import Final, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from culpa import __version__
 from culpa.errors import UsageError
@@ -25,6 +25,8 @@ SILENCE_SECONDS: Final = 120.0
 """How long a server may stay silent before the request counts as failed; no window is longer by itself."""
 CHUNK_BYTES: Final = 1 << 16
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+_PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F))
+"""What a request line may hold as it is; "%" among it, so that nothing is quoted twice."""
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 Outcome = Literal["open", "answered", "refused", "unreachable", "silent", "closed", "not-http", "tls"]
@@ -235,7 +237,7 @@ class Exchange:
 def _put_request(connection: http.client.HTTPConnection, parts: SplitResult, plan: HttpPlan) -> None:
     """Queue request line and headers; nothing is sent before `endheaders`."""
     given = {name.lower() for name, _ in plan.headers}
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = _quoted((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
     connection.putrequest(plan.method, target, skip_host=True, skip_accept_encoding="accept-encoding" in given)
     defaults = {"Host": _host_header(parts), "User-Agent": f"culpa/{__version__}", "Accept": "*/*"}
     if plan.body is not None:
@@ -272,8 +274,19 @@ def _read_answer(response: http.client.HTTPResponse, request: Sent) -> Sent:
         status=response.status,
         length_bytes=length,
         outcome="answered",
-        location=response.getheader("Location") if response.status in REDIRECTS else None,
+        location=_location(response) if response.status in REDIRECTS else None,
     )
+
+
+def _location(response: http.client.HTTPResponse) -> str | None:
+    """Where a redirect leads; servers write there what they were asked, blanks and bytes of any encoding among it."""
+    said = response.getheader("Location")
+    return None if said is None else _quoted(said.encode("latin-1"))  # http.client's own reading of the bytes
+
+
+def _quoted(target: str | bytes) -> str:
+    """A path or URL as a request line can hold it, as browsers send it."""
+    return quote(target, safe=_PLAIN)
 
 
 def _tls(sock: socket.socket, host: str, *, verify: bool) -> ssl.SSLSocket:

@@ -24,7 +24,11 @@ MAX_COMM_CHARS = 64
 PF_KTHREAD = 0x00200000
 """include/linux/sched.h, in the flags field of stat."""
 
-_GONE = {errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP}
+_GONE = {
+    errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP,
+    errno.ENODEV, errno.ENXIO,
+}  # fmt: skip
+"""ENODEV: a cgroup or device was removed between open and read; ENXIO: a network namespace is being taken down."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 

@@ -154,7 +154,7 @@ def _asked(line: _Line, address: Address, credentials: Credentials, proves: Proo
     except redis.exceptions.TimeoutError as error:
         why = f"it did not answer within {TIMEOUT_SECONDS:.0f} s"
         raise NotAnswered(why, "ask it again when it is less busy", busy=True) from error
-    except (redis.exceptions.RedisError, OSError, ValueError) as error:
+    except (redis.exceptions.RedisError, OSError, ValueError, RecursionError) as error:  # lists in lists in lists
         raise NotAnswered("it does not answer as a Redis does", "check that it takes plain connections") from error
 
 

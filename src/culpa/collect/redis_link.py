@@ -212,7 +212,7 @@ class Talker:
             raise NotAnswered("it stopped answering", "ask it again when it is less busy", busy=True) from error
         except _TooLong as error:
             raise NotAnswered("its reply is longer than any that culpa asks for", "check what serves there") from error
-        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+        except (redis.exceptions.RedisError, OSError, ValueError, RecursionError) as error:  # lists in lists in lists
             by_tls = isinstance(self._connection, SSLConnection) and not self._heard
             reason = _tls_trouble(error) if by_tls else None
             way_out = "check that it is a Redis server; rediss:// is for one that speaks TLS"

@@ -114,14 +114,20 @@ class FileCalls:
         return Moments.union(*(parts[name].to_numpy() for name in ("item", "start_ns", "reach_ns")))
 
     def busiest(self, rows: pl.DataFrame) -> tuple[int, int]:
-        """pid and tid of the thread in whose calls, of these, most of the root's time was spent."""
+        """pid and tid of the thread in whose calls, of these, most of the root's time was spent.
+
+        Of threads that cost it nothing, the one whose calls are longest.
+        """
         mine = ~self._parts.waiting
         lengths = pl.DataFrame(
             {"row": self._parts.call[mine], "ns": (self._parts.end_ns - self._parts.start_ns)[mine]},
             schema_overrides={"row": rows.schema["row"]},
         )
-        spent = rows.drop_nulls(["pid", "tid"]).join(lengths, on="row").group_by("pid", "tid").agg(pl.col("ns").sum())
-        pid, tid = spent.sort(["ns", "tid"], descending=[True, False]).select("pid", "tid").row(0)
+        calls = rows.join(lengths.group_by("row").agg(pl.col("ns").sum()), on="row", how="left")
+        whole = (pl.col("exit_ns") - pl.col("enter_ns")).sum()
+        spent = calls.drop_nulls(["pid", "tid"]).group_by("pid", "tid").agg(pl.col("ns").sum(), whole=whole)
+        most = spent.sort("ns", "whole", "tid", descending=[True, True, False])
+        pid, tid = most.select("pid", "tid").row(0)
         return int(pid), int(tid)
 
 

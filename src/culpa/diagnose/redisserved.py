@@ -69,7 +69,7 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
     sockets = found.exchanges.lazy().filter(serves).select(pl.col("ino").unique()).collect()["ino"]
     start_ns, end_ns = capture.manifest.window.start_ns, capture.manifest.window.end_ns
     mine = (pl.col("pid") == pid) & pl.col("ino").is_in(sockets.implode()) & (pl.col("exit_ns") <= end_ns)
-    here, reads = pl.col("tid") == pid, pl.col("direction") == "in"
+    here, reads = pl.col("tid") == pid, pl.col("direction").eq_missing("in")
     every = capture.frame(schema.MESSAGES).lazy().filter(mine)
     others, rows = pl.collect_all(
         [
@@ -77,7 +77,7 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
             every.filter(here).select(
                 "exit_ns", "ino", "verb", pl.col("enter_ns").fill_null(start_ns),
                 pl.col("commands", "bytes").fill_null(0),
-                pattern="detail", read=reads, asks=reads & (pl.col("kind") == "request"),
+                pattern="detail", read=reads, asks=reads & pl.col("kind").eq_missing("request"),
             ),
         ]
     )  # fmt: skip

@@ -17,6 +17,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose.blame import NOTHING, ROOT, UNREAD, BlameBuilder, Interval
 from culpa.diagnose.moments import Moments
+from culpa.model import timeline
 from culpa.model.axis import NO_THREAD, Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
@@ -95,11 +96,7 @@ def _target_lanes(capture: Capture, pids_of_lanes: Int64s) -> Int64s:
 
 
 def _lane_pids(capture: Capture, graph: WaitGraph) -> Int64s:
-    tables = [
-        capture.frame(t).select("tid", "pid").drop_nulls()
-        for t in (schema.OFFCPU, schema.SYSCALLS, schema.THREAD_STATES)
-    ]
-    known = dict(pl.concat(tables).group_by("tid").agg(pl.col("pid").min()).iter_rows())
+    known = dict(timeline.owners(capture).iter_rows())
     return np.array([known.get(tid, -1) for tid in graph.axis.tids.tolist()], dtype=np.int64)
 
 

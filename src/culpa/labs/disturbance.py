@@ -112,7 +112,7 @@ def _stats() -> Iterator[tuple[int, int, int]]:
     for entry in PROC.iterdir():
         if entry.name.isdecimal():
             try:
-                text = entry.joinpath("stat").read_text()
+                text = entry.joinpath("stat").read_text(errors="replace")  # a program names itself as it likes
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
             fields = text.rpartition(")")[2].split()

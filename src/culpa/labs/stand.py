@@ -85,7 +85,8 @@ class Stand:
 
 def who(cause: str, pid: int) -> TruthWho:
     """A living process that must be named in a cause."""
-    return TruthWho(cause=cause, pid=pid, comm=Path(f"/proc/{pid}/comm").read_text().removesuffix("\n"))
+    comm = Path(f"/proc/{pid}/comm").read_text(errors="replace").removesuffix("\n")
+    return TruthWho(cause=cause, pid=pid, comm=comm)
 
 
 def raised(

@@ -81,22 +81,24 @@ def build(capture: Capture) -> Timeline:
     return _cut(axis, pids, rows, seen_from, seen_to, window.start_ns)
 
 
-def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
-    """The axis, and per lane: pid, and the moments between which the thread was seen."""
-    window = capture.manifest.window
-    known = pl.concat(
+def owners(capture: Capture) -> pl.DataFrame:
+    """tid, pid of the threads with records; of a number that two processes had, the later one: its time is kept."""
+    seen = pl.concat(
         [
             capture.frame(table).select("tid", "pid").drop_nulls()
             for table in (schema.OFFCPU, schema.SYSCALLS, schema.THREAD_STATES)
         ]
-    ).unique("tid", keep="first", maintain_order=False)
-    tasks = capture.frame(schema.TASKS).unique("tid", keep="last", maintain_order=True)
-    threads = (
-        known.group_by("tid")
-        .agg(pl.col("pid").min())
-        .join(tasks.select("tid", "watched_ns", "exit_ns"), on="tid", how="left")
-        .sort("tid")
     )
+    tasks = capture.frame(schema.TASKS).unique("tid", keep="last", maintain_order=True).select("tid", named="pid")
+    known = seen.group_by("tid").agg(pl.col("pid").min()).join(tasks, on="tid", how="left")
+    return known.select("tid", pid=pl.coalesce("named", "pid")).sort("tid")
+
+
+def _threads(capture: Capture) -> tuple[Axis, Int64s, Int64s, Int64s]:
+    """The axis, and per lane: pid, and the moments between which the thread was seen."""
+    window = capture.manifest.window
+    tasks = capture.frame(schema.TASKS).unique("tid", keep="last", maintain_order=True)
+    threads = owners(capture).join(tasks.select("tid", "watched_ns", "exit_ns"), on="tid", how="left").sort("tid")
     axis = Axis(tids=threads["tid"].cast(pl.Int64).to_numpy(), start_ns=window.start_ns, end_ns=window.end_ns)
     low = threads["watched_ns"].fill_null(window.start_ns).clip(window.start_ns, window.end_ns).to_numpy()
     high = threads["exit_ns"].fill_null(window.end_ns).clip(window.start_ns, window.end_ns).to_numpy()

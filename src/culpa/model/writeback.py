@@ -177,7 +177,8 @@ class Writeback:
 
     def _outstanding(self, disk: int, pauses: pl.DataFrame) -> tuple[list[tuple[int, Thing]], Int64s]:
         """Writers on a disk, and for each pause (a row) the bytes of each (a column) that were dirty: at least one."""
-        dirtied = self._capture.frame(schema.DIRTIED).filter(pl.col("disk") == disk).drop_nulls(["tid", "dev", "ino"])
+        here = self._capture.frame(schema.DIRTIED).filter(pl.col("disk") == disk)
+        dirtied = here.drop_nulls(["from_ns", "tid", "dev", "ino", "bytes"])
         inode = np.stack([integers(dirtied, name) for name in ("tid", "dev", "ino")])
         cargo, rows = self._cargo, np.flatnonzero(self._blocks.dev[self._cargo.request] == disk)
         gone = np.stack([self._cargo.owner[rows], cargo.dev[rows], cargo.ino[rows]])

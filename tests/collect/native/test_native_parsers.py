@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from programs import compiled
 
 from culpa.collect.native import names
-from culpa.collect.native.binaries import Binary
+from culpa.collect.native.binaries import Binaries, Binary
 from culpa.collect.native.elf import Elf, NotElf, Source, open_regular
 from culpa.collect.native.maps import Mappings
 from culpa.collect.native.perfmap import PerfMap, read_on, script_function
+from culpa.collect.native.process import ProcessCode
+from culpa.collect.native.unwind import MACHINES, Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +265,19 @@ def test_names_are_as_they_were_written(symbol: str, name: str) -> None:
 def test_any_symbol_has_some_name(text: str) -> None:
     """A program may call its symbols what it likes."""
     names.plain("_Z" + text)
+
+
+def test_code_that_is_unmapped_while_its_stack_is_followed_has_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search for the caller reads the mappings anew, and the innermost frame's are not among them any more."""
+    monkeypatch.setattr("culpa.collect.native.process.REFRESH_SECONDS", -1.0)
+    maps = tmp_path / "7" / "maps"
+    maps.parent.mkdir()
+    maps.write_text("10000-20000 r-xp 00000000 00:00 0 \n")
+    code = ProcessCode(7, Binaries(), tmp_path)
+    maps.write_text("50000-60000 r-xp 00000000 00:00 0 \n")
+    machine = MACHINES[62]
+    registers = [{machine.pc: 0x10800, machine.sp: 0x7000}.get(column or 0) for column in machine.columns]
+    (place,) = code.frames(machine, Snapshot(registers=registers, stack=bytes(64)), in_call=False)
+    assert (None, "[memory]") == (place.function, place.path)

@@ -126,6 +126,8 @@ class ProcessCode:
         return self._places[address]
 
     def _looked_up(self, address: int) -> Place:
+        if not self._is_code(address):  # the list was read anew meanwhile, and what lay there is gone
+            return Place(function=None, path="[memory]", line=None, library=False, source="jit")
         mapping, binary, inner = self._at(address)
         if binary is None:
             return self._jit(address) or Place(

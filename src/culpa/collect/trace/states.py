@@ -41,6 +41,7 @@ def table(
     clocked = others["arrival_ns"] != 0
     lag_ns = int(own["now_ns"][0]) - int(own["arrival_ns"][0]) if len(own) else 0
     since = np.minimum(others["arrival_ns"].astype(np.int64) + lag_ns, others["now_ns"].astype(np.int64))
+    since = np.maximum(since, 0)  # a thread that sleeps since boot: the two clocks differ by more than it is old
     blocked = (others["state"] & (TASK_UNINTERRUPTIBLE | TASK_NOLOAD)) == TASK_UNINTERRUPTIBLE
     stacks = [tuple(frames[frames != 0].tolist()) for frames in np.where(blocked[:, None], others["frame"], 0)]
     has_file = (others["dev"] != 0) | (others["mode"] != 0)

@@ -139,7 +139,7 @@ def backlog(view: RedisView) -> Said | None:
     most = view.host_setting("somaxconn")
     if most is None or view.pid is None:
         raise Unseen("the host's settings are not visible from here")
-    wanted = float(view.need_setting("tcp-backlog"))
+    wanted = view.need("tcp-backlog", "CONFIG GET")
     if most >= wanted:
         return None
     fact = Evidence(fact="net.core.somaxconn", value=int(most), unit="", threshold=int(wanted), source="/proc/sys/net")
@@ -175,7 +175,7 @@ def host_latency(view: RedisView) -> Said | None:
 )
 def io_threads(view: RedisView) -> Said | None:
     """io-threads is not below the number of CPUs."""
-    threads = float(view.need_setting("io-threads"))
+    threads = view.need("io-threads", "CONFIG GET")
     if view.pid is None:
         raise Unseen("the host's CPUs are not visible from here")
     cpus = view.picture.capture.manifest.host.cpus

@@ -191,7 +191,7 @@ def hot_key(view: RedisView) -> Said | None:
     total = int(requests["held_ns"].sum())
     alone = requests.filter(~pl.col("several")).drop_nulls("pattern")
     spent = alone.group_by("pattern").agg(pl.len(), pl.col("held_ns").sum()).sort("held_ns", "pattern", descending=True)
-    if spent.is_empty() or spent["held_ns"][0] < HOT * total:
+    if not total or spent.is_empty() or spent["held_ns"][0] < HOT * total:
         return None
     pattern, count, held_ns = spent.row(0)
     if "*" in pattern:

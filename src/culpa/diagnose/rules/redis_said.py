@@ -17,6 +17,7 @@ from culpa.diagnose.verdict import Evidence, Fix, On
 
 NOTHING = Moments.union(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 """The moments of what nobody waited for."""
+TIMES = frozenset({"s", "ms", "us"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,13 @@ def state(id: str, title: str, why: str) -> Callable[[State], Rule]:  # the fiel
 
 
 def fact(fact: str, value: float | str, source: str, *, unit: str = "", limit: float | str | None = None) -> Evidence:
-    number = int(value) if isinstance(value, float) and value.is_integer() else value
-    return Evidence(fact=fact, value=number, unit=unit, threshold=limit, source=source)
+    """A measured fact. A time is a float in the JSON, whole or not; a whole number of anything else is an integer."""
+    if unit in TIMES:
+        value = value if isinstance(value, str) else float(value)
+        limit = float(limit) if isinstance(limit, int) else limit
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return Evidence(fact=fact, value=value, unit=unit, threshold=limit, source=source)
 
 
 def words(id: str, change: str, risk: str) -> Fix:  # the field's own word

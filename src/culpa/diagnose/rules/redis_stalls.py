@@ -12,6 +12,7 @@ from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config
+from culpa.diagnose.rules.redis_said import fact as counted
 from culpa.diagnose.verdict import Evidence, Fix, On
 from culpa.model.kinds import Kind
 from culpa.syscalls import Numbers
@@ -247,10 +248,7 @@ def starved(view: RedisView) -> Iterator[Finding]:
 
 
 def _counter(view: RedisView, fact: str, value: float, field: str, unit: str = "") -> Evidence:
-    number = int(value) if value == int(value) else value
-    return Evidence(
-        fact=f"{fact} in {view.seconds:.3g} s", value=number, unit=unit, threshold=None, source=f"INFO: {field}"
-    )
+    return counted(f"{fact} in {view.seconds:.3g} s", value, f"INFO: {field}", unit=unit)
 
 
 @rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from culpa.diagnose.redisholds import number_of
 from culpa.diagnose.redisview import RedisView
 from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.redis_fixes import set_config
@@ -401,7 +402,7 @@ def lazyfree_backlog(view: RedisView) -> Said | None:
 def slow_reader(view: RedisView) -> Said | None:
     """Unread output of a client takes megabytes."""
     view.need("clients", "CLIENT LIST")
-    unread = [(float(one.get("omem") or 0), one) for one in view.numbered("CLIENT LIST").values()]
+    unread = [(number_of(one.get("omem")) or 0.0, one) for one in view.numbered("CLIENT LIST").values()]
     large = sorted((entry for entry in unread if entry[0] >= MIN_WASTE), key=lambda entry: -entry[0])
     if not large:
         return None
