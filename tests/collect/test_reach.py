@@ -155,7 +155,7 @@ def test_a_stranger_at_the_address_gets_neither_a_byte_nor_the_password(tmp_path
             ["unshare", "--net", sys.executable, "-c", stranger], stdout=subprocess.PIPE, text=True
         ) as there,
     ):
-        # What it listens on cannot be looked for: at first it is in this namespace, where connections to 6379 lie about.
+        # Not to be looked for: at first it is still in this namespace, where connections to 6379 lie about.
         assert "listens" == line_of(there)
         with linked(there.pid, 9) as address:
             inside("address", "add", f"{address}/32", "dev", "lo", pid=pid)

@@ -198,9 +198,7 @@ def test_a_command_longer_than_the_window_goes_on() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_gives_what_was_seen(
-    serving: tuple[subprocess.Popen[bytes], int], number: signal.Signals
-) -> None:
+def test_an_interrupt_gives_what_was_seen(serving: tuple[subprocess.Popen[bytes], int], number: signal.Signals) -> None:
     """Once the server has been asked, and a second of capture; the handlers are as before."""
     process, port = serving
     before = signal.getsignal(number)

@@ -224,14 +224,13 @@ def test_a_burst_is_seen_whole(spawn: Spawn) -> None:
     """400,000 calls in four bursts, each of which is read before the next, twice what the ring holds: none is lost,
     across the wrap.
     """
-    child = spawn(
-        "import os\nfor _ in range(4): [os.getppid() for _ in range(100_000)]; print(1, flush=True); sys.stdin.readline()"
-    )
+    burst = "[os.getppid() for _ in range(100_000)]; print(1, flush=True); sys.stdin.readline()"
+    child = spawn(f"import os\nfor _ in range(4): {burst}")
     with tracer(child.pid) as running:
-        for burst in range(1, 5):
+        for number in range(1, 5):
             go(child)
             assert "1" == line_of(child)
-            wait_until(lambda: running.events() >= 100_000 * burst, seconds=20)  # noqa: B023  # asked at once
+            wait_until(lambda: running.events() >= 100_000 * number, seconds=20)  # noqa: B023  # asked at once
         go(child)
         assert "done" == line_of(child)
         result = running.stop()

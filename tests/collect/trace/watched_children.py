@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def sleeps_in(pid: int, place: str, tid: int | None = None) -> bool:
-    """Whether a thread, without a number the first one, sleeps in a function of the kernel whose name has that in it."""
+    """Whether a thread (by default the first) sleeps in a function of the kernel whose name has that in it."""
     return place in Path(f"/proc/{pid}/task/{tid or pid}/wchan").read_text()
 
 
