@@ -45,7 +45,8 @@ soak: setup  ## a hundred runs of labs in which nothing is wrong; fails at the f
 docs: setup  ## docs/reference anew from the code
 	$(BIN)/python docs/generate.py
 
-nightly: test bench soak
+nightly: export PYTEST_ADDOPTS := --hypothesis-profile=search
+nightly: test bench soak  ## the tests with examples of this night's own as well
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(INSTALLED)

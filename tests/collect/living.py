@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import select
 import subprocess
 import sys
 import time
@@ -11,19 +13,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DEADLINE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(true: Callable[[], bool], *, pause_seconds: float = 0.005) -> None:
     """Ask until it is true; fail at the deadline."""
     end = time.monotonic() + DEADLINE_SECONDS
     while not true():
         assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.005)
+        time.sleep(pause_seconds)
 
 
 def state_of(pid: int) -> str:
     """The state letter that ps shows, as the independent truth."""
     return subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()[:1]
+
+
+def states_of_threads(pid: int) -> list[str]:
+    """The same of each of its threads."""
+    told = subprocess.run(["ps", "-L", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return [state[:1] for state in told.split()]
+
+
+def descriptors() -> set[str]:
+    """Numbers of the open descriptors here, without those of objects that nobody holds any more."""
+    gc.collect()
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 @contextlib.contextmanager
@@ -42,9 +57,17 @@ def running(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Iterato
 
 
 def line_of(child: subprocess.Popen[str]) -> str:
-    """The next line of its stdout."""
+    """The next line of its stdout; empty where it has ended, and a failure where it says nothing."""
     assert child.stdout is not None
-    return child.stdout.readline().strip()
+    line = b""
+    while not line.endswith(b"\n"):  # past Python's buffer, which select does not see
+        ready, _, _ = select.select([child.stdout], [], [], PATIENCE_SECONDS)
+        assert ready, "the child says nothing"
+        letter = os.read(child.stdout.fileno(), 1)
+        if not letter:
+            break
+        line += letter
+    return line.decode().strip()
 
 
 UNINTERRUPTIBLE = """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from living import descriptors
 
 from culpa.collect.doctor import Check, checks
 from culpa.errors import CulpaError
@@ -59,6 +60,6 @@ def test_a_bare_host(tmp_path: Path) -> None:
 
 def test_nothing_is_left_behind() -> None:
     """Loading the trace programs to see whether they load leaves no descriptor open."""
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = descriptors()
     checks()
     assert before == set(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -21,6 +21,8 @@ from culpa.collect.probe import HttpProbe
 from culpa.errors import CulpaError, UsageError
 
 DEADLINE_SECONDS = 10.0
+RESOLVER_SECONDS = 90.0
+"""Where no name server answers, the resolver itself asks each several times, 5 s each."""
 
 
 def wait_until(true: Callable[[], object], seconds: float = DEADLINE_SECONDS) -> None:
@@ -106,11 +108,19 @@ def raw_server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
         listening.close()
 
 
-def run_probe(url: str, **how: object) -> HttpProbe:
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """A port at which nobody listens, and which nobody else is given meanwhile, the asking end least of all."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def run_probe(url: str, patience_seconds: float = DEADLINE_SECONDS, **how: object) -> HttpProbe:
     """Send at most two requests, or what `how` says, to the end."""
     probe = HttpProbe(make_plan(url, **({"max_requests": 2} | how)))  # type: ignore[arg-type]
     probe.start()
-    assert probe.finished.wait(DEADLINE_SECONDS)
+    assert probe.finished.wait(patience_seconds)
     probe.stop()
     return probe
 
@@ -203,16 +213,15 @@ def test_redirects_in_a_circle_end(server: type[Counting]) -> None:
 
 def test_refused_is_a_sentence() -> None:
     """Nothing listens: the command ends with the reason and the way out."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    failure = run_probe(f"http://127.0.0.1:{port}/").failure
+    with silent_port() as port:
+        failure = run_probe(f"http://127.0.0.1:{port}/").failure
     assert isinstance(failure, CulpaError)
     assert f"cannot ask http://127.0.0.1:{port}/: the connection was refused" in str(failure)
 
 
 def test_unknown_name_is_a_sentence() -> None:
     """A name without an address, by RFC 6761 never one."""
-    failure = run_probe("http://nowhere.invalid/").failure
+    failure = run_probe("http://nowhere.invalid/", RESOLVER_SECONDS).failure
     assert "has no address" in str(failure)
 
 
@@ -288,18 +297,22 @@ def test_a_full_accept_queue_never_hangs_the_probe() -> None:
 def test_an_endless_answer_is_cut_off() -> None:
     """Bytes that never end are counted nowhere and kept nowhere."""
 
+    sent = 0
+
     def flood(connection: socket.socket) -> None:
+        nonlocal sent
         connection.recv(1000)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         with contextlib.suppress(OSError):
             while True:
                 connection.sendall(b"x" * 4096)
+                sent += 4096
                 time.sleep(0.001)
 
     with raw_server(flood) as port:
         probe = HttpProbe(make_plan(f"http://127.0.0.1:{port}/"))
         probe.start()
-        time.sleep(0.3)
+        wait_until(lambda: sent >= 100 * 4096)
         probe.stop()
     assert probe.rows()["end_ns"].to_list() == [None]
 

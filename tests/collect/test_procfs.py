@@ -138,13 +138,19 @@ def test_what_goes_between_opening_and_reading_is_none(monkeypatch: pytest.Monke
 
 
 def test_every_living_process_agrees_with_ps() -> None:
-    """Parent and start order as ps sees them, for each process that lived through both looks."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    told = {int(pid): int(ppid) for pid, ppid in (line.split() for line in listed.splitlines())}
-    raw = {pid: read_bounded(f"/proc/{pid}/stat") for pid in told}
-    found = {pid: stat.ppid for pid, line in raw.items() if line and (stat := parse_stat(line)) is not None}
+    """The parent as ps sees it, for each process that had it before and after: who loses it is given another one."""
+    before = told_by_ps()
+    raw = {pid: read_bounded(f"/proc/{pid}/stat") for pid in before}
+    stayed = dict(before.items() & told_by_ps().items())
+    found = {pid: stat.ppid for pid in stayed if (stat := parse_stat(raw[pid] or b"")) is not None}
     assert os.getpid() in found
-    assert {pid: told[pid] for pid in found} == found
+    assert stayed == found
+
+
+def told_by_ps() -> dict[int, int]:
+    """The parent of each process."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return {int(pid): int(ppid) for pid, ppid in (line.split() for line in listed.splitlines())}
 
 
 def test_bracketed_numbers() -> None:

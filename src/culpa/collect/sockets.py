@@ -228,7 +228,8 @@ def _tcp_peers(sockets: Iterable[Socket]) -> dict[int, int]:
     between several foreign ones nothing is guessed. What is left over is paired by the client's end alone.
     """
     ends: dict[tuple[str | None, int | None, str | None, int | None], list[Socket]] = defaultdict(list)
-    connected = [s for s in sockets if s.ino and s.peer_port is not None]
+    # A table that changes while it is read may name one twice.
+    connected = list({s.ino: s for s in sockets if s.ino and s.peer_port is not None}.values())
     for s in connected:
         ends[s.local_addr, s.local_port, s.peer_addr, s.peer_port].append(s)
     found: dict[int, int] = {}

@@ -60,4 +60,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
         loopdev.mount(device, folder)
         stack.callback(loopdev.unmount, str(folder))
+        # Where much is dirty, the kernel writes out everybody's pages, between two writes of a test as well.
+        loopdev.run_tool("sync")
         yield folder

@@ -37,8 +37,12 @@ for i in range(230):
     os.pwrite(other, b'x', 0)
 for i in range(7):
     os.fdatasync(fd)
+longest = 0
 for i in range(5):
+    before = time.monotonic_ns()
     time.sleep(0.02)
+    longest = max(longest, time.monotonic_ns() - before)
+open(sys.argv[1] + '.longest', 'w').write(str(longest))
 end = time.monotonic() + 0.3
 while time.monotonic() < end:
     pass
@@ -91,7 +95,7 @@ def test_above_the_budget_sums_take_the_place_of_records(spawn: Spawn, tmp_path:
     slept = calls.filter(nr=CLOCK_NANOSLEEP)
     assert [5] == slept["count"].to_list()
     assert 100_000_000 <= slept["total_ns"][0] < took_ns
-    assert 20_000_000 <= slept["longest_ns"][0] < 100_000_000
+    assert 20_000_000 <= slept["longest_ns"][0] <= int((tmp_path / "log.longest").read_text())
     files = result.tables["files"]
     assert {str(tmp_path / "log"), str(tmp_path / "log2")} <= set(files["path"])
 
@@ -135,16 +139,26 @@ def test_calls_open_at_the_end_count_with_their_true_length(spawn: Spawn, tmp_pa
 
 
 def test_sums_cost_less_than_records(spawn: Spawn, tmp_path: Path) -> None:
-    """The same calls: probes and draining together take less once they are only summed up."""
-    costs = []
-    for percent in (None, 0.1):
+    """The same calls: probes and draining together take less once they are only summed up; the best of some of each,
+    as other programs share the machine.
+    """
+
+    def cost(percent: float | None) -> float:
         child = spawn(BUSY, str(tmp_path / "log"))
         with tracer(child, percent) as running:
             go(child)
             if percent is not None:
                 wait_until(running.detail_ended, seconds=20)
-            costs.append(cost_of_a_call(running))
-    assert costs[1] < 0.8 * costs[0]
+            found = cost_of_a_call(running)
+        child.kill()
+        return found
+
+    records, summed = cost(None), cost(0.1)
+    for _ in range(4):
+        if summed < 0.8 * records:
+            break
+        records, summed = min(records, cost(None)), min(summed, cost(0.1))
+    assert summed < 0.8 * records
 
 
 def cost_of_a_call(running: Tracer) -> float:

@@ -7,7 +7,7 @@ import platform
 
 import polars as pl
 import pytest
-from watched_children import Spawn, go, line_of
+from watched_children import Spawn, go, line_of, sleeps_in, wait_until
 
 from culpa.collect.trace.tracer import Tracer
 from culpa.syscalls import NARROW, Numbers
@@ -71,6 +71,7 @@ def test_a_thread_asleep_in_a_narrow_call_is_not_misread(spawn: Spawn) -> None:
     child = spawn(SLEEPS)
     go(child)
     assert "sleeps" == line_of(child)
+    wait_until(lambda: sleeps_in(child.pid, "nanosleep"))
     with Tracer(pids=[child.pid], exclude_pids=[os.getpid()]) as running:
         found = running.thread_states().filter(tid=child.pid)
     assert [NARROW | NANOSLEEP_32] == found["nr"].to_list()

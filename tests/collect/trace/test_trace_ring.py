@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from tracing import least
 
 from culpa.collect.trace import events
 from culpa.collect.trace.ring import BUSY, DISCARDED, Records, Ring, finished, record_dtype
@@ -119,13 +120,18 @@ def test_nothing_is_freed_when_the_taker_fails(memory: Memory) -> None:
 
 
 def test_decoding_takes_five_million_events_a_second() -> None:
-    """The best of five rounds, as other programs share the machine."""
+    """The best of some rounds, as other programs share the machine."""
     made = records(200_000)
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        events_seen, used = finished(made)
-        copied = events_seen.copy()
-        best = max(best, len(copied) / (time.perf_counter() - start))
-        assert used == len(made)
-    assert best >= 5e6
+
+    def seconds() -> float:
+        """For an event, by the best of five."""
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            events_seen, used = finished(made)
+            copied = events_seen.copy()
+            times.append((time.perf_counter() - start) / len(copied))
+            assert used == len(made)
+        return min(times)
+
+    assert least(seconds, 1 / 5e6) <= 1 / 5e6

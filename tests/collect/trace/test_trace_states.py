@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from watched_children import Spawn, go, line_of
+from watched_children import Spawn, go, line_of, sleeps_in, wait_until
 
 from culpa.collect.trace import kernel, states
 from culpa.collect.trace.tracer import Tracer
@@ -20,7 +20,10 @@ SLEEPER = """
 import os, threading, time
 r, w = os.pipe()
 print(os.fstat(r).st_ino, os.fstat(r).st_dev, r, flush=True)
-threading.Thread(target=lambda: os.read(r, 1), daemon=True).start()
+reader = threading.Thread(target=lambda: os.read(r, 1), daemon=True)
+reader.start()
+while 'pipe' not in open(f'/proc/self/task/{reader.native_id}/wchan').read():
+    time.sleep(0.001)
 time.sleep(0.05)
 print(time.monotonic_ns(), flush=True)
 time.sleep(3600)
@@ -33,6 +36,7 @@ def test_threads_are_found_in_their_calls_since_they_slept(spawn: Spawn) -> None
     go(child)
     ino, dev, fd = map(int, line_of(child).split())
     slept_ns = int(line_of(child))
+    wait_until(lambda: sleeps_in(child.pid, "nanosleep"))
     time.sleep(0.5)
     with Tracer(pids=[child.pid], exclude_pids=[os.getpid()]) as running:
         found = running.thread_states()
@@ -53,7 +57,7 @@ def test_two_looks_agree_on_when_a_wait_began(spawn: Spawn) -> None:
     """The scheduler's clock is laid onto CLOCK_MONOTONIC anew each time, to a few milliseconds."""
     child = spawn("import time\ntime.sleep(3600)")
     go(child)
-    time.sleep(0.1)
+    wait_until(lambda: sleeps_in(child.pid, "nanosleep"))
     with Tracer(pids=[child.pid], exclude_pids=[os.getpid()]) as running:
         looks = []
         for _ in range(5):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 
 import polars as pl
 from watched_children import Child, run
@@ -28,6 +30,18 @@ def traced(child: Child, **settings: object) -> TraceResult:
 def calls_of(result: TraceResult, pid: int, nr: int) -> pl.DataFrame:
     """The finished calls of that number by that process."""
     return result.tables["syscalls"].filter(pl.col("pid") == pid, pl.col("nr") == nr, pl.col("exit_ns").is_not_null())
+
+
+def least(measure: Callable[[], float], bound: float) -> float:
+    """The least of up to ten measurements, no more than are needed to stay within the bound: whoever else shares the
+    machine can only make them larger.
+    """
+    found = math.inf
+    for _ in range(10):
+        found = min(found, measure())
+        if found <= bound:
+            break
+    return found
 
 
 FSYNC = """

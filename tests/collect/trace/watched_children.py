@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import subprocess
@@ -52,8 +53,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
+def sleeps_in(pid: int, place: str, tid: int | None = None) -> bool:
+    """Whether a thread (by default the first) sleeps in a function of the kernel whose name has that in it."""
+    return place in Path(f"/proc/{pid}/task/{tid or pid}/wchan").read_text()
+
+
 def open_fds() -> set[str]:
-    """What this process's descriptors lead to, one entry per descriptor."""
+    """What this process's descriptors lead to, one entry per descriptor; not those of objects that nobody holds."""
+    gc.collect()
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):

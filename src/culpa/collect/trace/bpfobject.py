@@ -142,14 +142,21 @@ class BpfObject:
     def table(
         self, name: str, key: npt.DTypeLike, dtype: np.dtype[np.void], limit: int
     ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.void]]:
-        """Keys and records of a hash map, at most `limit` of them; `key` is the numpy type of its keys."""
-        fd, count = self.fd(name), 0
+        """Keys and records of a hash map, each once, at most `limit` of them; `key` is the numpy type of its keys.
+
+        After a key that a probe has removed meanwhile the kernel begins anew, so that no more than `limit` are passed.
+        """
+        fd, count, passed = self.fd(name), 0, set[bytes]()
         keys, found = np.zeros(limit, dtype=key), np.zeros(limit, dtype=dtype)
         previous, here = None, np.zeros(1, dtype=key)
-        while count < limit and not self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
-            if not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, found[count:].ctypes.data):
+        for _ in range(limit):
+            if self._library.bpf_map_get_next_key(fd, previous, here.ctypes.data):
+                break
+            again = here.tobytes() in passed
+            if not again and not self._library.bpf_map_lookup_elem(fd, here.ctypes.data, found[count:].ctypes.data):
                 keys[count] = here[0]
                 count += 1
+                passed.add(here.tobytes())
             previous = here.ctypes.data
         return keys[:count], found[:count]
 

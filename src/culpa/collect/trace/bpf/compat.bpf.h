@@ -21,7 +21,7 @@
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_STACK_TRACE = 7, MAP_LRU_HASH = 9, MAP_STACK = 23, MAP_RINGBUF = 27 };
 enum { ANY = 0, NOEXIST = 1 };
 enum { RB_NO_WAKEUP = 1 };
-enum { STACK_FAST_COMPARE = 1 << 9 };
+enum { STACK_FAST_COMPARE = 1 << 9, EEXIST = 17 };
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
