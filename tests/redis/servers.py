@@ -39,6 +39,7 @@ the look for a free one and its use.
 """
 MEMORY = Path("/dev/shm")
 """For files of a server where the time of the host's disk is not looked at."""
+ROOM_BYTES = 1 << 30
 
 needs_redis = pytest.mark.skipif(executable() is None, reason="no redis-server here: NOT TESTED with Redis")
 INSTALLED = shutil.which("redis-server")
@@ -69,8 +70,8 @@ def free_cluster_port() -> int:
 
 @contextmanager
 def in_memory() -> Iterator[Path]:
-    """A directory that no disk is below, where the host has such a place; gone afterwards."""
-    chosen = MEMORY if os.access(MEMORY, os.W_OK) else None
+    """A directory that no disk is below, where the host has room for that; gone afterwards."""
+    chosen = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES else None
     with tempfile.TemporaryDirectory(prefix="culpa-test-", dir=chosen) as directory:
         yield Path(directory)
 

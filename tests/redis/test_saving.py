@@ -81,7 +81,7 @@ def test_a_slow_disk_below_the_files_is_told(program: str) -> None:
     """Ten writes a second are all it takes; the same writes on a disk in memory that takes any number are no news."""
     slow, device = _appending(of_host(), program, per_second=10)
     with in_memory() as directory:
-        swift, _ = _appending(replace(of_host(), temp=directory), program, per_second=10_000_000)
+        swift, _ = _appending(replace(of_host(), temp=directory, state=directory), program, per_second=10_000_000)
     found = cause(slow, "redis.disk.slow")
     assert "note" == found.level
     assert found.on is not None

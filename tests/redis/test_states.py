@@ -246,6 +246,22 @@ def test_a_sick_server_fires_the_check_and_nothing_worse(
     assert found.fixes
 
 
+def test_writes_refused_for_the_first_time_are_all_counted(tmp_path: Path) -> None:
+    """A server that has refused none before has no count of them: it began at 0, not where it was first seen."""
+    with serving(tmp_path, *SOUND, "--maxmemory-policy", "noeviction") as client:
+        client.config_set("maxmemory", "500000")
+
+        def refused() -> None:
+            for _ in range(7):
+                with suppress(redis.ResponseError):
+                    client.set("one", "more")
+
+        with once_asked(client, refused):
+            verdict = examined(client, for_ns=2 * WINDOW_NS)
+    facts = {fact.fact: fact.value for fact in cause(verdict, "redis.evict.refuse").evidence}
+    assert 7 == facts["writes refused with OOM in the window"]
+
+
 @pytest.mark.parametrize("check", [case[0] for case in CASES])
 def test_a_sound_server_is_clear_of_it(sound: Verdict, check: str) -> None:
     """Looked at, and not found."""
