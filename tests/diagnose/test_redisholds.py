@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.redisholds import Hold, accounted, explained, is_one_of_many
+from culpa.diagnose.redisholds import Hold, accounted, explained, is_one_of_many, number_of
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -68,3 +69,13 @@ def test_a_logged_command_explains_the_stall_that_is_as_long_as_it() -> None:
     assert [1] == found.item.tolist()
     assert [605 * MS] == found.start_ns.tolist()
     assert 40 * MS == found.ns
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("10", 10.0), ("-1", -1.0), ("0.5", 0.5), ("nan", None), ("inf", None), ("-Infinity", None), ("1e999", None),
+     ("ten", None), ("", None), (None, None)],
+)  # fmt: skip
+def test_a_number_is_one_that_can_be_counted_with(text: str | None, number: float | None) -> None:
+    """A server may say what it likes."""
+    assert number == number_of(text)

@@ -6,6 +6,7 @@ reading a command and answering it; and its slow log, which times the command al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -215,13 +216,14 @@ def _tells_of(entry: Hold, hold: Hold) -> bool:
 
 
 def number_of(text: str | None) -> float | None:
-    """A text as a number; None where it is none."""
+    """A text as a number; None where it is none, or none that can be counted with."""
     if text is None:
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _whole(text: str | None) -> int | None:
