@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from test_states import SOUND, keeps_asking
 from culpa.collect.checkup_host import HostView, cpus_of
 from culpa.diagnose.judge import judge
 from culpa.diagnose.verdict import Check, Verdict
-from culpa.labs import slowdisk, throttle
+from culpa.labs import disturbance, slowdisk, throttle
 from culpa.labs.places import Places, of_host
 from culpa.labs.site import opened
 from culpa.report import checklist
@@ -42,6 +43,7 @@ EACH = pytest.mark.parametrize("program", EACH_SERVER)
 BUNDLED = EACH_SERVER[0].values[0]
 FILL = "for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'k' .. i, 'x') end"
 KEYS, DELAY_US = 300_000, 500
+TRIES = 3
 AOF = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
 
 
@@ -80,8 +82,7 @@ def test_a_save_of_seconds_is_not(tmp_path: Path, program: str) -> None:
 def test_a_slow_disk_below_the_files_is_told(program: str) -> None:
     """Ten writes a second are all it takes; the same writes on a disk in memory that takes any number are no news."""
     slow, device = _appending(of_host(), program, per_second=10)
-    with in_memory() as directory:
-        swift, _ = _appending(replace(of_host(), temp=directory, state=directory), program, per_second=10_000_000)
+    swift = _on_a_swift_disk(program)
     found = cause(slow, "redis.disk.slow")
     assert "note" == found.level
     assert found.on is not None
@@ -89,6 +90,20 @@ def test_a_slow_disk_below_the_files_is_told(program: str) -> None:
     check = _check(swift, "redis.disk.slow")
     assert "clear" == check.answer
     assert check.evidence
+
+
+def _on_a_swift_disk(program: str) -> Verdict:
+    """Threads of the kernel are such a disk: where others had the CPUs, by the labs' own measure, it is tried again,
+    for all to see. The last try counts in any case.
+    """
+    for left in range(TRIES - 1, -1, -1):
+        with disturbance.watched() as watch, in_memory() as directory:
+            verdict, _ = _appending(replace(of_host(), temp=directory, state=directory), program, per_second=10_000_000)
+            disturbed = watch.end()
+        if not left or not disturbed or "clear" == answer(verdict, "redis.disk.slow"):
+            break
+        warnings.warn(f"a disk in memory again: {'; '.join(disturbed)}", stacklevel=2)
+    return verdict
 
 
 def _appending(places: Places, program: str, *, per_second: int) -> tuple[Verdict, str]:
