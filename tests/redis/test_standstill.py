@@ -37,4 +37,3 @@ def test_a_server_that_stands_still_at_the_end_is_told_within_seconds(tmp_path: 
     assert "slow" == verdict.state
     assert cause(verdict, verdict.causes[0].id)
     assert any("stood still" in spot.why for spot in verdict.blind_spots)
-
