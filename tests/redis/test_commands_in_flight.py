@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import redis
-from servers import answer, cause, examined, needs_redis, port_of, serving
+from servers import answer, cause, examined, needs_redis, port_of, recorded, serving
 from test_states import SOUND
 
 from culpa.capture.bundle import Capture
@@ -76,12 +77,16 @@ def _load(port: int, asked: dict[str, int]) -> None:
             transaction = report.pipeline(transaction=True)
             transaction.set("count:1", 1).set("count:2", 2).execute()
         for _ in range(SLEEPS):
+            began_ns = time.monotonic_ns()
             report.execute_command("DEBUG", "SLEEP", SLEEP_SECONDS)
+            lasted_ns = time.monotonic_ns() - began_ns
+            asked["slept_ns"] = asked.get("slept_ns", 0) + lasted_ns
+            asked["longest_ns"] = max(asked.get("longest_ns", 0), lasted_ns)
     finally:
         done.set()
         beside.join()
     web.client_list()  # keeps both connections to the end of the window, so that they still have names
-    asked["until"] = 1
+    asked["until_ns"] = time.monotonic_ns()
     deadline = time.monotonic() + 30
     while "over" not in asked and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -99,7 +104,7 @@ def _asking(port: int) -> Iterator[dict[str, int]]:
     finally:
         asked["over"] = 1
         thread.join()
-    assert "until" in asked, "the load did not end"
+    assert "until_ns" in asked, "the load did not end"
 
 
 def _table(directory: Path, *, trace: bool) -> tuple[Commands, dict[str, int]]:
@@ -107,8 +112,13 @@ def _table(directory: Path, *, trace: bool) -> tuple[Commands, dict[str, int]]:
     with ExitStack() as stack:
         client = stack.enter_context(serving(directory, *SOUND, *(debug if _seven() else ())))
         client.hset("big:1", mapping={f"field{n}": "v" * 20 for n in range(500)})
-        with _asking(port_of(client)) as asked:
-            capture = _watched(port_of(client), trace=trace)
+        for left in range(TRIES - 1, -1, -1):
+            with _asking(port_of(client)) as asked:
+                capture = _watched(port_of(client), trace=trace)
+            if asked["until_ns"] < capture.manifest.window.end_ns:
+                break
+            assert left, "the load was not over before the window was"
+            warnings.warn("again: this host was slow, and the load outlasted the window", stacklevel=2)
         assert 0 == capture.manifest.cost.lost_events
         (table,) = judge(capture).commands
     return table, asked
@@ -125,6 +135,11 @@ def _seven() -> bool:
 def _row(table: Commands, verb: str, *, pipeline: bool = False) -> CommandRow:
     (found,) = [one for one in table.rows if one.verb == verb and (one.calls is None) == pipeline]
     return found
+
+
+def _is_about(expected: float, seconds: float, *, rel: float, waited_ns: int) -> bool:
+    """A server that wakes late sleeps longer, as its client notices: no longer than that one waited."""
+    return (1 - rel) * expected <= seconds <= max((1 + rel) * expected, waited_ns / 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +168,12 @@ def test_every_request_is_in_the_table_once(traced: tuple[Commands, dict[str, in
 
 @pytest.mark.trace
 def test_a_long_command_has_its_time_and_those_who_waited_behind_it(traced: tuple[Commands, dict[str, int]]) -> None:
-    """Within a tenth of what was asked for, and of what the server counted."""
-    table, _ = traced
+    """Within a tenth of what was asked for, or as much longer as the client waited; so says the server's own count."""
+    table, asked = traced
     counted = {one.verb: one for one in table.counted}
     long, alone = _row(table, "DEBUG"), _row(table, "GET")
-    assert pytest.approx(SLEEPS * SLEEP_SECONDS, rel=0.1) == long.seconds
-    assert pytest.approx(counted["DEBUG"].seconds, rel=0.1) == long.seconds
+    for seconds in (long.seconds, counted["DEBUG"].seconds):
+        assert _is_about(SLEEPS * SLEEP_SECONDS, seconds, rel=0.1, waited_ns=asked["slept_ns"])
     assert table.rows[0] == long
     assert long.p50 is not None
     assert long.p50 >= 0.9 * SLEEP_SECONDS
@@ -173,8 +188,10 @@ def test_without_tracing_the_table_is_of_the_servers_own_counters(tmp_path: Path
     table, asked = _table(tmp_path, trace=False)
     assert "commandstats" == table.basis
     assert (READS, asked["GET"] + PIPELINES * IN_ONE) == (_row(table, "HGETALL").calls, _row(table, "GET").calls)
-    assert pytest.approx(SLEEPS * SLEEP_SECONDS, rel=0.1) == _row(table, "DEBUG").seconds
-    assert pytest.approx(SLEEP_SECONDS, rel=0.2) == _row(table, "DEBUG").max  # the slow log keeps it
+    long = _row(table, "DEBUG")
+    assert long.max is not None  # the slow log keeps it
+    assert _is_about(SLEEPS * SLEEP_SECONDS, long.seconds, rel=0.1, waited_ns=asked["slept_ns"])
+    assert _is_about(SLEEP_SECONDS, long.max, rel=0.2, waited_ns=asked["longest_ns"])
     assert not [one for one in table.rows if one.verb in ("PING", "INFO", "CONFIG") or one.askers]
     assert any("own counters" in note for note in table.notes)
 
@@ -225,8 +242,9 @@ def _busy(directory: Path, *asks: str, trace: bool) -> Cause:
         schedstat = Path(f"/proc/{client.info()['process_id']}/schedstat")
         for _ in range(TRIES):
             began_ns, used_ns = time.monotonic_ns(), int(schedstat.read_text().split()[0])
-            verdict = examined(client, trace=trace, for_ns=2_000_000_000)
+            capture = recorded(port_of(client), trace=trace, for_ns=2_000_000_000)
             share = (int(schedstat.read_text().split()[0]) - used_ns) / (time.monotonic_ns() - began_ns)
+            verdict = judge(capture)
             if share > SURELY:
                 assert "fired" == answer(verdict, "redis.cpu.saturated")
                 return cause(verdict, "redis.cpu.saturated")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 import redis
-from servers import answer, cause, examined, free_cluster_port, needs_redis, port_of, serving
+from servers import answer, cause, examined, free_cluster_port, in_memory, needs_redis, once_asked, port_of, serving
 from test_states import SOUND
 
 from culpa.diagnose.verdict import Verdict
@@ -24,16 +21,14 @@ SLOTS = 16384
 NODE = (*SOUND, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
 OF_THE_HOST = {"redis.cpu.starved", "cpu.runqueue", "redis.stall.unattributed"}
 """Others on the CPUs of the machine, which samples may miss."""
-MEMORY = Path("/dev/shm")
-"""Each change of the cluster is synced to a file by the main thread: the disk's time, which is not looked at here."""
 
 
 @contextmanager
 def _cluster(*, replica: tuple[str, ...] | None = None) -> Iterator[list[redis.Redis]]:
     """Three nodes with a third of the slots each; if wanted a fourth, with these settings, that follows the third."""
     with ExitStack() as stack:
-        chosen = MEMORY if os.access(MEMORY, os.W_OK) else None
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="culpa-cluster-", dir=chosen)))
+        # Each change of the cluster is synced to a file by the main thread: the disk's time, not looked at here.
+        directory = stack.enter_context(in_memory())
         nodes = []
         for name, more in zip("abcd", ((), (), (), replica), strict=True):
             if more is not None:
@@ -120,10 +115,8 @@ def test_a_replica_whose_primary_is_gone_says_so() -> None:
 def test_a_failover_in_the_window_is_no_slowness() -> None:
     """A replica that becomes the primary while it is watched: it answers all the while, and serves at the end."""
     with _cluster(replica=()) as nodes:
-        killer = threading.Timer(0.5, _kill, [nodes[2]])
-        killer.start()
-        verdict = examined(nodes[3], for_ns=5_000_000_000)
-        killer.join()
+        with once_asked(nodes[3], lambda: _kill(nodes[2]), after=10):
+            verdict = examined(nodes[3], for_ns=5_000_000_000)
         _until(lambda: nodes[3].info("replication")["role"] == "master")
         _until(lambda: _state(nodes[3]) == "ok")
         after = examined(nodes[3])

@@ -37,7 +37,7 @@ def test_pauses_of_the_main_thread_are_its_append_only_files() -> None:
         server = redis_server.start(here, disk.directory, appendonly="yes", appendfsync="everysec")
         copies = stand.copied(here, "copies.py", "copies.py")
         here.start([sys.executable, str(copies), str(disk.directory), "4", "24"], name="copies")
-        with ExitStack() as stack, redis.Redis(port=server.port) as client:
+        with redis.Redis(port=server.port) as client, ExitStack() as stack:
             keeps_asking(stack, lambda: client.set("a", "x" * 400_000), pause=0.04)
             time.sleep(2)
             verdict = examined(server.client, trace=True, for_ns=4_000_000_000)
@@ -108,16 +108,26 @@ def test_huge_pages_are_counted(tmp_path: Path) -> None:
     environment = {"MALLOC_CONF": "thp:always", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     with serving(tmp_path / "huge", *SOUND, "--disable-thp", "no", environment=environment) as client:
         client.execute_command("DEBUG", "POPULATE", "1200000", "k", "200")
-        rollup = Path(f"/proc/{client.info()['process_id']}/smaps_rollup").read_text()
-        kilobytes = int(rollup.partition("AnonHugePages:")[2].split()[0])
+        kilobytes = _huge_kilobytes(client)
         huge = examined(client)
+        by_now = _huge_kilobytes(client)
     with serving(tmp_path / "small", *SOUND, "--disable-thp", "yes") as client:
         client.execute_command("DEBUG", "POPULATE", "100000", "k", "200")
         small = examined(client)
-    assert answer(huge, "redis.fork.thp") == ("fired" if kilobytes >= 100 << 10 else "clear")
+    # The kernel goes on to gather pages into huge ones: what culpa read lies between the two.
+    assert answer(huge, "redis.fork.thp") in {_expected(kilobytes), _expected(by_now)}
     assert answer(small, "redis.fork.thp") == "clear"
     if kilobytes < 100 << 10:
         pytest.skip("the host gave no huge pages: NOT TESTED with them")
+
+
+def _huge_kilobytes(client: redis.Redis) -> int:
+    rollup = Path(f"/proc/{client.info()['process_id']}/smaps_rollup").read_text()
+    return int(rollup.partition("AnonHugePages:")[2].split()[0])
+
+
+def _expected(kilobytes: int) -> str:
+    return "fired" if kilobytes >= 100 << 10 else "clear"
 
 
 def test_a_host_that_lets_a_program_wait_is_seen(tmp_path: Path) -> None:
@@ -136,7 +146,8 @@ def test_without_a_baseline_the_hosts_latency_is_not_known(tmp_path: Path) -> No
     """It is measured for the list only: it keeps a CPU busy. What it measures on one CPU is far below the window."""
     with serving(tmp_path, *SOUND) as client:
         assert answer(examined(client), "redis.cpu.host-latency") == "skipped"
-    assert 0 < longest_gap_ns(100_000_000) < 100_000_000
+    gaps = [longest_gap_ns(100_000_000) for _ in range(5)]  # a host that is away for a moment is so in one of them
+    assert 0 < min(gaps) < 100_000_000
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here: NOT TESTED with a late sync")
@@ -158,9 +169,13 @@ def test_a_sync_in_the_background_that_is_late_is_a_note(tmp_path: Path) -> None
 
 
 def _thread(client: redis.Redis, name: str) -> int:
-    """A thread of the server by its name."""
+    """A thread of the server by its name, which it gives itself when it first runs."""
     tasks = Path(f"/proc/{client.info()['process_id']}/task")
-    (tid,) = [int(path.parent.name) for path in tasks.glob("*/comm") if path.read_text().strip() == name]
+    deadline = time.monotonic() + 10
+    while not (found := [int(path.parent.name) for path in tasks.glob("*/comm") if path.read_text().strip() == name]):
+        assert time.monotonic() < deadline, f"it has no thread {name}"
+        time.sleep(0.01)
+    (tid,) = found
     return tid
 
 

@@ -31,7 +31,7 @@ def test_keys_in_swap_hold_up_the_main_thread_and_keys_in_memory_do_not() -> Non
         server = redis_server.start(here, here.directory)
         group.admit(server.pid)
         server.client.execute_command("DEBUG", "POPULATE", KEYS, "key", VALUE_BYTES)
-        with ExitStack() as stack, redis.Redis(port=server.port) as client:
+        with redis.Redis(port=server.port) as client, ExitStack() as stack:
             keeps_asking(stack, client.randomkey, pause=0.05)
             sound = examined(server.client, trace=True, for_ns=WINDOW_NS)
             group.allow(LEFT_MIB << 20)

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import redis
+from hosttime import Kept, above_a_note, measured
 from servers import EACH_SERVER, answer, cause, everywhere, examined, needs_redis, port_of, recorded, serving
 from test_commands_in_flight import RESTLESS
 from test_states import SOUND, keeps_asking
@@ -228,8 +229,9 @@ def test_a_server_with_io_threads_is_examined_as_any_other(tmp_path: Path, progr
         asker = stack.enter_context(redis.Redis(port=port_of(client)))
         keeps_asking(stack, lambda: asker.keys("nosuch*"), pause=0.15)
         _crowd(stack, client)
-        verdict = examined(client, trace=trace, for_ns=2 * LONG_NS)
-    (found,) = [one for one in _heads(verdict) if one.id not in OF_THE_HOST]
+        with measured(client) as kept:
+            verdict = examined(client, trace=trace, for_ns=2 * LONG_NS)
+    (found,) = _heads(verdict, kept)
     assert found.on is not None
     assert ("redis.command.slow", "KEYS") == (found.id, str(found.on.command).partition(" ")[0])
     (table,) = verdict.commands
@@ -242,16 +244,18 @@ def test_a_sound_server_with_io_threads_is_silent(tmp_path: Path, program: str, 
     """The same clients without the long command."""
     with serving(tmp_path, *SOUND, *THREADS, program=program) as client, ExitStack() as stack:
         _crowd(stack, client)
-        verdict = examined(client, trace=trace, for_ns=LONG_NS)
-    assert set() == {one.id for one in _heads(verdict)} - OF_THE_HOST
+        with measured(client) as kept:
+            verdict = examined(client, trace=trace, for_ns=LONG_NS)
+    assert [] == _heads(verdict, kept)
 
 
 OF_THE_HOST = {"cpu.runqueue", "redis.cpu.starved"}
 """Three threads that look for work in a loop, on a host with two CPUs: true there."""
 
 
-def _heads(verdict: Verdict) -> list[Cause]:
-    return [one for one in verdict.causes if one.level != "note"]
+def _heads(verdict: Verdict, kept: Kept) -> list[Cause]:
+    told = above_a_note(verdict, kept) - OF_THE_HOST
+    return [one for one in verdict.causes if one.id in told]
 
 
 def _crowd(stack: ExitStack, client: redis.Redis) -> None:

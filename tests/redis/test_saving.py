@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
 import time
+import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from servers import (
     answer,
     cause,
     examined,
+    in_memory,
     needs_installed,
     needs_redis,
+    once_asked,
     port_of,
     recorded,
     serving,
@@ -29,7 +32,8 @@ from test_states import SOUND, keeps_asking
 from culpa.collect.checkup_host import HostView, cpus_of
 from culpa.diagnose.judge import judge
 from culpa.diagnose.verdict import Check, Verdict
-from culpa.labs import slowdisk, throttle
+from culpa.labs import disturbance, slowdisk, throttle
+from culpa.labs.places import Places, of_host
 from culpa.labs.site import opened
 from culpa.report import checklist
 
@@ -39,6 +43,7 @@ EACH = pytest.mark.parametrize("program", EACH_SERVER)
 BUNDLED = EACH_SERVER[0].values[0]
 FILL = "for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'k' .. i, 'x') end"
 KEYS, DELAY_US = 300_000, 500
+TRIES = 3
 AOF = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
 
 
@@ -48,14 +53,17 @@ def test_a_save_that_will_take_minutes_is_told_while_it_runs(tmp_path: Path, pro
     with serving(tmp_path, *SOUND, program=program) as client:
         client.eval(FILL, 0, KEYS)
         client.config_set("rdb-key-save-delay", DELAY_US)
+        began = time.monotonic()
         client.bgsave()
         verdict = examined(client, for_ns=6_000_000_000)
-        client.config_set("rdb-key-save-delay", 0)
+        saved, took = client.info("persistence")["current_save_keys_processed"], time.monotonic() - began
     found = cause(verdict, "redis.rdb.slow")
     (expected,) = [fact.value for fact in found.evidence if fact.fact.startswith("at this pace")]
     assert "note" == found.level
     assert isinstance(expected, int | float)
-    assert KEYS * DELAY_US / 1e6 <= expected <= 2 * KEYS * DELAY_US / 1e6
+    # A child whose naps end late is slower, as its progress until now shows; that comes in steps of 2048 keys.
+    measured = KEYS * took / saved
+    assert KEYS * DELAY_US / 1e6 <= expected <= max(2 * KEYS * DELAY_US / 1e6, 1.5 * measured)
 
 
 @EACH
@@ -71,26 +79,45 @@ def test_a_save_of_seconds_is_not(tmp_path: Path, program: str) -> None:
 @pytest.mark.root
 @pytest.mark.trace
 @EACH
-def test_a_slow_disk_below_the_files_is_told(tmp_path: Path, program: str) -> None:
-    """Ten writes a second are all it takes; the same writes on the ordinary disk of this host are no news."""
-    rate = throttle.Rate(per_second=10)
-    with opened(lambda _: None) as here:
-        disk = here.stack.enter_context(slowdisk.slow_disk(here, slowdisk.Slowness(rate=rate)))
-        slow = _appending(disk.directory, program, disk.admit)
-        device = disk.device_name
-    ordinary = _appending(tmp_path, program, lambda _: None)
+def test_a_slow_disk_below_the_files_is_told(program: str) -> None:
+    """Ten writes a second are all it takes; the same writes on a disk in memory that takes any number are no news."""
+    slow, device = _appending(of_host(), program, per_second=10)
+    swift = _on_a_swift_disk(program)
     found = cause(slow, "redis.disk.slow")
     assert "note" == found.level
     assert found.on is not None
-    assert str(found.on.setting).endswith(str(device))
-    (check,) = [one for one in ordinary.checks if one.id == "redis.disk.slow"]
+    assert str(found.on.setting).endswith(device)
+    check = _check(swift, "redis.disk.slow")
     assert "clear" == check.answer
     assert check.evidence
 
 
-def _appending(directory: Path, program: str, admit: object) -> Verdict:
-    with serving(directory, *SOUND, *AOF, "--appendfsync", "everysec", program=program) as client, ExitStack() as stack:
-        admit(int(client.info()["process_id"]))  # type: ignore[operator]
+def _on_a_swift_disk(program: str) -> Verdict:
+    """Threads of the kernel are such a disk: where others had the CPUs, by the labs' own measure, it is tried again,
+    for all to see. The last try counts in any case.
+    """
+    for left in range(TRIES - 1, -1, -1):
+        with disturbance.watched() as watch, in_memory() as directory:
+            verdict, _ = _appending(replace(of_host(), temp=directory, state=directory), program, per_second=10_000_000)
+            disturbed = watch.end()
+        if not left or not disturbed or "clear" == answer(verdict, "redis.disk.slow"):
+            break
+        warnings.warn(f"a disk in memory again: {'; '.join(disturbed)}", stacklevel=2)
+    return verdict
+
+
+def _appending(places: Places, program: str, *, per_second: int) -> tuple[Verdict, str]:
+    """The verdict on a server whose files are on such a disk, and the disk."""
+    with opened(lambda _: None, places=places) as here:
+        slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=per_second))
+        disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
+        return _appended(disk, program), str(disk.device_name)
+
+
+def _appended(disk: slowdisk.Disk, program: str) -> Verdict:
+    settings = (*SOUND, *AOF, "--appendfsync", "everysec")
+    with serving(disk.directory, *settings, program=program) as client, ExitStack() as stack:
+        disk.admit(int(client.info()["process_id"]))
         keeps_asking(stack, lambda: client.set("a", "b"), pause=0.02)
         time.sleep(1)
         return examined(client, trace=True, for_ns=6_000_000_000)
@@ -125,15 +152,18 @@ def test_a_rewrite_that_ends_at_once_leaves_nothing(tmp_path: Path, program: str
 @pytest.mark.root
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here: NOT TESTED with a slow rename")
 @EACH
-def test_a_rename_in_the_main_thread_that_takes_long_is_told(tmp_path: Path, program: str) -> None:
+def test_a_rename_in_the_main_thread_that_takes_long_is_told(program: str) -> None:
     """Each is made to take 80 ms; the server's own monitor notes it. Without that a rewrite is no news."""
-    with serving(tmp_path, *SOUND, *AOF, program=program) as client, ExitStack() as stack:
+    with ExitStack() as stack:
+        directory = stack.enter_context(in_memory())  # a disk may take long for it by itself
+        client = stack.enter_context(serving(directory, *SOUND, *AOF, program=program))
         swift = _rewriting(client)
         delay = ["strace", "-qq", "-p", str(client.info()["process_id"]), "-o", "/dev/null"]
         delay += ["-e", "trace=rename", "-e", "inject=rename:delay_enter=80000"]
         strace = subprocess.Popen(delay)
         stack.callback(strace.wait)
         stack.callback(strace.kill)
+        _wait_until_traced(int(client.info()["process_id"]))
         slow = _rewriting(client)
     assert "clear" == answer(swift, "redis.aof.rename-unlink")
     assert "fired" == answer(slow, "redis.aof.rename-unlink")
@@ -142,11 +172,15 @@ def test_a_rename_in_the_main_thread_that_takes_long_is_told(tmp_path: Path, pro
 
 def _rewriting(client: redis.Redis) -> Verdict:
     """A check-up with a rewrite in it, and with the monitor on."""
-    later = threading.Timer(0.8, client.bgrewriteaof)
-    later.start()
-    verdict = judge(recorded(port_of(client), latency_monitor=True, for_ns=3_000_000_000))
-    later.join()
-    return verdict
+    with once_asked(client, client.bgrewriteaof, after=10):
+        return judge(recorded(port_of(client), latency_monitor=True, for_ns=3_000_000_000))
+
+
+def _wait_until_traced(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while "\nTracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline, "strace does not attach"
+        time.sleep(0.01)
 
 
 # The list -------------------------------------------------------------------------------------------------------

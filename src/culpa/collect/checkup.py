@@ -115,7 +115,7 @@ class Checkup:
         for pid in sorted(pids):
             status = parse_status(read_bounded(proc_root / str(pid) / "status") or b"")
             inner = str(status.ns_pids[-1]) if status and status.ns_pids else None
-            if said in (str(pid), inner):
+            if said is not None and said in (str(pid), inner):
                 self._pid = Pid(pid)
         return self._pid
 

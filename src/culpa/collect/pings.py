@@ -62,8 +62,9 @@ class PingProbe:
             return self._open
 
     def halt(self) -> None:
-        """Send no more."""
-        self._stopping.set()
+        """Send no more: whatever was sent began before this returns."""
+        with self._lock:
+            self._stopping.set()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Send no more; one still open after the grace is cut off and keeps `end_ns` null."""
@@ -77,8 +78,9 @@ class PingProbe:
 
     def rows(self) -> pl.DataFrame:
         """`schema.REQUESTS`, the open one last."""
-        pending = self.in_flight()
-        return request_rows([*self.sent(), *([pending] if pending else [])])
+        with self._lock:  # else one that ends between two looks is there twice
+            sent, pending = tuple(self._sent), self._open
+        return request_rows([*sent, *([pending] if pending else [])])
 
     def blind_spots(self) -> tuple[BlindSpot, ...]:
         """Times in which the server could not be asked."""
@@ -107,12 +109,15 @@ class PingProbe:
             self.finished.set()
 
     def _one(self) -> Sent | None:
-        """One PING; None where the connection is gone."""
+        """One PING; None where the connection is gone, or no more are to be sent."""
         talker = self._talker
         if talker is None:
             return None
-        port, start = talker.local_port, time.monotonic_ns()
+        port = talker.local_port
         with self._lock:
+            if self._stopping.is_set():
+                return None
+            start = time.monotonic_ns()
             self._open = Sent(start_ns=start, local_port=port)
         try:
             talker.send(("PING",))

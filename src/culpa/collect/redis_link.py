@@ -343,10 +343,13 @@ _TLS: Any = _BoundedTls
 _UNIX: Any = _BoundedUnix
 
 
+_HUNG_UP = ConnectionResetError | BrokenPipeError
+
+
 def _tls_trouble(error: BaseException) -> NotAnswered | None:
     """What an error means that came while TLS was spoken, files being in order; None: nothing that is about TLS."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError | ConnectionResetError | TimeoutError):
+    while cause is not None and not isinstance(cause, ssl.SSLError | _HUNG_UP | TimeoutError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         if "mismatch" in cause.verify_message:
@@ -357,7 +360,7 @@ def _tls_trouble(error: BaseException) -> NotAnswered | None:
     if isinstance(cause, TimeoutError):
         why = f"it did not answer within {CONNECT_SECONDS:.0f} s that it speaks TLS"
         return NotAnswered(why, "check host and port; redis:// is for a server without TLS")
-    if isinstance(cause, ssl.SSLEOFError | ConnectionResetError) or (cause and "ALERT" in (cause.reason or "")):
+    if isinstance(cause, ssl.SSLEOFError | _HUNG_UP) or (cause and "ALERT" in (cause.reason or "")):
         way_out = "name a client certificate of its CA with --cert FILE and --key FILE"
         return NotAnswered("TLS fails: it hangs up, as one does that wants another client certificate", way_out)
     if cause is not None:

@@ -42,6 +42,11 @@ class RedisView:
         self._facts = picture.capture.frame(schema.REDIS).filter(mine).sort("ts_ns", maintain_order=True)
 
     @cached_property
+    def _info(self) -> pl.DataFrame:
+        """The facts of INFO, of any section."""
+        return self._facts.filter(pl.col("source").str.starts_with("INFO "))
+
+    @cached_property
     def _ends(self) -> dict[tuple[str, str], tuple[int, str, int, str]]:
         """First and last moment and value of each fact, by source and field."""
         grouped = self._facts.drop_nulls(["source", "field", "value"]).group_by("source", "field", maintain_order=True)
@@ -120,12 +125,14 @@ class RedisView:
 
     def grown(self, field: str, part: str) -> float:
         """How much one part of a field like `count=3,calls=5` grew; absent at the start it began at 0."""
-        values = self._facts.filter((pl.col("field") == field) & pl.col("source").str.starts_with("INFO "))["value"]
-        counts = [_part(text, part) for text in values.to_list()]
+        told = self._info
+        rows = told.filter(pl.col("field") == field).select("ts_ns", "value").drop_nulls()
+        counts = [_part(text, part) for text in rows["value"].to_list()]
         known = [count for count in counts if count is not None]
         if not known:
             return 0.0
-        began = known[0] if self._both("uptime_in_seconds") and len(counts) > 1 else 0.0
+        new = rows["ts_ns"][0] > told["ts_ns"].min()
+        began = known[0] if self._both("uptime_in_seconds") and len(counts) > 1 and not new else 0.0
         return max(0.0, known[-1] - began)
 
     def counted(self, prefix: str, *parts: str) -> dict[str, tuple[float, ...]]:
@@ -160,7 +167,7 @@ class RedisView:
 
     def values(self, field: str) -> list[float]:
         """All values of a field of INFO, in order."""
-        rows = self._facts.filter((pl.col("field") == field) & pl.col("source").str.starts_with("INFO "))
+        rows = self._info.filter(pl.col("field") == field)
         return [number for value in rows["value"].to_list() if (number := number_of(value)) is not None]
 
     @property
