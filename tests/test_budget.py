@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 from whole_runs import why
 
 from culpa.capture import schema
-from culpa.capture.bundle import open_capture
+from culpa.capture.bundle import Capture, open_capture
 from culpa.collect.trace.tracer import usable
+from culpa.diagnose import detail
 
 pytestmark = [pytest.mark.root, pytest.mark.trace]
 
@@ -63,11 +65,16 @@ def test_above_the_budget_the_verdict_rests_on_what_was_recorded(tmp_path: Path)
     same = next(cause for cause in whole["causes"] if cause["id"] == "disk.fsync-heavy")
     assert head["on"]["path"] == same["on"]["path"] == str(tmp_path / "ledger.db")
     assert head["share"] == pytest.approx(same["share"], abs=0.3)
-    assert head["confidence"] < same["confidence"]
     (afterwards,) = [fact for fact in head["evidence"] if fact["source"] == "sums"]
     assert "fdatasync" in afterwards["fact"]
     assert float(str(afterwards["value"]).split()[0]) > 20
-    assert verdict["window"]["seconds"] * 0.9 > verdict["root"]["seconds"]
+    recorded_s = (evidence.detail_end_ns - window.start_ns) / 1e9
+    if recorded_s < detail.SHORT_NS / 1e9:  # as it is on a machine that lets culpa look at its cost in time
+        assert head["confidence"] < same["confidence"]
+        assert verdict["window"]["seconds"] * 0.9 > verdict["root"]["seconds"]
+    else:
+        warnings.warn(f"records ended only after {recorded_s:.1f} s, which is no small sample", stacklevel=1)
+        assert head["confidence"] == same["confidence"]
     assert [] == [s for s in whole["blind_spots"] if "single events after" in s["what"]]
 
 
@@ -84,30 +91,47 @@ while True:
     os.pwrite(fd, b"x" * 4096, 0)
     {rest}
 """
-RECORDS_S = 5.0
-"""Above so small a budget records end two or three seconds after culpa began to watch."""
+RECORDS_S = (5.0, 15.0)
+"""Above so small a budget records end two or three seconds after culpa began to watch; on a busy machine later."""
+REST_S = 5
 
 
-def verdict_of_later(pid: int, *arguments: str) -> dict:
-    """What culpa says of a program that is told to begin with something else once the records have ended."""
-    argv = [sys.executable, "-m", "culpa", "why", str(pid), "--json", "--budget", "0.1", "--for", "10s", *arguments]
+def verdict_of_later(rest: str, folder: Path) -> tuple[int, dict, Capture]:
+    """Pid, verdict and capture of a program that begins with something else once the records have ended.
+
+    If they had not ended by then, by the capture's own clock, all is done again, more slowly, for all to see.
+    """
+    for records_s in RECORDS_S:
+        saved = folder / f"later-{records_s:.0f}.culpa"
+        with program(LATER.format(rest=rest), str(folder / "ledger.db")) as pid:
+            verdict, told_ns = _told_later(pid, records_s, saved)
+        capture = open_capture(saved)
+        ended_ns = capture.manifest.evidence.detail_end_ns
+        if (ended_ns is not None and ended_ns < told_ns) or records_s == RECORDS_S[-1]:
+            break
+        warnings.warn(f"again: records had not ended after {records_s:.0f} s", stacklevel=2)
+    return pid, verdict, capture
+
+
+def _told_later(pid: int, records_s: float, saved: Path) -> tuple[dict, int]:
+    """The verdict, and when (ns) the program was told."""
+    argv = [sys.executable, "-m", "culpa", "why", str(pid), "--json", "--budget", "0.1", "-o", str(saved)]
+    argv += ["--for", f"{records_s + REST_S:.0f}s"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stderr is not None
         assert "watches" in watching.stderr.readline()
-        time.sleep(RECORDS_S)
+        time.sleep(records_s)
+        told_ns = time.monotonic_ns()
         os.kill(pid, signal.SIGUSR1)
         out, _ = watching.communicate(timeout=90)
-    return json.loads(out)
+    return json.loads(out), told_ns
 
 
 def test_what_begins_after_the_records_is_told_by_the_sums(tmp_path: Path) -> None:
     """No single event of the syncs was recorded: their number, file and time are, and the verdict rests on these."""
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
-    saved = tmp_path / "later.culpa"
-    with program(LATER.format(rest="os.fdatasync(fd)"), str(tmp_path / "ledger.db")) as pid:
-        verdict = verdict_of_later(pid, "-o", str(saved))
-    capture = open_capture(saved)
+    pid, verdict, capture = verdict_of_later("os.fdatasync(fd)", tmp_path)
     assert capture.manifest.evidence.detail_end_ns is not None
     fdatasync = 75
     assert fdatasync not in capture.frame(schema.SYSCALLS).filter(tid=pid)["nr"].to_list()
@@ -128,8 +152,7 @@ def test_sums_of_a_program_that_does_nothing_bad_name_nothing(tmp_path: Path) ->
     """The same program that writes now and then and does not sync."""
     if error := usable():
         pytest.skip(f"tracing is impossible here: {error}")
-    with program(LATER.format(rest="time.sleep(0.01)"), str(tmp_path / "ledger.db")) as pid:
-        verdict = verdict_of_later(pid)
+    _, verdict, _ = verdict_of_later("time.sleep(0.01)", tmp_path)
     assert [spot for spot in verdict["blind_spots"] if "single events after" in spot["what"]]
     # On a machine that does other work too, it may well have waited for a CPU.
     assert {"cpu.runqueue"} >= {cause["id"] for cause in verdict["causes"] if cause["level"] != "note"}

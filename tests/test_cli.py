@@ -54,6 +54,17 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def wait_until_connected(port: int) -> None:
+    """Until somebody has a connection to a port of this host, by /proc/net/tcp."""
+    deadline = time.monotonic() + 20
+    while not any(
+        row.split()[2].endswith(f":{port:04X}") and row.split()[3] == "01"
+        for row in Path("/proc/net/tcp").read_text().splitlines()[1:]
+    ):
+        assert time.monotonic() < deadline, "nobody connects"
+        time.sleep(0.01)
+
+
 def assert_sentence(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The exit code, one sentence on stderr and nothing on stdout."""
     assert done.returncode == code, done.stderr
@@ -96,7 +107,7 @@ def test_help_is_fast() -> None:
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    assert min(seconds() for _ in range(3)) <= 0.3
+    assert any(seconds() <= 0.3 for _ in range(10))  # a busy neighbour of the CPU makes it slower for a while
 
 
 def test_version() -> None:
@@ -157,7 +168,7 @@ def test_several_of_a_name_are_listed() -> None:
 
 def test_json_is_all_of_stdout(url: str) -> None:
     """The verdict there, the talk on stderr; no terminal, no line that changes."""
-    done = culpa("why", f"{url}/0.1", "--no-trace", "--json", "--for", "1s")
+    done = culpa("why", f"{url}/0.1", "--no-trace", "--json", "--for", "3s")
     verdict = json.loads(done.stdout)
     assert done.returncode == 0
     assert verdict["schema"] == "culpa.verdict/1"
@@ -346,6 +357,7 @@ def test_an_interrupt_in_the_window_gives_a_verdict(url: str) -> None:
     ) as process:
         assert process.stderr is not None
         assert "asks GET" in process.stderr.readline()
+        wait_until_connected(int(url.rpartition(":")[2]))
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)

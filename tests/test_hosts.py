@@ -204,9 +204,10 @@ def spawn(process: subprocess.Popen[str], wanted: int, name: str) -> int:
 def test_lost_events_lower_the_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny lanes that overflow: the verdict counts what was lost, says so, and trusts itself less."""
     write = (
-        "import os, tempfile\nfile = tempfile.TemporaryFile()\nprint('up', flush=True)\n"
+        "import os, tempfile, time\nfile = tempfile.TemporaryFile()\nprint('up', flush=True)\n"
         "while True:\n    os.write(file.fileno(), b'x')\n    os.fsync(file.fileno())\n"
-        "    [os.getppid() for _ in range(100)]\n"
+        "    [os.getppid() for _ in range(300)]\n"  # more than a tiny lane holds, and few in the mean
+        "    time.sleep(0.005)\n"
     )
     with child(write) as process:
         wait_for(process, "up")
@@ -234,18 +235,24 @@ def recorded(pid: int) -> Capture:
 def test_a_namespace_that_vanishes(tmp_path: Path) -> None:
     """Its last process ends while culpa watches: there is a verdict on what was seen."""
     inside = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-c")
-    code = "import time; time.sleep(2.5)"
-    with subprocess.Popen((*inside, code)) as process:
+    code = "import sys; sys.stdin.read()"
+    with subprocess.Popen((*inside, code), stdin=subprocess.PIPE) as process:
         try:
             wait_until(lambda: children_of(process.pid) != [])
             (pid,) = children_of(process.pid)
             assert namespace_inode(Path("/proc"), pid, "net") != namespace_inode(Path("/proc"), os.getpid(), "net")
             file = tmp_path / "gone.culpa"
             program = (sys.executable, "-m", "culpa", "record", str(pid), "--for", "20", "-o", str(file))
-            run = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+            with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as run:
+                assert run.stderr is not None
+                assert "watches" in run.stderr.readline()
+                time.sleep(1)  # something has to be seen
+                assert process.stdin is not None
+                process.stdin.close()
+                _, said = run.communicate(timeout=60)
         finally:
             process.kill()
-    assert 0 == run.returncode, run.stderr
+    assert 0 == run.returncode, said
     capture = open_capture(file)
     assert "exit" == capture.manifest.window.ended_by
     assert pid in capture.frame(schema.PROCESSES).filter(pl.col("netns").is_not_null())["pid"].to_list()

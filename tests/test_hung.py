@@ -102,6 +102,22 @@ def program(code: str, *arguments: str) -> Iterator[tuple[int, str]]:
         running.communicate()
 
 
+def wait_until_read(port: str) -> None:
+    """Until nothing that was sent to a port of this host lies there unread."""
+    deadline = time.monotonic() + 10
+    while _is_unread(int(port)):
+        assert time.monotonic() < deadline, "it does not read"
+        time.sleep(0.01)
+
+
+def _is_unread(port: int) -> bool:
+    """By the queues of established connections in /proc/net/tcp."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(
+        row[1].endswith(f":{port:04X}") and row[3] == "01" and int(row[4].partition(":")[2], 16) > 0 for row in rows
+    )
+
+
 def verdict_on(pid: int) -> dict[str, Any]:
     """What culpa says of a process after a second."""
     argv = [sys.executable, "-m", "culpa", "why", str(pid), "--json", "--for", "1s"]
@@ -122,6 +138,7 @@ def chain(verdict: dict[str, Any]) -> list[tuple[str, int | None]]:
 def test_a_peer_that_is_stopped_is_named_with_its_stop() -> None:
     """SIGSTOP before culpa looks: the client's wait is the stop of the other process."""
     with program(SERVER, "threads") as (peer, port), program(CLIENT, port) as (pid, _):
+        wait_until_read(port)
         os.kill(peer, signal.SIGSTOP)
         time.sleep(0.5)
         verdict = verdict_on(pid)

@@ -29,10 +29,12 @@ def test_a_page_fault_names_the_mapped_file_and_the_device_below_it(tmp_path: Pa
     verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file))
 
     faults = [node for node in every(verdict["blame"]) if node["kind"] == "fault" and node["on"]]
-    assert [str(file)] == [node["on"]["path"] for node in faults]
-    assert faults[0]["count"] > 3000
-    below = [child["share"] for child in faults[0]["children"] if child["kind"] == "device"]
-    assert sum(below) > 0.9 * faults[0]["share"]
+    (mapped,) = [node for node in faults if node["on"]["path"] == str(file)]
+    # What the program itself is made of need not be in memory either.
+    assert all(Path(node["on"]["path"]).is_file() and node["count"] < 1000 for node in faults if node is not mapped)
+    assert mapped["count"] > 3000
+    below = [child["share"] for child in mapped["children"] if child["kind"] == "device"]
+    assert sum(below) > 0.9 * mapped["share"]
 
 
 def test_writes_that_are_synced_one_by_one_are_syncs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,22 @@ def test_a_stopped_server_is_called_stopped_and_who_let_it_go_on_is_named(tmp_pa
     with running([sys.executable], tmp_path / "server.py", LOOP) as url:
         pid = pid_of(tmp_path / "server.py")
         subprocess.run(["kill", "-STOP", pid], check=True)
-        with subprocess.Popen(["sh", "-c", f"sleep 4; kill -CONT {pid}; sleep 4"]):
-            verdict = why(url, "--for", "6s")
+        later = ["sh", "-c", f"read asked; sleep 2; kill -CONT {pid}; read judged"]
+        watch = [sys.executable, "-m", "culpa", "why", "--json", url, "--for", "4s"]
+        with (
+            subprocess.Popen(later, stdin=subprocess.PIPE, text=True) as shell,
+            subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching,
+        ):
+            assert shell.stdin is not None
+            assert watching.stderr is not None
+            try:
+                assert "asks GET" in watching.stderr.readline()
+                shell.stdin.write("asked\n")
+                shell.stdin.flush()
+                verdict = json.loads(watching.communicate(timeout=90)[0])
+            finally:
+                watching.kill()
+                shell.stdin.close()
 
     stopped = [node for node in every(verdict["blame"]) if node["kind"] == "stopped"]
     assert sum(node["share"] for node in stopped) > 0.5
@@ -50,8 +65,10 @@ def test_a_server_that_is_stopped_over_and_over_names_who_does_that(tmp_path: Pa
         pid = pid_of(tmp_path / "server.py")
         turns = f"while kill -STOP {pid}; do sleep 0.1; kill -CONT {pid}; sleep 0.03; done"
         with subprocess.Popen(["sh", "-c", turns], stderr=subprocess.DEVNULL) as shell:
-            verdict = why(url, "--for", "3s")
-            shell.kill()
+            try:
+                verdict = why(url, "--for", "3s")
+            finally:
+                shell.kill()
         subprocess.run(["kill", "-CONT", pid], check=True)
 
     head = verdict["causes"][0]

@@ -117,13 +117,18 @@ def test_a_sample_of_the_labs_through_the_command() -> None:
         found = sampled()
         assert len(found.cases) == 2
         assert found == summed(Plan(seed=11), found.cases, found.skipped)
-        wrong = [row for row in found.cases if not row.score.found or row.score.false_alarms]
+        wrong = [row for row in found.cases if not is_right(row)]
         if not wrong or not again or not all(row.disturbed for row in wrong):
             break
         warnings.warn(f"again: {[row.disturbed for row in wrong]}", stacklevel=1)
-    assert not wrong, "\n".join(table(found))
-    assert all(row.explained is not None and row.explained > 0.9 for row in found.cases)
-    assert all(row.seconds is not None and 3.0 < row.seconds < 60.0 for row in found.cases)
+    assert not wrong, "\n".join([*table(found), *(f"{row.lab}: {row.explained}, {row.seconds} s" for row in wrong)])
+
+
+def is_right(row: Case) -> bool:
+    """The whole truth and nothing false, nearly all of the time explained, within a minute."""
+    explained = row.explained is not None and row.explained > 0.9
+    in_time = row.seconds is not None and 3.0 < row.seconds < 60.0
+    return row.score.found and not row.score.false_alarms and explained and in_time
 
 
 def sampled() -> Bench:

@@ -18,7 +18,8 @@ from culpa.labs.places import PREFIX, Places
 
 pytestmark = pytest.mark.root
 PORT = 4321
-PAUSE_S = 0.2
+PAUSE_S = 1.0
+"""Longer than a busy machine holds up an answer that is given at once."""
 LAB = """
 import sys, time
 from pathlib import Path

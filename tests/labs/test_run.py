@@ -79,9 +79,12 @@ def test_redis_slow_is_found_and_its_repair_helps() -> None:
 
 def test_redis_slow_is_found_by_samples() -> None:
     """Without eBPF the sync in Redis' main thread is still named."""
-    result = run_lab("redis-slow", parameters=Parameters(), trace=False, progress=print)
-    assert result.found, told(result)
-    assert result.truth.causes == ("redis.aof.fsync-always",)
+
+    def check(result: LabResult) -> None:
+        assert result.found, told(result)
+        assert result.truth.causes == ("redis.aof.fsync-always",)
+
+    proven(lambda: run_lab("redis-slow", parameters=Parameters(), trace=False, progress=print), check)
 
 
 @pytest.mark.trace

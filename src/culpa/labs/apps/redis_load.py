@@ -58,7 +58,10 @@ class Link:
         self.socket.sendall(command(*words))
         head = b""
         while head.count(END) < lines:
-            head += self.socket.recv(65536)
+            chunk = self.socket.recv(65536)
+            if not chunk:
+                raise ConnectionError("the server hung up")
+            head += chunk
         return head
 
     def lines(self, wanted: int, got: bytes = b"") -> bytes:
