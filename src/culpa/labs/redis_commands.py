@@ -14,6 +14,9 @@ FILL_LIST = "for i = 1, ARGV[1] do redis.call('RPUSH', KEYS[1], 'element:' .. i)
 COUNT_UP = "local sum = 0; for i = 1, tonumber(ARGV[1]) do sum = sum + i end; return sum"
 SMALL = 100
 """Elements of a key that nobody notices."""
+SELDOM_S = 4.0
+"""How long the lab's clock looks where the command comes about once a second: one alone in that time would be too few
+questions that are answered late for `redis_checkup.LATE` to show it."""
 OUTSIDE_COMMANDS = ("redis.expire.burst", "redis.evict.storm", "redis.fork.slow", "redis.stall.unattributed")
 """What holds up a server without any command."""
 COMMANDS = (
@@ -150,6 +153,7 @@ CASES = (
         draw=_delete,
         command="DEL",
         seed="001",
+        measured_s=SELDOM_S,
         fix="UNLINK, of smaller keys",
         silent=others("redis.bigkey.delete"),
     ),
@@ -159,6 +163,7 @@ CASES = (
         draw=_flush,
         command="FLUSHALL",
         seed="001",
+        measured_s=SELDOM_S,
         fix="FLUSHALL ASYNC, of fewer keys",
         silent=others("redis.flush.sync"),
     ),

@@ -22,6 +22,8 @@ HOGS_ON_ONE = 6
 """Where the server is bound to it."""
 LOWEST = 19
 """Priority of the server's main thread beside them: a scheduler that is fair to sleepers hardly delays a higher one."""
+SLICES_S = 4.0
+"""How long the lab's clock looks where others take the CPU: how often that holds up an answer changes by the second."""
 LARGE_SETS, ELEMENT_BYTES = 5, 60
 SMALL_STRINGS, STRING_BYTES = 200_000, 200
 """A little less than they take, so that the cache is full."""
@@ -163,6 +165,7 @@ CASES = (
         cause="redis.cpu.starved",
         draw=_starved,
         seed="001",
+        measured_s=SLICES_S,
         fix="a CPU of its own",
         needs=("redis-server", "trace"),
         silent=COMMANDS,
@@ -172,6 +175,7 @@ CASES = (
         cause="redis.cpu.pinned",
         draw=_pinned,
         seed="001",
+        measured_s=SLICES_S,
         fix="let it use all CPUs",
         needs=("redis-server", "trace"),
         silent=COMMANDS,
