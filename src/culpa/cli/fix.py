@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -191,8 +190,8 @@ def _log(journal: Journal, *, json: bool) -> None:
         _say(telling.log(shown, _width()))
 
 
-def _say(lines: Sequence[str] | object) -> None:
-    out("".join(f"{line}\n" for line in lines))  # type: ignore[attr-defined]
+def _say(lines: Iterable[str]) -> None:
+    out("".join(f"{line}\n" for line in lines))
 
 
 def _width() -> int:

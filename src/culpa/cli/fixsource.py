@@ -16,9 +16,10 @@ from culpa.talk import Talk
 from culpa.units import printable
 
 if TYPE_CHECKING:
+    from culpa.collect.redis_answers import NotAnswered
     from culpa.collect.redis_link import Link, Talker, Tls
     from culpa.diagnose.verdict import Verdict
-    from culpa.fix.hands import Server
+    from culpa.fix.hands import Server, Unreachable
     from culpa.fix.parameters import RedisSetting
     from culpa.fix.proposals import Proposal
 
@@ -146,10 +147,8 @@ class _Answers:
         self._talker.close()
 
 
-def _unreachable(server: str, reason: Exception) -> CulpaError:
-    from culpa.collect.redis_answers import NotAnswered
+def _unreachable(server: str, reason: NotAnswered) -> Unreachable:
     from culpa.fix.hands import Unreachable
 
-    assert isinstance(reason, NotAnswered)
     more = ", with --server redis://HOST:PORT" if "password" in reason.why else ""
     return Unreachable(f"Redis at {server}: {reason.why}", way_out=f"{reason.way_out}{more}")

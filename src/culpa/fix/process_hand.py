@@ -157,7 +157,8 @@ class ProcessHand:
         if starttime_of(self._wanted.pid, self._proc_root, tid=int(tid)) != int(starttime):
             return
         try:
-            self._set(int(tid), value)
+            if self._get(int(tid)) != value:
+                self._set(int(tid), value)
         except ProcessLookupError:
             return
         except OSError as error:
