@@ -92,7 +92,7 @@ def kills(runs: int, seed: int) -> Count:
         if "cpus" in kinds:
             _make_threads_differ(child.pid)
         client.config_set("appendfsync", "always")
-        state = Path(folder) / "state"
+        state = Path(folder) / "culpa"
         with _worker(state, port_of(client), child.pid, kinds) as worker:
             return _count(runs, random.Random(seed), state, client, child.pid, worker, kinds)
 

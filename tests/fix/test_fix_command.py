@@ -23,8 +23,8 @@ from culpa.report.envelope import to_json
 )  # fmt: skip
 def test_what_makes_no_sense_is_told_with_the_way_out(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Exit code 2, and nothing is made on disk."""
-    assert culpa(tmp_path / "state", "fix", *words, expected=2)[1]
-    assert not (tmp_path / "state").exists()
+    assert culpa(tmp_path / "culpa", "fix", *words, expected=2)[1]
+    assert not (tmp_path / "culpa").exists()
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"PK\x03\x04torn", b'{"schema": "culpa.verdict/1"}', b'{"blame":' * 9999])
@@ -32,7 +32,7 @@ def test_what_is_no_verdict_is_told_in_a_sentence(tmp_path: Path, text: bytes) -
     """Also a torn capture, and nesting without end."""
     file = tmp_path / "some"
     file.write_bytes(text)
-    told = culpa(tmp_path / "state", "fix", "--from", str(file), expected=1)[1]
+    told = culpa(tmp_path / "culpa", "fix", "--from", str(file), expected=1)[1]
     assert told.startswith("culpa: ")
 
 
@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(17 << 20)
     for path in (tmp_path / "none", tmp_path, large):
-        assert "cannot be read" in culpa(tmp_path / "state", "fix", "--from", str(path), expected=1)[1]
+        assert "cannot be read" in culpa(tmp_path / "culpa", "fix", "--from", str(path), expected=1)[1]
 
 
 def test_a_verdict_of_another_host_is_refused(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_verdict_of_another_host_is_refused(tmp_path: Path) -> None:
     one = verdict(cause(fix("swappiness-low", "sysctl", "-w", "vm.swappiness=1")))
     file = tmp_path / "v.json"
     file.write_text(to_json(msgspec.structs.replace(one, host=msgspec.structs.replace(one.host, kernel="2.6.32\x1b[2J"))))
-    told = culpa(tmp_path / "state", "fix", "--from", str(file), expected=1)[1]
+    told = culpa(tmp_path / "culpa", "fix", "--from", str(file), expected=1)[1]
     assert "the verdict is of another host or an earlier boot (Linux 2.6.32\\x1b[2J on" in told
 
 
@@ -63,7 +63,7 @@ def test_a_remedy_in_the_code_is_printed_and_never_applied(tmp_path: Path) -> No
             fix("swappiness-low", "sysctl", "-w", "kernel.core_pattern=|/tmp/x"),
         ),
     )
-    state = tmp_path / "state"
+    state = tmp_path / "culpa"
     states = {one["id"]: one["state"] for one in as_json(state, "--from", file)["fixes"]}
     assert {"app-keep-results-in-memory": "by-hand", "swappiness-low": "refused"} == states
     page = culpa(state, "fix", "app-keep-results-in-memory", "--from", file)[0]
@@ -76,16 +76,16 @@ def test_a_remedy_in_the_code_is_printed_and_never_applied(tmp_path: Path) -> No
 
 def test_the_directory_that_others_rule_is_told(tmp_path: Path) -> None:
     """A planted link: nothing is read through it, nothing is changed."""
-    (tmp_path / "state").mkdir(mode=0o700)
-    (tmp_path / "state" / "fixes").symlink_to(tmp_path)
+    (tmp_path / "culpa").mkdir(mode=0o700)
+    (tmp_path / "culpa" / "fixes").symlink_to(tmp_path)
     for words in (("--undo", "all"), ("--log",)):
-        told = culpa(tmp_path / "state", "fix", *words, expected=1)[1]
+        told = culpa(tmp_path / "culpa", "fix", *words, expected=1)[1]
         assert "make that directory this user's own, no link, and writable by nobody else" in told
 
 
 def test_nothing_to_undo_is_said(tmp_path: Path) -> None:
     """With the place that was looked at, since each user has one."""
-    state = tmp_path / "state"
+    state = tmp_path / "culpa"
     assert f"There is nothing to take back in {state}/fixes.\n" == culpa(state, "fix", "--undo", "all")[0]
     assert "No fix was applied yet.\n" == culpa(state, "fix", "--log")[0]
     assert {"records": [], "still_open": 0, "strange": [], "schema": "culpa.fix-undone/1"} == as_json(state, "--undo")

@@ -26,7 +26,7 @@ RECORD = Record(
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    made = Journal(tmp_path / "state")
+    made = Journal(tmp_path / "culpa")
     with made.locked("any"):
         pass
     return made
@@ -63,7 +63,7 @@ def test_where_nothing_was_applied_there_is_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trouble", ["link", "state link", "writable", "state writable", "file"])
 def test_a_directory_that_others_rule_is_not_used(tmp_path: Path, trouble: str) -> None:
     """Nothing is written to it, and nothing read from it."""
-    state, journal = tmp_path / "state", Journal(tmp_path / "state")
+    state, journal = tmp_path / "culpa", Journal(tmp_path / "culpa")
     real = Journal(tmp_path / "real")
     with real.locked("any"):
         plant(real, "f1.open")

@@ -27,7 +27,7 @@ MUCH = str(4 << 30)
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "state")
+    return Journal(tmp_path / "culpa")
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_read_only_proc_sys_is_told_as_such() -> None:
 @pytest.mark.usefixtures("limits")
 def test_the_whole_way_on_the_command_line(tmp_path: Path) -> None:
     """List, preview, apply, list again, log, undo, log; nothing is changed before --apply."""
-    state = tmp_path / "state"
+    state = tmp_path / "culpa"
     (VM / "swappiness").write_text("60")
     file = written(tmp_path / "v.json", cause(fix("swappiness-low", "sysctl", "-w", "vm.swappiness=1"), id="mem.swap"))
     (listed,) = as_json(state, "--from", file)["fixes"]

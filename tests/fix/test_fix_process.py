@@ -22,7 +22,7 @@ needs_two = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU here: NOT TESTED w
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "state")
+    return Journal(tmp_path / "culpa")
 
 
 def affinities(pid: int) -> dict[int, set[int]]:

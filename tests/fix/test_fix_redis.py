@@ -37,7 +37,7 @@ SETTINGS = [(one.id, name) for one in REMEDIES if one.kind == "redis" for name i
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "state")
+    return Journal(tmp_path / "culpa")
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_another_server_that_answers_there_is_left_alone(tmp_path: Path, journal
 
 def test_what_somebody_else_has_set_since_is_asked_about(server: redis.Redis, tmp_path: Path) -> None:
     """On the command line: exit code 1, the state it is in, the ways out; each of them works."""
-    state = tmp_path / "state"
+    state = tmp_path / "culpa"
     file = written(tmp_path / "v.json", cause(config_set("redis-hz", port_of(server), "hz", "100")))
     for way, expected in (("--anyway", "10"), ("--keep", "50")):
         culpa(state, "fix", "redis-hz", "--from", file, "--apply")
@@ -235,7 +235,7 @@ def test_a_verdict_on_another_process_is_not_about_this_server(server: redis.Red
 
 def test_passwords_are_in_no_record_and_no_output(tmp_path: Path) -> None:
     """From the environment or the URL; and they are not sent to a server that only a file names."""
-    state, secret = tmp_path / "state", "s3cret-word"
+    state, secret = tmp_path / "culpa", "s3cret-word"
     with data(tmp_path) as directory, serving(directory, "--requirepass", secret, "--hz", "10") as open_client:
         port = port_of(open_client)
         file = written(tmp_path / "v.json", cause(config_set("redis-hz", port, "hz", "100")))
@@ -260,7 +260,7 @@ def test_passwords_are_in_no_record_and_no_output(tmp_path: Path) -> None:
 
 def test_the_last_verdict_is_where_a_fix_comes_from(server: redis.Redis, tmp_path: Path) -> None:
     """Of a real check-up, as it was kept; without one the way to one is said."""
-    state = tmp_path / "state"
+    state = tmp_path / "culpa"
     told = culpa(state, "fix", expected=1)[1]
     assert "there is no verdict to take a fix from; run culpa why or culpa redis first" in told
     culpa(state, "redis", f"redis://127.0.0.1:{port_of(server)}", "--for", "1.2s", "--no-trace", "--json")
@@ -272,7 +272,8 @@ def test_the_last_verdict_is_where_a_fix_comes_from(server: redis.Redis, tmp_pat
     assert "done" == again["redis-monitor-on"]
     culpa(state, "fix", "--undo", "all")
     assert {"latency-monitor-threshold": "0"} == server.config_get("latency-monitor-threshold")
-    assert 0o600 == (state / "cache" / "last-verdict.json").stat().st_mode & 0o777
+    (kept,) = tmp_path.rglob("last-verdict.json")
+    assert 0o600 == kept.stat().st_mode & 0o777
 
 
 def test_a_capture_is_a_source_as_well(server: redis.Redis, tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_a_capture_is_a_source_as_well(server: redis.Redis, tmp_path: Path) -> N
 
     file = tmp_path / "some.culpa"
     bundle.save(recorded(port_of(server)), file)
-    found = {one["id"]: one["state"] for one in as_json(tmp_path / "state", "--from", str(file))["fixes"]}
+    found = {one["id"]: one["state"] for one in as_json(tmp_path / "culpa", "--from", str(file))["fixes"]}
     assert "can" == found["redis-monitor-on"]
 
 

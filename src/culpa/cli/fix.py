@@ -27,14 +27,16 @@ ALL = "all"
 def fix(
     id: Annotated[  # the word of the command line
         str | None,
-        typer.Argument(metavar="[ID]", help="a fix of the list; with --undo a record such as f1, or all", show_default=False),
+        typer.Argument(
+            metavar="[ID]", help="a fix of the list; with --undo a record such as f1, or all", show_default=False
+        ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="a verdict (--json) or a capture, not the last verdict")
+        Path | None, typer.Option("--from", metavar="FILE", help="a verdict (--json) or capture, not the last verdict")
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="put it in place; without it nothing is changed")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="put back what was before: of ID, of all, or of the only one")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="with --undo: also what somebody else has set since")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="put back what was before: of ID or of all")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="with --undo: also what others have set since")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="with --undo: change nothing, and forget the record")] = False,
     log: Annotated[bool, typer.Option("--log", help="what was applied and taken back so far")] = False,
     server: Annotated[
@@ -124,7 +126,7 @@ def _named(found: Sequence[Proposal], id: str) -> Proposal:
         if one.id == id:
             return one
     known = ", ".join(one.id for one in found[:20]) or "it proposes none"
-    raise UsageError(f"the verdict proposes no fix {printable(id, 60)!r}: {known}", way_out="run culpa fix for the list")
+    raise UsageError(f"the verdict proposes no fix {printable(id, 60)!r}: {known}", way_out="run culpa fix for a list")
 
 
 def _apply(how: _How, chosen: Proposal, seen: float) -> None:
@@ -177,7 +179,8 @@ def _records(found: Sequence[Record], id: str | None, journal: Journal) -> Seque
         return meant
     known = ", ".join(f"{one.id} ({one.fix})" for one in (meant or found)) or "none"
     what = f"no fix {printable(id, 60)!r} is in place" if id is not None and not meant else "several fixes are in place"
-    raise UsageError(f"{what} by {journal.directory}: {known}", way_out="write culpa fix --undo f1, or culpa fix --undo all")
+    way_out = "write culpa fix --undo f1, or culpa fix --undo all"
+    raise UsageError(f"{what} by {journal.directory}: {known}", way_out=way_out)
 
 
 def _log(journal: Journal, *, json: bool) -> None:

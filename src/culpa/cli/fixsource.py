@@ -40,10 +40,12 @@ def verdict_from(path: Path | None) -> Verdict:
         return parse(lastverdict.last())
     try:
         with path.open("rb") as file:
-            text = b"" if (is_capture := file.peek(2).startswith(_CAPTURE_BEGINS)) else lastverdict.read_bounded(file.fileno())
+            is_capture = file.peek(2).startswith(_CAPTURE_BEGINS)
+            text = b"" if is_capture else lastverdict.read_bounded(file)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise CulpaError(f"{printable(str(path))} cannot be read: {why}", way_out="name a verdict or a capture") from error
+        what = f"{printable(str(path))} cannot be read: {why}"
+        raise CulpaError(what, way_out="name a verdict or a capture") from error
     return _judged(path) if is_capture else parse(text)
 
 
@@ -65,10 +67,8 @@ def check_host(verdict: Verdict) -> None:
     here = os.uname()
     if (verdict.host.kernel, verdict.host.machine) != (here.release, here.machine):
         there = printable(f"Linux {verdict.host.kernel} on {verdict.host.machine}", 120)
-        raise CulpaError(
-            f"the verdict is of another host or an earlier boot ({there}, this is Linux {here.release} on {here.machine})",
-            way_out="run culpa fix there, or make a new verdict here",
-        )
+        what = f"the verdict is of another host or an earlier boot ({there}; this is {here.release} on {here.machine})"
+        raise CulpaError(what, way_out="run culpa fix there, or make a new verdict here")
 
 
 class Ways:

@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from culpa.errors import CulpaError
 from culpa.privatedir import opened
@@ -65,7 +65,7 @@ def last() -> bytes:
         with opened(directory) as inside:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             with os.fdopen(os.open(NAME, flags, dir_fd=inside), "rb") as file:
-                return read_bounded(file.fileno())
+                return read_bounded(file)
     except FileNotFoundError as error:
         raise CulpaError(_NONE, way_out=_WAY_OUT) from error
     except OSError as error:
@@ -73,14 +73,13 @@ def last() -> bytes:
         raise CulpaError(f"the last verdict in {directory} cannot be used: {why}", way_out=_WAY_OUT) from error
 
 
-def read_bounded(descriptor: int) -> bytes:
+def read_bounded(file: BinaryIO) -> bytes:
     """A regular file of bounded size.
 
     Raises:
         OSError: it is another kind of file, or too large.
     """
-    status = os.fstat(descriptor)
+    status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_size > LIMIT_BYTES:
         raise OSError(0, f"it is no file of at most {LIMIT_BYTES >> 20} MiB")
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        return file.read(LIMIT_BYTES)
+    return file.read(LIMIT_BYTES)

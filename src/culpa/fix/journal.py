@@ -122,7 +122,9 @@ class Journal:
         except OSError as error:
             raise self._unusable(error) from error
         closed = {one.id: one for name, one in read if isinstance(one, Record) and name.endswith(".closed")}
-        live = [one for name, one in read if isinstance(one, Record) and name.endswith(".open") and one.id not in closed]
+        live = [
+            one for name, one in read if isinstance(one, Record) and name.endswith(".open") and one.id not in closed
+        ]  # fmt: skip
         return Found(
             open=tuple(sorted(live, key=lambda one: one.number)),
             closed=tuple(sorted(closed.values(), key=lambda one: one.number)),

@@ -90,7 +90,8 @@ class ProcessHand:
         if not threads or starttime_of(self._wanted.pid, self._proc_root) != self._wanted.starttime:
             raise Unreachable(f"process {self._wanted.pid} has ended", way_out="make a new verdict with culpa why")
         if len(threads) > MOST_THREADS:
-            raise Unreachable(f"process {self._wanted.pid} has more than {MOST_THREADS} threads", way_out="set it by hand")
+            what = f"process {self._wanted.pid} has more than {MOST_THREADS} threads"
+            raise Unreachable(what, way_out="set it by hand")
         found = ((f"{tid}@{starttime}", self._of(tid)) for tid, starttime in threads.items())
         return {name: value for name, value in found if value is not None}
 

@@ -58,13 +58,10 @@ def proposals(verdict: Verdict) -> tuple[Proposal, ...]:
     found: list[Proposal] = []
     for cause in _everywhere(verdict.causes):
         for one in _of_cause(cause):
-            same = [
-                other for other in found
-                if other.id.partition(".")[0] == one.id and (other.parameters, other.change) == (one.parameters, one.change)
-            ]  # fmt: skip
+            alike = [other for other in found if other.id.partition(".")[0] == one.id]
+            same = [other for other in alike if (other.parameters, other.change) == (one.parameters, one.change)]
             if not same and len(found) < MOST_PROPOSALS:
-                count = sum(other.id.partition(".")[0] == one.id for other in found)
-                found.append(replace(one, id=f"{one.id}.{count + 1}") if count else one)
+                found.append(replace(one, id=f"{one.id}.{len(alike) + 1}") if alike else one)
     return tuple(found)
 
 

@@ -112,7 +112,8 @@ def _see_free(parameters: Parameters, identity: Identity, journal: Journal) -> N
     for record in journal.found().open:
         if record.key == key and (record.parameters.setting == parameters.setting or _twins(record, parameters)):
             what = f"the fix {record.id} ({record.fix}) of {target_of(record.parameters)} is in place"
-            raise CulpaError(f"{what}; nothing was changed", way_out=f"take that back first: culpa fix --undo {record.id}")
+            way_out = f"take that back first: culpa fix --undo {record.id}"
+            raise CulpaError(f"{what}; nothing was changed", way_out=way_out)
     lent = journal.directory.parent / f"redis-{identity.run_id}.undo"
     if identity.run_id and parameters.setting == MONITOR and lent.exists():
         what = f"culpa redis --latency-monitor has changed {MONITOR} of that server for a while; nothing was changed"
@@ -205,7 +206,8 @@ def undo(record: Record, *, journal: Journal, connects: Connects, anyway: bool =
         if record.id not in {one.id for one in journal.found().open}:
             return Undone(record=record, ended="as-before", sentence=f"{record.id} was taken back by another culpa")
         if keep:
-            return _closed(journal, record, "kept", f"{target_of(record.parameters)} stays as it is; {record.id} is closed")
+            told = f"{target_of(record.parameters)} stays as it is; {record.id} is closed"
+            return _closed(journal, record, "kept", told)
         try:
             hand = hand_for(record.parameters, connects)
         except Refused as reason:

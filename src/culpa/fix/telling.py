@@ -129,7 +129,8 @@ def _values(state: State) -> str:
     if all(not name[0].isdigit() for name in state):
         return ", ".join(f"{name}={_value(value)}" for name, value in state.items() if value != "0")
     parts = [f"{name.partition('@')[0]}: {_value(value)}" for name, value in state.items()]
-    return ", ".join(parts[:MOST_VALUES]) + (f" and {len(parts) - MOST_VALUES} more" if len(parts) > MOST_VALUES else "")
+    more = f" and {len(parts) - MOST_VALUES} more" if len(parts) > MOST_VALUES else ""
+    return ", ".join(parts[:MOST_VALUES]) + more
 
 
 def _value(value: str) -> str:
