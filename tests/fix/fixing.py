@@ -20,7 +20,19 @@ import pytest
 from culpa.cli.fixsource import Ways
 from culpa.collect.redis_link import Tls
 from culpa.diagnose.verdict import (
-    Cause, CostView, Culpa, Evidence, Fix, HostView, Node, On, Root, TargetView, Verdict, Who, WindowView,
+    Cause,
+    CostView,
+    Culpa,
+    Evidence,
+    Fix,
+    HostView,
+    Node,
+    On,
+    Root,
+    TargetView,
+    Verdict,
+    Who,
+    WindowView,
 )  # fmt: skip
 from culpa.errors import CulpaError
 from culpa.fix import run

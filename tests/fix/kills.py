@@ -133,7 +133,9 @@ def _killed(worker: subprocess.Popen[str], dice: random.Random) -> float:
 def _kill_an_undo(state: Path, dice: random.Random) -> None:
     """The command line's own; most of its time is its start, so that the moments begin where that ends."""
     argv = [sys.executable, "-c", COMMAND_LINE, "fix", "--undo", "all"]
-    with subprocess.Popen(argv, env=_environment(state, {}), stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as undo:
+    with subprocess.Popen(
+        argv, env=_environment(state, {}), stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    ) as undo:
         time.sleep(0.15 + dice.random() * 0.5)
         undo.kill()
 
@@ -160,9 +162,7 @@ def _worker(state: Path, port: int, pid: int, kinds: list[str]) -> Iterator[subp
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "redis"), *sys.path])}
     argv = [sys.executable, "-c", WORKER, str(state), str(port), str(pid), ",".join(kinds)]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as worker:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as worker:
         try:
             yield worker
         finally:

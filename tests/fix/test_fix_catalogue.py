@@ -92,7 +92,7 @@ HOSTILE = [
     fix("redis-hz", "redis-cli", "-h", "-x", "-p", "6379", "CONFIG", "SET", "hz", "100"),
     fix("redis-hz", "redis-cli", "-h", "a;reboot", "-p", "6379", "CONFIG", "SET", "hz", "100"),
     fix("redis-hz", "redis-cli", "-h", "a", "-p", "0", "CONFIG", "SET", "hz", "100"),
-    fix("redis-hz", "redis-cli", "-h", "a", "-p", "６３７９", "CONFIG", "SET", "hz", "100"),
+    fix("redis-hz", "redis-cli", "-h", "a", "-p", "\uff16\uff13", "CONFIG", "SET", "hz", "100"),
     fix("redis-hz", "redis-cli", "-s", "relative", "CONFIG", "SET", "hz", "100"),
     fix("redis-hz", "redis-cli", "-s", "/a\0b", "CONFIG", "SET", "hz", "100"),
     fix("redis-hz", "redis-cli", "CONFIG", "SET", "hz", "100"),

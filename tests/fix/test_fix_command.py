@@ -27,7 +27,9 @@ def test_what_makes_no_sense_is_told_with_the_way_out(tmp_path: Path, words: tup
     assert not (tmp_path / "culpa").exists()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"PK\x03\x04torn", b'{"schema": "culpa.verdict/1"}', b'{"blame":' * 9999])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"PK\x03\x04torn", b'{"schema": "culpa.verdict/1"}', b'{"blame":' * 9999]
+)
 def test_what_is_no_verdict_is_told_in_a_sentence(tmp_path: Path, text: bytes) -> None:
     """Also a torn capture, and nesting without end."""
     file = tmp_path / "some"
@@ -49,7 +51,9 @@ def test_a_verdict_of_another_host_is_refused(tmp_path: Path) -> None:
     """Its addresses and process ids mean others there."""
     one = verdict(cause(fix("swappiness-low", "sysctl", "-w", "vm.swappiness=1")))
     file = tmp_path / "v.json"
-    file.write_text(to_json(msgspec.structs.replace(one, host=msgspec.structs.replace(one.host, kernel="2.6.32\x1b[2J"))))
+    file.write_text(
+        to_json(msgspec.structs.replace(one, host=msgspec.structs.replace(one.host, kernel="2.6.32\x1b[2J")))
+    )
     told = culpa(tmp_path / "culpa", "fix", "--from", str(file), expected=1)[1]
     assert "the verdict is of another host or an earlier boot (Linux 2.6.32\\x1b[2J on" in told
 

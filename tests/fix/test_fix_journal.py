@@ -78,7 +78,7 @@ def test_a_directory_that_others_rule_is_not_used(tmp_path: Path, trouble: str) 
         else:
             (state / "fixes").mkdir()
             (state if trouble == "state writable" else state / "fixes").chmod(0o777)
-    with pytest.raises(CulpaError, match="cannot be noted in .* nothing was changed"), journal.locked("any"):
+    with pytest.raises(CulpaError, match=r"cannot be noted in .* nothing was changed"), journal.locked("any"):
         journal.create(RECORD)
     with pytest.raises(CulpaError, match="cannot be noted"):
         journal.found()
@@ -91,7 +91,9 @@ def test_a_directory_or_record_of_another_owner_is_not_believed(journal: Journal
     os.chown(plant(journal, "f1.open"), 65534, 65534)
     found = journal.found()
     assert () == found.open
-    assert ["f1.open is not believed: it is no file of this user alone"] == [one.rpartition("/")[2] for one in found.strange]
+    assert ["f1.open is not believed: it is no file of this user alone"] == [
+        one.rpartition("/")[2] for one in found.strange
+    ]
     os.chown(journal.directory, 65534, 65534)
     with pytest.raises(CulpaError, match="others can write there"):
         journal.found()
@@ -177,8 +179,7 @@ def test_a_disk_without_room_refuses_the_record_and_still_closes_one(tmp_path: P
             made = journal.create(RECORD)
         filler = (place / "filler").open("wb", buffering=0)
         with filler, pytest.raises(OSError, match="No space"):
-            while True:
-                filler.write(bytes(4096))
+            filler.writelines(bytes(4096) for _ in range(100))
         with pytest.raises(CulpaError, match="no space left on device; nothing was changed; make room"):
             journal.create(RECORD)
         assert "no space left" in journal.close(made, "undone", "")

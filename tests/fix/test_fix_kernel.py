@@ -11,7 +11,20 @@ from pathlib import Path
 
 import pytest
 from fixing import (
-    CONNECTS, DIRTY, VM, applied, as_json, cause, culpa, fix, kernel_setting, needs_sysctl, refused, undone, vm, written,
+    CONNECTS,
+    DIRTY,
+    VM,
+    applied,
+    as_json,
+    cause,
+    culpa,
+    fix,
+    kernel_setting,
+    needs_sysctl,
+    refused,
+    undone,
+    vm,
+    written,
 )  # fmt: skip
 
 from culpa.fix import run
@@ -57,7 +70,7 @@ def test_the_form_that_held_is_the_one_that_is_put_back(journal: Journal, limit:
         done = applied(fix_id, kernel_setting(f"vm.{limit}_{other}", value), journal)
         assert done.record is not None
         assert value == (VM / f"{limit}_{other}").read_text().strip()
-        assert f"0\n" == (VM / f"{limit}_{'ratio' if other == 'bytes' else 'bytes'}").read_text()
+        assert "0\n" == (VM / f"{limit}_{'ratio' if other == 'bytes' else 'bytes'}").read_text()
         (ended,) = undone(journal)
         assert "undone" == ended.ended, ended
         assert before == vm()

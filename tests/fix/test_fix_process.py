@@ -82,7 +82,9 @@ def classes(pid: int) -> list[str]:
 
 
 @needs_ionice
-def test_a_neighbour_at_the_disk_is_made_idle(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_neighbour_at_the_disk_is_made_idle(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And has its own class and level again afterwards, thread by thread."""
     scheduler = tmp_path / "sda" / "queue" / "scheduler"
     scheduler.parent.mkdir(parents=True)

@@ -286,7 +286,7 @@ def _doubt(record: Record, name: str) -> str | None:
     except CulpaError as error:
         return error.what
     if isinstance(record.parameters, ProcessSetting):
-        known = {name for kind in ("cpus", "io", "nice") for name in names_of(kind)}
+        known = names_of("cpus") | names_of("io") | names_of("nice")
         fitting = all(_THREAD.fullmatch(name) for name in (*record.before, *record.during))
     else:
         known = names_of("kernel" if isinstance(record.parameters, KernelSetting) else "redis")
@@ -296,7 +296,7 @@ def _doubt(record: Record, name: str) -> str | None:
 
 def _tidy(inside: int) -> None:
     """Remove drafts of the dead, open records that a killed culpa had closed already, and the oldest of the history."""
-    names = os.listdir(inside)  # noqa: PTH208  # of this descriptor, not of a path
+    names = os.listdir(inside)  # of this descriptor, not of a path
     closed = sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)) and match[2] == "closed")
     unwanted = [f"f{number}.closed" for number in closed[:-KEPT]] + [f"f{number}.open" for number in closed]
     old = time.time() - DRAFT_SECONDS

@@ -6,6 +6,7 @@ run: one that is not what the catalogue would make is refused, and stands in the
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from culpa.fix.catalogue import IDLE, REMEDIES, Remedy, remedy
 from culpa.fix.parameters import KernelSetting, Parameters, ProcessSetting, RedisSetting, check
 from culpa.units import printable
 
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 MOST_PROPOSALS: Final = 200
 DEEPEST_BECAUSE: Final = 20
 _SYSTEM_WIDE: Final = {"redis-no-thp": KernelSetting(setting="transparent_hugepage/enabled", value="madvise")}
@@ -128,7 +130,7 @@ def _redis(where: Sequence[str], setting: str, value: str, who: Who | None) -> R
     plain = RedisSetting(setting=setting, value=value, pid=pid, starttime=starttime)
     if len(where) == 2 and where[0] == "-s":
         return structs.replace(plain, path=where[1])
-    if len(where) == 4 and (where[0], where[2]) == ("-h", "-p") and where[3].isdecimal() and len(where[3]) < 6:
+    if len(where) == 4 and (where[0], where[2]) == ("-h", "-p") and _PORT.fullmatch(where[3]):
         return structs.replace(plain, host=where[1], port=int(where[3]))
     raise CulpaError("refused: it does not say which Redis server is meant")
 

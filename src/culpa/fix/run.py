@@ -56,6 +56,7 @@ def look(parameters: Parameters, seen_unix: float, connects: Connects) -> Look:
         hand = hand_for(parameters, connects)
     except Refused as reason:
         return Look(obstacle=str(reason))
+    obstacle: str | None = None
     try:
         obstacle = hand.stale(seen_unix) or hand.obstacle()
         before = hand.read()
@@ -65,7 +66,7 @@ def look(parameters: Parameters, seen_unix: float, connects: Connects) -> Look:
             obstacle=obstacle or _unnotable(before) or "", done=before == after,
         )  # fmt: skip
     except Unreachable as reason:
-        return Look(obstacle=str(reason))
+        return Look(obstacle=obstacle or str(reason))
     finally:
         hand.close()
 
