@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import structs
-
 from culpa.cli import gathering, lastverdict
 from culpa.cli.reaching import PASSWORD_VARIABLE, reach
 from culpa.errors import CulpaError
@@ -85,6 +83,8 @@ class Ways:
 
     def known(self, proposal: Proposal, verdict: Verdict) -> Proposal:
         """The proposal, with the user and TLS of the server it is for."""
+        from msgspec import structs
+
         from culpa.fix.parameters import RedisSetting
 
         one = proposal.parameters
