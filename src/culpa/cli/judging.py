@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from culpa.cli import output
+from culpa.cli import lastverdict, output
 from culpa.cli.options import FailOn
 from culpa.errors import EXIT_FINDING, CulpaError
 from culpa.talk import Talk, out
@@ -29,8 +29,11 @@ def show(
     no_color: bool,
     fail_on: FailOn | None,
     checklist: bool = False,
+    remember: bool = False,
 ) -> None:
     """Judge it, and show the verdict. A caller that keeps no reference saves the memory of its messages.
+
+    With `remember` it is kept as the last one, which `culpa fix` starts from.
 
     Raises:
         CulpaError: it could not be saved; the verdict was shown all the same.
@@ -43,8 +46,11 @@ def show(
     only = [capture]
     del capture
     verdict = judge(only.pop())
+    text = to_json(verdict) if json or remember else ""
+    if remember:
+        lastverdict.keep(text)
     if json:
-        out(to_json(verdict))
+        out(text)
     else:
         output.as_page(verdict, quiet=quiet, verbose=verbose, no_color=no_color)
         if checklist and not quiet:

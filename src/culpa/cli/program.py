@@ -13,7 +13,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from culpa import __version__
-from culpa.cli import doctor, lab, record, redis, why
+from culpa.cli import doctor, fix, lab, record, redis, why
 from culpa.cli.gathering import Invocation
 from culpa.cli.options import example
 from culpa.errors import CulpaError, Interrupted, exhausted
@@ -45,6 +45,10 @@ app.command(
     short_help="A check-up of one Redis server.",
     epilog=example("culpa redis redis://127.0.0.1:6379", "culpa redis rediss://me@cache.example:6380 --for 30s"),
 )(redis.redis)
+app.command(
+    short_help="Apply a fix, and take it back.",
+    epilog=example("culpa fix", "culpa fix redis-hz --apply", "culpa fix --undo all"),
+)(fix.fix)
 app.command(short_help="What this host lets culpa see.", epilog=example("culpa doctor"))(doctor.doctor)
 app.add_typer(lab.app, name="lab")
 

@@ -55,12 +55,18 @@ def why(
     no_color: NoColorFlag = False,
 ) -> None:
     """Watch, find what the time was spent waiting for, name the culprit, propose fixes."""
+    from culpa.target import CaptureTarget
+
     talk = Talk(quiet=quiet)
     http = gathering.http_settings(header, data, method, insecure, max_requests, repeat)
     options = gathering.options(duration, passive, no_trace, budget, slower_than, http, user, output_to_stderr=json)
-    capture = gathering.gather(gathering.target_of(context, target), options, talk)
+    chosen = gathering.target_of(context, target)
+    capture = gathering.gather(chosen, options, talk)
     if redact:
         capture = gathering.redacted(capture)
     only = [capture]
     del capture
-    judging.show(only.pop(), save=save, json=json, quiet=quiet, verbose=verbose, no_color=no_color, fail_on=fail_on)
+    judging.show(
+        only.pop(), save=save, json=json, quiet=quiet, verbose=verbose, no_color=no_color, fail_on=fail_on,
+        remember=not redact and not isinstance(chosen, CaptureTarget),
+    )  # fmt: skip

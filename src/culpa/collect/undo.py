@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from culpa.errors import CulpaError
+from culpa.privatedir import opened
 from culpa.units import printable
 
 ROOTS_STATE: Final = Path("/var/lib/culpa")
@@ -102,7 +103,7 @@ def write(change: Change, directory: Path) -> Record:
     draft = f".{name}.{os.getpid()}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _opened(directory) as inside:
+        with opened(directory) as inside:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(draft, flags, 0o600, dir_fd=inside)
             try:
@@ -131,7 +132,7 @@ def left(directory: Path) -> Iterator[Record]:
     None where the directory is not this user's own. Drafts stand for no change: they are removed.
     """
     try:
-        with _opened(directory) as inside:
+        with opened(directory) as inside:
             names = sorted(os.listdir(inside))[:MOST_RECORDS]  # noqa: PTH208  # of this descriptor, not of a path
     except OSError:
         return
@@ -144,7 +145,7 @@ def left(directory: Path) -> Iterator[Record]:
 def _taken(directory: Path, name: str) -> Record | None:
     """A record whose maker is dead, locked; None where it lives, or there is none."""
     try:
-        with _opened(directory) as inside:
+        with opened(directory) as inside:
             descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inside)
     except OSError:
         return None
@@ -170,20 +171,3 @@ def _taken(directory: Path, name: str) -> Record | None:
         os.close(descriptor)
         return None
     return Record(change=change, directory=directory, name=name, descriptor=descriptor)
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    """The directory itself, no link to one, and one that only this user can write to.
-
-    Raises:
-        OSError: it is not that.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise PermissionError(1, "others can write there")
-        yield descriptor
-    finally:
-        os.close(descriptor)
