@@ -24,8 +24,9 @@ def nodes(node: Node, kind: str) -> list[Node]:
 
 
 def contention(verdict: Verdict) -> Cause | None:
-    """The cause, if it is there."""
-    return next((one for one in verdict.causes if one.id == "lock.contention"), None)
+    """The cause, if it is there, a head or part of one."""
+    every = [one for head in verdict.causes for one in (head, *head.because)]
+    return next((one for one in every if one.id == "lock.contention"), None)
 
 
 def held(*, waker: int | None = HOLDER, watched: bool = True, act: int = WRITE, kernel: bool = False) -> Capture:

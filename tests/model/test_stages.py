@@ -46,7 +46,7 @@ from culpa.model.stages import classify
         ),
         (["schedule", "xlog_wait_on_iclog", "xfs_file_fsync"], "journal", "log commit"),
         (["io_schedule", "bit_wait_io"], "device", "block I/O"),
-        (["schedule", "rwsem_down_write_slowpath", "ext4_buffered_write_iter"], "lock", "a kernel lock"),
+        (["schedule", "rwsem_down_write_slowpath", "ext4_buffered_write_iter"], "lock", "i_rwsem of a file or directory"),
         (
             ["io_schedule", "folio_wait_bit_common", "filemap_fault", "__do_fault", "handle_mm_fault"],
             "fault",
