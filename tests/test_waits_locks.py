@@ -56,7 +56,7 @@ def appending(file: Path) -> Iterator[int]:
 
 
 def test_a_write_behind_one_of_another_process_waits_for_the_lock_of_their_file(tmp_path: Path) -> None:
-    """The request writes a byte to the file, as soon as the other process lets it: that one is no peer of the server."""
+    """The request writes a byte to the file as soon as the other process lets it, which is no peer of the server."""
     file = tmp_path / "shared"
     body = f"""
         file = os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT)
@@ -92,7 +92,8 @@ def test_page_faults_wait_while_another_thread_forks(tmp_path: Path) -> None:
         def fill():
             room = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             room.madvise(15)
-            libc.memset(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(room))), 1, ctypes.c_size_t(len(room)))
+            start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+            libc.memset(ctypes.c_void_p(start), 1, ctypes.c_size_t(len(room)))
         serve(http.server.HTTPServer)
     """
     with python(tmp_path, body) as url:
@@ -133,7 +134,7 @@ def test_a_wait_on_several_words_is_followed_to_who_woke_it(tmp_path: Path) -> N
     """futex_waitv(2) on two words; a thread computes and wakes the second."""
     body = """
         class Word(ctypes.Structure):
-            _fields_ = [("value", ctypes.c_uint64), ("address", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("pad", ctypes.c_uint32)]
+            _fields_ = [("value", ctypes.c_uint64), ("address", ctypes.c_uint64), ("flags", ctypes.c_uint64)]
         both = (Word * 2)(Word(0, CONDITION, 2 | 128), Word(0, MUTEX, 2 | 128))
         def signal():
             while True:

@@ -51,9 +51,10 @@ def held(*, waker: int | None = HOLDER, watched: bool = True, act: int = WRITE, 
               watched_ns=scene.start if watched else None)  # fmt: skip
     scene.add(schema.PROCESSES, pid=HOLDER, comm="importer")
     scene.add(schema.FILES, dev=DISK, ino=INO, path="/data/atlas")
-    lock = ["schedule", "schedule_preempt_disabled", "rwsem_down_write_slowpath", "down_write", "ext4_buffered_write_iter"]
+    lock = ["schedule_preempt_disabled", "rwsem_down_write_slowpath", "down_write", "ext4_buffered_write_iter"]
+    pause = ["schedule_timeout", "balance_dirty_pages", "generic_perform_write"]
     scene.add(schema.STACKS, stack_id=WAITS_FOR_LOCK, frames=lock)
-    scene.add(schema.STACKS, stack_id=SLEEPS, frames=["schedule_timeout", "balance_dirty_pages", "generic_perform_write"])
+    scene.add(schema.STACKS, stack_id=SLEEPS, frames=pause)
     return scene.capture()
 
 
@@ -66,7 +67,9 @@ def test_a_wait_for_the_lock_of_a_file_is_spent_on_what_its_holder_does() -> Non
     assert 0.5 == pytest.approx(lock.seconds, abs=0.001)
     assert 0.5 == pytest.approx(sum(node.seconds for node in nodes(lock, "throttle")), abs=0.001)
     cause = contention(verdict)
-    assert cause is not None and cause.who is not None and cause.on is not None
+    assert cause is not None
+    assert cause.who is not None
+    assert cause.on is not None
     assert (HOLDER, "i_rwsem of a file or directory") == (cause.who.pid, cause.on.lock)
 
 
@@ -76,7 +79,8 @@ def test_a_holder_that_was_not_watched_is_named_all_the_same() -> None:
     (lock,) = nodes(verdict.blame, "lock")
     assert ("waiting for lock i_rwsem of a file or directory, held by importer[800]", ()) == (lock.label, lock.children)
     cause = contention(verdict)
-    assert cause is not None and cause.who is not None
+    assert cause is not None
+    assert cause.who is not None
     assert HOLDER == cause.who.pid
 
 

@@ -145,7 +145,7 @@ class LockWaits:
         self._is_lock = self._is_lock[end]
 
     def cuts(self) -> Int64s:
-        """Where locks were handed over, on the lanes of those who waited for them, and waiters moved to another word."""
+        """Where locks were handed over, on the lanes of those who waited, and waiters moved to another word."""
         rows = np.flatnonzero(self._is_lock)
         stop = np.searchsorted(self._at, self._point(rows, self._wakes.end[rows]), side="left")
         first = np.searchsorted(self._at, self._point(rows, self._wakes.start[rows]), side="right")

@@ -92,7 +92,9 @@ _MAKING_ROOM = frozenset({"start_this_handle", "add_transaction_credits"})
 _SYNCING = re.compile(r"generic_write_sync|vfs_fsync_range|\w+_sync_file|\w+_file_fsync")
 """What a write does before it returns if its file was opened with O_DSYNC or O_SYNC, or by RWF_DSYNC."""
 INODE_LOCK, MAP_LOCK = "i_rwsem of a file or directory", "mmap_lock of a process"
-_TAKES = re.compile(r"(__)?(down|inode|mmap|mutex|vma)_\w*(read|write|lock|killable)\w*|\w*(rwsem|rwbase|mutex)_\w+|schedule\w*")
+_TAKES = re.compile(
+    r"(__)?(down|inode|mmap|mutex|vma)_\w*(read|write|lock|killable)\w*|\w*(rwsem|rwbase|mutex)_\w+|schedule\w*"
+)
 """What takes a lock, or waits for it; whoever calls that tells which lock it is."""
 _TAKEN_IN = (
     (
@@ -108,6 +110,7 @@ _TAKEN_IN = (
         r"|lock_(rename|two_directories)\w*|vfs_(unlink|rename|link|rmdir)|ch(mod|own)_common|vfs_\w+xattr|\w+_llseek",
         INODE_LOCK,
     ),
+    (r"(__)?fdget_pos", "f_pos_lock of an open file"),
 )
 """Callers of what takes a lock: arch/x86/mm, mm/ and kernel/fork.c; fs/."""
 _MEMORY = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _MEMORY_PATTERNS)

@@ -17,8 +17,8 @@ MessageKind = Literal["request", "response", "data"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number, also for its turn at a
-    lock of the kernel, which whoever waits longest gets; else empty.
+    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number, also for a turn at
+    a lock of the kernel, which whoever waits longest gets; else empty.
     """
 
     kind: CauseKind

@@ -1,8 +1,8 @@
 """Whoever lets go a lock of the kernel that a watched thread waits for is watched as well.
 
 The probes follow wakers of interruptible waits only: most others are ended by an interrupt, which borrows anybody's
-context. A kernel stack that waits for a mutex or an rwsem tells that its waker held that (kernel/locking/); it is looked
-at where the waits that one process ended add up to something.
+context. A kernel stack that waits for a mutex or an rwsem tells that its waker held that (kernel/locking/). Stacks are
+looked at where the waits that one process ended add up to something.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Holders:
         stacks = {pid: self._stacks.pop(pid) for pid in candidates}
         for pid in candidates:
             del self._waited_ns[pid]
-        return frozenset(pid for pid, found in stacks.items() if any(_waits_for_lock(frames(number)) for number in found))
+        return frozenset(
+            pid for pid, found in stacks.items() if any(_waits_for_lock(frames(number)) for number in found)
+        )
 
 
 def _waits_for_lock(frames: list[str]) -> bool:

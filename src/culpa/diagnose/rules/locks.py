@@ -34,8 +34,8 @@ MIN_LOCK_SHARE = 0.1
     silent=(Lab("lock-holders-healthy"), Lab("sleep-by-choice"), Lab("loop-blocked")),
 )
 def contention(picture: Picture) -> Iterator[Finding]:
-    """What it detects: threads on the request's chain wait for a lock that other threads hold: one of the program's own,
-    or one that the kernel holds for whoever writes to a file, changes a directory, or changes the memory of a process.
+    """What it detects: threads on the request's chain wait for a lock that other threads hold: one of the program's
+    own, or one of the kernel, held by whoever writes to a file, changes a directory, or a process's memory.
 
     Why it slows you: only one of them goes on at a time; whatever the holder does meanwhile, everybody does.
 
