@@ -39,8 +39,8 @@ FUTEX = """
 
 
 def of_kind(verdict: dict, kind: str) -> list[dict]:
-    """The blame tree's nodes of a kind."""
-    return [node for node in every(verdict["blame"]) if node["kind"] == kind]
+    """The blame tree's nodes of a kind that name what they are about."""
+    return [node for node in every(verdict["blame"]) if node["kind"] == kind and node["on"]]
 
 
 @contextmanager
