@@ -131,7 +131,7 @@ def test_random_programs_reach_everything_that_they_are_for():
     assert longest >= 4
 
 
-@pytest.mark.parametrize("flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside"])
+@pytest.mark.parametrize("flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside", "shared"])
 def test_every_nature_makes_a_difference(flag: str):
     """Of twenty programs with the flag at least one is not the one without it."""
     assert any(random_program(s, nature=Nature(**{flag: True})) != random_program(s) for s in range(20))

@@ -167,7 +167,10 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: 
     state, axis = np.maximum(timeline.state, 0), timeline.axis
     # What goes on at the end of the window was not ended by anything yet.
     over = axis.time(timeline.end) < axis.end_ns
-    blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0) & over)
+    locks = np.isin(timeline.stack, [i for i, s in stages.items() if s.kind == "lock"])
+    waits = (timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0)
+    # A lock is let go by a thread, whatever a device does at that moment.
+    blocked = np.flatnonzero(waits & over & ~locks)
     matched = np.full(len(timeline.start), NONE, np.int64)
     start, end = timeline.start[blocked], timeline.end[blocked]
     stack = timeline.stack[blocked]

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 State = Literal["running", "runnable", "waiting"]
-CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "job"]
+CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "turn", "job"]
 MessageKind = Literal["request", "response", "data"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number; else empty."""
+    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number, also for a turn at
+    a lock of the kernel, which whoever waits longest gets; else empty.
+    """
 
     kind: CauseKind
     ids: tuple[int, ...] = ()

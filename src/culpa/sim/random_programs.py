@@ -24,6 +24,7 @@ from culpa.sim.program import (
     RemoteClient,
     Serve,
     Service,
+    Shared,
     Sleep,
     Sync,
     Thread,
@@ -41,7 +42,7 @@ class Nature:
     locks: locks and helper threads, which the wait graph does not explain yet. split: requests and answers in two
     writes. pipelined: several requests in one write. middle: the window opens and ends in the middle of things.
     late: peers and the journal are watched late, clients not at all. bystanders: wakers are often not the true ones.
-    inside: bytes arrive before the write that carries them has ended.
+    inside: bytes arrive before the write that carries them has ended. shared: files to which several write at once.
     """
 
     locks: bool = False
@@ -51,6 +52,7 @@ class Nature:
     late: bool = False
     bystanders: bool = False
     inside: bool = False
+    shared: bool = False
 
 
 def random_program(seed: int, *, size: int = 2, nature: Nature = Nature()) -> Program:
@@ -154,13 +156,14 @@ class _Writer:
     def _neighbour(self, i: int) -> Process:
         """Somebody with whom the target shares the CPUs, the device and the journal, but no socket."""
         rng = self._rng
-        ops: tuple[Op, ...] = rng.choice(
-            (
-                (Compute(ns=rng.randint(_MS, 5 * _MS)),),
-                (Sync(file=f"/data/other-{i}"), Sleep(ns=300 * _US)),
-                (DirectRead(file=f"/data/other-{i}"),),
-            )
+        habits: tuple[tuple[Op, ...], ...] = (
+            (Compute(ns=rng.randint(_MS, 5 * _MS)),),
+            (Sync(file=f"/data/other-{i}"), Sleep(ns=300 * _US)),
+            (DirectRead(file=f"/data/other-{i}"),),
         )
+        if self._nature.shared:
+            habits += ((self._shared(i), Sleep(ns=200 * _US)),) * len(habits)
+        ops = rng.choice(habits)
         thread = self._thread(f"nbr{i}", Loop(ops=ops, times=FOREVER))
         return Process(
             pid=thread.tid, name=f"neighbour{i}", role="waker", threads=(thread,), watched=not self._nature.late
@@ -191,6 +194,8 @@ class _Writer:
             return Locked(lock=f"lock-{i}", ops=self._quick(i))
         if helper is not None and dice < 0.9:
             return Ask(helper=helper)
+        if nature.shared and rng.random() < 0.7:
+            return self._shared(i)
         return Compute(ns=rng.randint(5 * _US, 800 * _US))
 
     def _quick(self, i: int) -> tuple[Op, ...]:
@@ -201,6 +206,9 @@ class _Writer:
     def _sync(self, i: int) -> Sync:
         rng = self._rng
         return Sync(file=f"/data/log-{i}", data_only=rng.random() < 0.7, journal=rng.random() < 0.6)
+
+    def _shared(self, i: int) -> Shared:
+        return Shared(file=f"/data/shared-{i % 2}", ns=self._rng.randint(5 * _US, 400 * _US))
 
     def _call(self, i: int, *, fresh: bool) -> Call:
         rng, nature = self._rng, self._nature
