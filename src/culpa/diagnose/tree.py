@@ -11,6 +11,7 @@ from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
+from culpa.model.peerwaits import LOOKING_UP
 from culpa.model.stages import SWAP_IN
 from culpa.model.writeback import OLDER, QUEUE
 from culpa.syscalls import CHILD
@@ -180,7 +181,7 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.FAULT: f"{who} in a page fault{_fault(thing)}",
         Kind.RECLAIM: f"{who} in {what}",
         Kind.STOPPED: f"{who} stopped {what}".strip(),
-        Kind.REMOTE: f"waiting for another host, {what}",
+        Kind.REMOTE: f"{who} {LOOKING_UP} at {what}" if stage else f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }

@@ -29,6 +29,7 @@ from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.mem_swap import AREA_BYTES, MEM_LIMIT, MEM_LIMIT_HEALTHY, MEM_SWAP, MEM_SWAP_HEALTHY
+from culpa.labs.name_lookup import NAME_LOOKUP_HEALTHY, NAME_LOOKUP_LAB
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
 from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
@@ -114,6 +115,8 @@ LABS: tuple[Lab, ...] = (
     PREFORK_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
+    NAME_LOOKUP_LAB,
+    NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,

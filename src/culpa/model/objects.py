@@ -19,6 +19,8 @@ RING_WORKERS = ("iou-wrk-", "io_wqe_worker-")
 """Until 5.12 they were kernel threads (3bfe6106693b, "io-wq: fork worker threads from original task")."""
 RING_TAKERS = ("iou-sqp-", "io_uring-sq")
 LOOPBACK = ("127.", "::1")
+NAME_SERVER_PORT = 53
+"""RFC 1035; what is asked over TLS or HTTPS looks like any other connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class Socket:
     peer: str
     peer_ino: int | None
     peer_is_local: bool
+    asks_names: bool
+    """A name server's answer is awaited on it."""
 
 
 class Objects:
@@ -193,6 +197,7 @@ class Objects:
                 peer=_endpoint(local if family == "unix" and not peer else peer, peer_port),
                 peer_ino=peer_ino,
                 peer_is_local=local_here,
+                asks_names=peer_port == NAME_SERVER_PORT,
             )
         return found
 

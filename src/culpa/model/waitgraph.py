@@ -30,6 +30,7 @@ from culpa.model.hungwaits import HungWaits
 from culpa.model.kernelwaits import KernelWaits
 from culpa.model.kinds import NONE, Kind
 from culpa.model.lockwaits import LockWaits
+from culpa.model.lookups import Lookups
 from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
@@ -107,7 +108,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     numbers = syscalls.Numbers(capture.manifest.host.machine)
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     arrivals = Arrivals.of(timeline, calls)
-    talk = Conversations(requests, axis, arrivals)
+    talk = Conversations(requests, axis, arrivals, Lookups.of(objects, calls))
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids, objects.journal_tids)
     stages = _stages(capture.frame(schema.STACKS))
     beside = AsyncWaits(capture, timeline, calls, blocks, objects, requests)

@@ -12,6 +12,7 @@ from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
@@ -76,6 +77,7 @@ RULES: tuple[Rule, ...] = (
     swap,
     cgroup_limit,
     remote_slow,
+    name_lookup,
     contention,
     blocked,
     exhausted,
