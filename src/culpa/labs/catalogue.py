@@ -7,6 +7,7 @@ import os
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis_server, slowdisk, swaparea
+from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -118,6 +119,8 @@ LABS: tuple[Lab, ...] = (
     LAB_REMOTE_SLOW_HEALTHY,
     DISK_FULL,
     DISK_FULL_HEALTHY,
+    ACCEPT_QUEUE_LAB,
+    ACCEPT_QUEUE_HEALTHY,
     NAME_LOOKUP_LAB,
     NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,

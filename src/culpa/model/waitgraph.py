@@ -24,6 +24,7 @@ from culpa.model.arrivals import Arrivals, Busy, only_taker
 from culpa.model.asyncwaits import AsyncWaits
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
+from culpa.model.connectwaits import ConnectWaits
 from culpa.model.devices import BlockIndex
 from culpa.model.filewaits import FileWaits
 from culpa.model.hungwaits import HungWaits
@@ -134,6 +135,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     hung = HungWaits(pieces, timeline, calls, objects, capture)
     hung.explain(waits.voluntary, owed)
     hung.explain_unread(waits.voluntary, talk)
+    ConnectWaits.of(capture, calls, objects, pieces).explain(pieces, waits.voluntary)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
     return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
+from culpa.diagnose.rules.acceptqueue import accept_queue
 from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_pool import exhausted
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
@@ -80,6 +81,7 @@ RULES: tuple[Rule, ...] = (
     cgroup_limit,
     remote_slow,
     name_lookup,
+    accept_queue,
     contention,
     blocked,
     exhausted,

@@ -14,9 +14,12 @@ my $parcel = join '', map { "line $_ of a parcel\n" } 1 .. 10_000;
 sub stored {
     my ($file) = @_;
     sysopen(my $out, $file, O_WRONLY | O_CREAT | O_TRUNC) or return 0;
-    my $written = syswrite($out, $parcel) // 0;
+    my $done = 0;
+    while ($done < length $parcel) {
+        $done += syswrite($out, $parcel, length($parcel) - $done, $done) || last;
+    }
     close $out;
-    return $written == length $parcel;
+    return $done == length $parcel;
 }
 
 sub kept {
