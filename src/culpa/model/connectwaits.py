@@ -49,22 +49,10 @@ class ConnectWaits:
     @staticmethod
     def of(capture: Capture, calls: Calls, objects: Objects, pieces: Pieces) -> ConnectWaits:
         """Read the connect calls; one that does not wait itself (EINPROGRESS) goes on to the next call on its socket."""
-        made = calls.frame.with_row_index("row").filter(
-            pl.col("nr").is_in(list(calls.numbers.of(syscalls.CONNECT))), pl.col("file_type") == "sock"
-        )
-        made = made.drop_nulls(["tid", "ino", "enter_ns"])
-        later = calls.frame.filter(pl.col("ino").is_in(made["ino"].implode())).select("ino", next_ns="enter_ns")
-        made = made.with_columns(after_ns=pl.col("exit_ns").fill_null(FAR_NS)).sort("after_ns")
-        made = made.join_asof(
-            later.drop_nulls().sort("next_ns"), left_on="after_ns", right_on="next_ns", by="ino", strategy="forward",
-            check_sortedness=False,
-        )  # fmt: skip
-        over = pl.when(pl.col("ret") == -EINPROGRESS).then(pl.col("next_ns").fill_null(FAR_NS)).otherwise("after_ns")
-        made = made.with_columns(over_ns=over)
-        axis = pieces.axis
+        axis, made = pieces.axis, _made(calls)
         lanes = axis.lane(made["tid"].to_numpy())
         known = lanes >= 0
-        start = axis.place(lanes[known], made["enter_ns"].to_numpy()[known])
+        start = axis.place(lanes[known], made["enter_ns"].fill_null(axis.start_ns).to_numpy()[known])
         end = axis.place(lanes[known], made["over_ns"].to_numpy()[known])
         row = np.flatnonzero(known)
         return ConnectWaits(
@@ -103,6 +91,22 @@ class ConnectWaits:
         there = [one for one in there if one.netns == socket.netns or not loops_back]
         exact = [one.pid for one in there if one.address == socket.peer_addr]
         return next(iter(exact or [one.pid for one in there if one.address in OPEN_TO_ALL]), None)
+
+
+def _made(calls: Calls) -> pl.DataFrame:
+    """tid, ino, enter_ns and over_ns of the connect calls: when the connection was there, or was given up."""
+    every = calls.frame.lazy()
+    number = pl.col("nr").is_in(list(calls.numbers.of(syscalls.CONNECT)))
+    made = every.filter(number, pl.col("file_type") == "sock").drop_nulls(["tid", "ino"]).collect()
+    after = every.filter(pl.col("ino").is_in(made["ino"].implode())).select("ino", next_ns="enter_ns").collect()
+    made = made.with_columns(after_ns=pl.col("exit_ns").fill_null(FAR_NS)).sort("after_ns")
+    made = made.join_asof(
+        after.drop_nulls().sort("next_ns"), left_on="after_ns", right_on="next_ns", by="ino", strategy="forward",
+        check_sortedness=False,
+    )  # fmt: skip
+    goes_on = (pl.col("ret") == -EINPROGRESS).fill_null(value=False)
+    over = pl.when(goes_on).then(pl.col("next_ns").fill_null(FAR_NS)).otherwise("after_ns")
+    return made.select("tid", "ino", "enter_ns", over_ns=over)
 
 
 def _listeners(capture: Capture) -> dict[int, list[Listener]]:
