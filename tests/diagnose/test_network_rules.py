@@ -7,7 +7,7 @@ from scene import APP, ASK_NS, MS, REDIS, SENDTO, US, Scene
 
 from culpa.capture import schema
 from culpa.diagnose.judge import judge
-from culpa.diagnose.verdict import Cause, Verdict
+from culpa.diagnose.verdict import Cause, Node, Verdict
 
 LOOKUP, POLL, CLOSE, CONNECT, GETSOCKOPT, OPENAT, SELECT = 30, 7, 3, 42, 55, 257, 23
 ENOSPC, EINPROGRESS = -28, -115
@@ -21,6 +21,12 @@ def heads(verdict: Verdict) -> list[str]:
 def cause(verdict: Verdict, name: str) -> Cause:
     """The head of that id."""
     return next(one for one in verdict.causes if one.id == name)
+
+
+def share(node: Node, kind: str) -> float:
+    """Of the root, in leaves of a kind."""
+    own = node.share if node.kind == kind and not node.children else 0.0
+    return own + sum(share(child, kind) for child in node.children)
 
 
 def begun() -> Scene:
@@ -92,7 +98,7 @@ def test_a_name_that_was_given_up_costs_nothing_once_its_socket_is_closed() -> N
     verdict = judge(scene.capture())
 
     assert "net.name-lookup" not in heads(verdict)
-    assert 0.09 == pytest.approx(sum(n.share for n in verdict.blame.children[0].children if n.kind == "remote"), abs=0.01)
+    assert 0.09 == pytest.approx(share(verdict.blame, "remote"), abs=0.01)
 
 
 def test_datagrams_to_another_port_are_no_names() -> None:
@@ -123,7 +129,9 @@ def connecting(scene: Scene, ns: int, *, waits_itself: bool) -> None:
 def listener(scene: Scene, *, overflows: int) -> None:
     """Somebody here listens where the connection goes; the kernel counted so many that found a queue full."""
     ends = {"family": "tcp", "local_addr": "127.0.0.1", "netns": 1}
-    scene.add(schema.SOCKETS, ino=LOOKUP, local_port=40000, peer_addr="127.0.0.1", peer_port=8100, listening=False, **ends)
+    scene.add(
+        schema.SOCKETS, ino=LOOKUP, local_port=40000, peer_addr="127.0.0.1", peer_port=8100, listening=False, **ends
+    )
     scene.add(schema.SOCKETS, ino=31, local_port=8100, listening=True, pid=REDIS, **ends)
     for moment, value in ((scene.start, 7.0), (scene.now, 7.0 + overflows)):
         scene.add(

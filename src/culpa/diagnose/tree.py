@@ -9,8 +9,8 @@ from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
 from culpa.diagnose.pathpattern import patterns
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
-from culpa.model.kinds import Kind
 from culpa.model.connectwaits import NOT_TAKEN
+from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
 from culpa.model.stages import SWAP_IN
 from culpa.model.writeback import OLDER, QUEUE

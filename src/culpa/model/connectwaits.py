@@ -1,8 +1,8 @@
 """Waits for a connection to come about: the other host answers late, or the listener here has no room for one more.
 
-A connection of this host comes about at once, as long as the listener's queue of those that it has not accepted yet has
-room. Where it has none, the kernel drops what asks for one more (net/ipv4/tcp_ipv4.c), and the client asks again after a
-second, then two, then four.
+A connection of this host comes about at once, as long as the listener's queue of those that it has not accepted yet
+has room. Where it has none, the kernel drops what asks for one more (net/ipv4/tcp_ipv4.c), and the client asks again
+after a second, then two, then four.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ConnectWaits:
 
     @staticmethod
     def of(capture: Capture, calls: Calls, objects: Objects, pieces: Pieces) -> ConnectWaits:
-        """Read the connect calls; one that does not wait itself (EINPROGRESS) goes on to the next call on its socket."""
+        """Read the connect calls; one that does not wait (EINPROGRESS) goes on to the next call on its socket."""
         axis, made = pieces.axis, _made(calls)
         lanes = axis.lane(made["tid"].to_numpy())
         known = lanes >= 0

@@ -99,7 +99,8 @@ assert ctypes.CDLL(None).sendmmsg(a.fileno(), heads, 2, 0) == 2
 b.recv(100); b.recv(100)
 """)
     messages = traced(child).tables["messages"].filter(pid=child.pid)
-    assert [("in", 30), ("in", 70), ("out", 100)] == messages.select("direction", "bytes").sort("direction", "bytes").rows()
+    said = messages.select("direction", "bytes").sort("direction", "bytes").rows()
+    assert [("in", 30), ("in", 70), ("out", 100)] == said
 
 
 @pytest.mark.parametrize(("port", "known"), [(53, True), (5353, False)])

@@ -84,8 +84,9 @@ def _overflows(picture: Picture) -> float:
 def _evidence(picture: Picture, pid: int, nodes: list[int], overflows: float) -> Iterator[Evidence]:
     inside = picture.blame.inside(*nodes)
     calls = len(np.unique(inside.call[inside.call != NONE]))
+    listener = picture.objects.thread_name(pid)
     yield Evidence(
-        fact=f"waited for {format_count(max(1, calls))} connections that {picture.objects.thread_name(pid)} had no room for",
+        fact=f"waited for {format_count(max(1, calls))} connections that {listener} had no room for",
         value=seconds(picture.moments(*nodes).ns), unit="s", threshold=seconds(MIN_SHARE * picture.root.ns),
         source="offcpu, syscalls, sockets",
     )  # fmt: skip

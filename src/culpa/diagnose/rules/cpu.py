@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.diagnose import chatter, rereads, smallcalls, workers
+from culpa.diagnose import chatter, nospace, rereads, smallcalls, workers
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture

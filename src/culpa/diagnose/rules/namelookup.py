@@ -111,4 +111,4 @@ def _waits_in_vain(picture: Picture, nodes: list[int]) -> int:
     numbers = Numbers(picture.capture.manifest.host.machine)
     polled = pl.col("nr").is_in(list(numbers.of(syscalls.MANY_WAIT))) & (pl.col("ret") == 0)
     received = pl.col("nr").is_in(list(numbers.of(syscalls.RECEIVE))) & (pl.col("ret") == -EAGAIN)
-    return calls.filter(polled | received).height
+    return int(calls.filter(polled | received).height)
