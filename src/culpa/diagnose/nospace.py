@@ -24,8 +24,8 @@ ENOSPC, EDQUOT = 28, 122
 """include/uapi/asm-generic/errno*.h: no space (or no inodes) on the device; the user's or project's quota is used up."""
 TAKE_ROOM = frozenset(
     {
-        "open", "openat", "openat2", "creat", "mkdir", "rename", "renameat", "renameat2", "write", "writev", "pwrite64",
-        "pwritev", "pwritev2", "ftruncate", "truncate", "fallocate", "fsync", "fdatasync", "sync_file_range", "msync",
+        "open", "openat", "openat2", "creat", "mkdir", "rename", "renameat", "renameat2", "write", "writev",
+        "pwrite64", "pwritev", "pwritev2", "ftruncate", "truncate", "fallocate", "fsync", "fdatasync", "sync_file_range", "msync",
         "close", "copy_file_range", "sendfile", "splice", "io_uring_enter",
     }
 )  # fmt: skip

@@ -1,8 +1,9 @@
-"""A service that asks another program over a new connection each time, and finds its queue full half of the time.
+"""A service that asks another program over a new connection each time, and finds its queue full.
 
-That program accepts what has come together only after each of its shifts. Other clients fill the queue in the second
-half of every shift, so that a connection either gets in early, or is dropped and asked for again after a second. The
-twin has the same clients, and a program that accepts at once.
+That program takes a break every 1.25 s, and accepts nobody meanwhile. Other clients fill the queue as soon as it
+begins. Whoever comes then is dropped and asks again after a second, when the break is over: what waits is the kernel's
+timer.
+The twin has the same clients, and a program that takes no breaks.
 """
 
 from __future__ import annotations
@@ -12,54 +13,60 @@ from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthOn, Tr
 from culpa.labs.site import Program, Site, opened
 
 ACCEPT_QUEUE = "net.accept-queue"
-ALSO = ("sleep.by-choice", "app.loop.blocked")
-"""What the program does while those that got in wait in its queue."""
-BACKLOGS = (1, 4)
-SHIFTS_MS = (240, 340)
-MORE_VISITORS = 3
+ALSO = ("sleep.by-choice",)
+"""The break, for those that lie in the queue."""
+BACKLOGS = (1, 3)
+ROUND_MS = 1250
+"""A break, and the time until the next: a second after the beginning of a break there is none."""
+BREAKS_MS = (500, 750)
+REST_S = 0.015
+MORE_VISITORS = 2
 """Than the queue holds."""
 LONG_QUEUE = 64
+MEASURED_S = 2 * ROUND_MS / 1000
 
 
 def play(conditions: Conditions) -> Played:
-    """A short queue and long shifts."""
+    """A short queue, and breaks."""
     chance = conditions.parameters.chance("accept-queue")
-    backlog, shift_s = chance.randint(*BACKLOGS), chance.randint(*SHIFTS_MS) / 1000
+    backlog, break_ms = chance.randint(*BACKLOGS), chance.randint(*BREAKS_MS)
     with opened(conditions.progress) as here:
-        case, kiosk, address = _raised(here, conditions, backlog=backlog, shift_s=shift_s, rest_s=shift_s / 2)
-        before = case.seconds("ticket")
+        case, kiosk, address = _raised(here, conditions, backlog=backlog, visitors=backlog, break_ms=break_ms)
+        before = case.longest_seconds("ticket", for_s=MEASURED_S)
         judged = case.judge("ticket", show=True)
-        sound, _, _ = _raised(here, conditions, backlog=LONG_QUEUE, shift_s=0, rest_s=shift_s / 2, name="quick")
-        after = sound.seconds("ticket", requests=stand.FAST_REQUESTS)
+        sound, _, _ = _raised(here, conditions, backlog=LONG_QUEUE, visitors=backlog, break_ms=0, name="quick")
+        after = sound.longest_seconds("ticket", for_s=MEASURED_S)
         truth = Truth(
             causes=(ACCEPT_QUEUE,),
             may=ALSO,
             who=(stand.who(ACCEPT_QUEUE, kiosk.pid),),
             on=(TruthOn(cause=ACCEPT_QUEUE, peer=address),),
             path=(TruthStep(kind="queued", pid=kiosk.pid),),
-            fix="accept at once, and a longer queue",
+            fix="no breaks, and a longer queue",
         )
-        stage = case.stage("as found", "ticket", truth, judged, Measured(before=before, after_fix=after))
-        return Played(stages=(stage,), disk=case.disk.kind, drawn={"backlog": backlog})
+        measured = Measured(before=before, after_fix=after, longest=True)
+        stage = case.stage("as found", "ticket", truth, judged, measured)
+        return Played(stages=(stage,), disk=case.disk.kind, drawn={"backlog": backlog, "break_ms": break_ms})
 
 
 def play_healthy(conditions: Conditions) -> Played:
-    """A program that accepts at once."""
+    """A program that takes no breaks."""
     with opened(conditions.progress) as here:
-        case, _, _ = _raised(here, conditions, backlog=LONG_QUEUE, shift_s=0, rest_s=SHIFTS_MS[0] / 2000)
+        case, _, _ = _raised(here, conditions, backlog=LONG_QUEUE, visitors=BACKLOGS[0], break_ms=0)
         return case.sound("ticket")
 
 
 def _raised(
-    here: Site, conditions: Conditions, *, backlog: int, shift_s: float, rest_s: float, name: str = "slow"
+    here: Site, conditions: Conditions, *, backlog: int, visitors: int, break_ms: int, name: str = "slow"
 ) -> tuple[stand.Stand, Program, str]:
     """The front, the program behind it, and where that listens."""
     perl, port = loopdev.tool("perl") or "perl", ports.free_port()
     scripts = [str(stand.copied(here, file, file)) for file in ("kiosk.pl", "visitors.pl")]
-    kiosk = here.start([perl, scripts[0], str(port), str(backlog), str(shift_s)], name=f"kiosk-{name}")
+    hours = (str(break_ms / 1000), str((ROUND_MS - break_ms) / 1000))
+    kiosk = here.start([perl, scripts[0], str(port), str(backlog), *hours], name=f"kiosk-{name}")
     kiosk.wait_ready()
-    visitors = min(backlog, BACKLOGS[1]) + 1 + MORE_VISITORS
-    here.start([perl, scripts[1], str(port), str(visitors), str(rest_s)], name=f"visitors-{name}")
+    crowd = visitors + 1 + MORE_VISITORS
+    here.start([perl, scripts[1], str(port), str(crowd), str(REST_S)], name=f"visitors-{name}")
     disk = stand.disk(here, conditions, slow=False)
     case = stand.raised(here, conditions, app="front", on=disk, arguments=(ports.LOOPBACK, str(port)))
     return case, kiosk, f"{ports.LOOPBACK}:{port}"

@@ -40,9 +40,9 @@ def accept_queue(picture: Picture) -> Iterator[Finding]:
     Why it slows you: the kernel drops what asks for a connection when as many as the queue holds are not accepted yet.
     The client asks again after a second, then after two, then four, whether or not there is room before.
 
-    How sure: the wait is measured, and on one host a connection waits for nothing else. That queues were full is counted
-    for the whole network namespace (ListenOverflows), not for each listener. A connection that lies in the queue and
-    is accepted late is no part of it: that is what its listener does meanwhile.
+    How sure: the wait is measured, and on one host a connection waits for nothing else. That queues were full is
+    counted for the whole network namespace (ListenOverflows), not for each listener. A connection that lies in the
+    queue and is accepted late is no part of it: that is what its listener does meanwhile.
 
     What to do: have it accept sooner, with more threads or processes, or in a thread that does nothing else; a longer
     queue (the listener's backlog, and net.core.somaxconn, which bounds it) bridges short bursts only. `ss -ltn` shows

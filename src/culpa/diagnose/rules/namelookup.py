@@ -21,6 +21,8 @@ from culpa.units import format_count
 
 MIN_SHARE = 0.1
 """Of the root's time; a cause with less is no more than a note."""
+USUAL_NS = 5_000_000
+"""What a look-up may take in the mean: a name server in the same network answers within a few milliseconds."""
 EAGAIN = 11
 """A receiving call with a timer of its own (SO_RCVTIMEO) ends so."""
 
@@ -41,9 +43,9 @@ def name_lookup(picture: Picture) -> Iterator[Finding]:
     no names asks anew for each connection.
 
     How sure: the wait is measured from the question's first datagram to port 53 until its answer is read or the socket
-    is closed. Whether the name server, or the way to it, is slow cannot be told from this side. Questions over TLS or
-    HTTPS look like any other connection, and those that a helper on this host asks (systemd-resolved, nscd) are seen
-    only as far as that helper is watched.
+    is closed; it is a note where an answer takes less than 5 ms in the mean. Whether the name server, or the way to it,
+    is slow cannot be told from this side. Questions over TLS or HTTPS look like any other connection, and those that a
+    helper on this host asks (systemd-resolved, nscd) are seen only as far as that helper is watched.
 
     What to do: ask that server yourself (`dig @ADDRESS NAME`); keep connections open, or addresses in memory, in place
     of a look-up for each request; a cache on this host (dnsmasq, systemd-resolved, nscd) answers at once what was asked
@@ -63,6 +65,7 @@ def name_lookup(picture: Picture) -> Iterator[Finding]:
             yield Finding(
                 moments=moments, nearness=Nearness.NEIGHBOUR, pid=picture.objects.pid_of.get(tid, tid), tid=tid,
                 on=On(peer=server), evidence=tuple(_evidence(picture, server, nodes)), confidence=0.9,
+                only_note=_mean(picture, nodes) < USUAL_NS,
                 fixes=(
                     Fix(
                         id="app-names-remembered",
@@ -100,6 +103,12 @@ def _lengths(picture: Picture, nodes: list[int]) -> list[int]:
         if exchange != NONE:
             waited[exchange] += end - start
     return list(waited.values())
+
+
+def _mean(picture: Picture, nodes: list[int]) -> float:
+    """Of a question (ns)."""
+    lengths = _lengths(picture, nodes)
+    return sum(lengths) / len(lengths) if lengths else 0.0
 
 
 def _waits_in_vain(picture: Picture, nodes: list[int]) -> int:

@@ -29,8 +29,8 @@ MIN_SHARE = 0.1
     silent=(Lab("disk-full-healthy"), Lab("word-pop"), Lab("fsync-loop")),
 )
 def full(picture: Picture) -> Iterator[Finding]:
-    """What it detects: a process on the request's chain writes, or makes a file, and the kernel refuses because there is
-    no space left, or no inodes, or because a quota is used up.
+    """What it detects: a process on the request's chain writes, or makes a file, and the kernel refuses because there
+    is no space left, or no inodes, or because a quota is used up.
 
     Why it slows you: what was to be kept is not kept. A program that tries again waits for room that nobody makes; the
     time from one refusal to the next within a request is counted here.

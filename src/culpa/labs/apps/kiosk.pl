@@ -1,16 +1,15 @@
 #!/usr/bin/perl
-# A kiosk of lines over TCP: `perl kiosk.pl PORT BACKLOG SHIFT-SECONDS`. It says `sold` to every line.
-# It looks up only after each SHIFT, and then serves all who wait; with a SHIFT of 0 it serves each one at once.
+# A kiosk of lines over TCP: `perl kiosk.pl PORT BACKLOG BREAK-SECONDS OPEN-SECONDS`. It says `sold` to every line.
+# It is open for a while and serves each one at once; then comes a break, in which it looks at nobody.
 use strict;
 use warnings;
-use IO::Select;
 use IO::Socket::INET;
 
-my ($port, $backlog, $shift_s) = @ARGV;
+my ($port, $backlog, $break_s, $open_s) = @ARGV;
 my $listener = IO::Socket::INET->new(
     LocalAddr => '127.0.0.1', LocalPort => $port, Listen => $backlog, ReuseAddr => 1, Proto => 'tcp',
 ) or die "cannot listen on $port: $@\n";
-my $waiting = IO::Select->new($listener);
+vec(my $waiting = '', fileno $listener, 1) = 1;
 syswrite STDERR, "ready\n";
 
 sub serve {
@@ -21,7 +20,10 @@ sub serve {
 }
 
 while (1) {
-    select(undef, undef, undef, $shift_s) if $shift_s > 0;
-    serve() if $shift_s == 0;
-    serve() while $shift_s > 0 && $waiting->can_read(0);
+    select(undef, undef, undef, $break_s) if $break_s > 0;
+    my ($found, $left) = (1, $open_s);
+    while ($found) {    # Linux says how much of the time is left
+        ($found, $left) = select(my $ready = $waiting, undef, undef, $left);
+        serve() if $found > 0;
+    }
 }
