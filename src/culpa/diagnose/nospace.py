@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from culpa.diagnose.picture import Picture
 
 ENOSPC, EDQUOT = 28, 122
-"""include/uapi/asm-generic/errno*.h: no space (or no inodes) on the device; the user's or project's quota is used up."""
+"""include/uapi/asm-generic/errno*.h: no space (or no inodes) on the device; the user's or project's quota is up."""
 TAKE_ROOM = frozenset(
     {
         "open", "openat", "openat2", "creat", "mkdir", "rename", "renameat", "renameat2", "write", "writev",
-        "pwrite64", "pwritev", "pwritev2", "ftruncate", "truncate", "fallocate", "fsync", "fdatasync", "sync_file_range", "msync",
-        "close", "copy_file_range", "sendfile", "splice", "io_uring_enter",
+        "pwrite64", "pwritev", "pwritev2", "ftruncate", "truncate", "fallocate", "fsync", "fdatasync",
+        "sync_file_range", "msync", "close", "copy_file_range", "sendfile", "splice", "io_uring_enter",
     }
 )  # fmt: skip
 """Other calls give the same number for other reasons (epoll_ctl: too many watches)."""

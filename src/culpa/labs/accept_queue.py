@@ -53,7 +53,7 @@ def play_healthy(conditions: Conditions) -> Played:
     """A program that takes no breaks."""
     with opened(conditions.progress) as here:
         case, _, _ = _raised(here, conditions, backlog=LONG_QUEUE, visitors=BACKLOGS[0], break_ms=0)
-        return case.sound("ticket")
+        return case.sound("tour")
 
 
 def _raised(

@@ -1,7 +1,7 @@
 """A service in Perl that looks a name up for every request, and a name server that answers late.
 
 It lies on an address of loopback of the lab's own; only the service has it in its /etc/resolv.conf. It answers after a
-pause, or not before a question is repeated. The twin looks up a name that is answered at once.
+pause, or not before a question is repeated. The twin looks up a name that is answered at once, for each request as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def play_healthy(conditions: Conditions) -> Played:
     """A name of which the answer comes at once."""
     with opened(conditions.progress) as here:
         case, _ = _raised(here, conditions)
-        return case.sound("near")
+        return case.sound("ring")
 
 
 def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, str]:

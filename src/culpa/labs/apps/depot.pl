@@ -2,7 +2,7 @@
 # A depot over HTTP that stores parcels: `perl depot.pl PORT DIRECTORY OTHER-DIRECTORY TRIES PAUSE-SECONDS`.
 #
 # /here    writes a parcel to DIRECTORY; if there is no room, tries again after a pause, TRIES times in all
-# /there   looks at the parcels of DIRECTORY, and writes one to OTHER-DIRECTORY in the same way
+# /there   looks at the parcels of DIRECTORY, weighs one, and writes it to OTHER-DIRECTORY in the same way
 use strict;
 use warnings;
 use Fcntl qw(O_WRONLY O_CREAT O_TRUNC);
@@ -45,6 +45,7 @@ while (my $client = $listener->accept) {
     $answer = kept($here) if $way eq 'here';
     if ($way eq 'there') {
         my @parcels = glob "$here/*";
+        select(undef, undef, undef, 0.06);
         $answer = @parcels . ' here, ' . kept($there);
     }
     my $head = "HTTP/1.1 200 OK\r\nContent-Length: " . length($answer) . "\r\nConnection: close\r\n\r\n";

@@ -1,5 +1,6 @@
 #!/usr/bin/perl
-# A kiosk of lines over TCP: `perl kiosk.pl PORT BACKLOG BREAK-SECONDS OPEN-SECONDS`. It says `sold` to every line.
+# A kiosk of lines over TCP: `perl kiosk.pl PORT BACKLOG BREAK-SECONDS OPEN-SECONDS`. It says `sold` to every line;
+# who asks for a `tour` waits for it a moment.
 # It is open for a while and serves each one at once; then comes a break, in which it looks at nobody.
 use strict;
 use warnings;
@@ -15,6 +16,7 @@ syswrite STDERR, "ready\n";
 sub serve {
     my $client = $listener->accept // return;
     my $line = <$client>;
+    select(undef, undef, undef, 0.06) if ($line // '') =~ /^tour/;
     syswrite $client, "sold\n" if defined $line;
     close $client;
 }
