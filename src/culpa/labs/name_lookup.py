@@ -1,7 +1,7 @@
 """A service in Perl that looks a name up for every request, and a name server that answers late.
 
 It lies on an address of loopback of the lab's own; only the service has it in its /etc/resolv.conf. It answers after a
-pause, or not before a question is repeated. The twin looks up a name that is answered at once, for each request as well.
+pause, or not before a question is repeated. The twin looks up a name that is answered at once, each time as well.
 """
 
 from __future__ import annotations
