@@ -91,10 +91,10 @@ class Piece(ctypes.Structure): _fields_ = [('base', ctypes.c_char_p), ('bytes', 
 class Head(ctypes.Structure):
     _fields_ = [('name', ctypes.c_void_p), ('name_bytes', ctypes.c_uint), ('pieces', ctypes.POINTER(Piece)),
                 ('count', ctypes.c_size_t), ('control', ctypes.c_void_p), ('control_bytes', ctypes.c_size_t),
-                ('flags', ctypes.c_int), ('sent', ctypes.c_uint)]
+                ('flags', ctypes.c_int), ('pad', ctypes.c_int), ('sent', ctypes.c_uint), ('end', ctypes.c_uint)]
 a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 pieces = [Piece(text, len(text)) for text in (b'x' * 30, b'y' * 70)]
-heads = (Head * 2)(*(Head(None, 0, ctypes.pointer(piece), 1, None, 0, 0, 0) for piece in pieces))
+heads = (Head * 2)(*(Head(None, 0, ctypes.pointer(piece), 1, None, 0, 0) for piece in pieces))
 assert ctypes.CDLL(None).sendmmsg(a.fileno(), heads, 2, 0) == 2
 b.recv(100); b.recv(100)
 """)
