@@ -59,6 +59,7 @@ TRACE = frozenset({"ptrace"})
 STOP_SIGNALS = frozenset({19, 20, 21, 22})
 """SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU (asm-generic/signal.h, the same on x86)."""
 ACCEPT = frozenset({"accept", "accept4"})
+CONNECT = frozenset({"connect"})
 SLEEP = frozenset({"nanosleep", "clock_nanosleep"})
 PAUSE = frozenset({"pause", "rt_sigsuspend", "rt_sigtimedwait"})
 CHILD = frozenset({"wait4", "waitid"})

@@ -9,6 +9,7 @@ from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
 from culpa.diagnose.pathpattern import patterns
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
+from culpa.model.connectwaits import NOT_TAKEN
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
 from culpa.model.stages import SWAP_IN
@@ -180,7 +181,7 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.FAULT: f"{who} in a page fault{_fault(thing)}",
         Kind.RECLAIM: f"{who} in {what}",
         Kind.STOPPED: f"{who} stopped {what}".strip(),
-        Kind.REMOTE: f"waiting for another host, {what}",
+        Kind.REMOTE: f"{who} {thing.stage}, at {what}" if thing and stage else f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }
@@ -209,4 +210,6 @@ def _queue_label(who: str, thing: Thing | None, what: str) -> str:
     place = f" at {who}" if who else ""
     over = f" at {what}" if what and thing is not None and thing.peer else "" if who else f" {what}"
     behind = f" behind {thing.behind}" if thing is not None and thing.behind else ""
+    if thing is not None and thing.stage == NOT_TAKEN:
+        return f"{NOT_TAKEN} by {who}, {what}"
     return f"queued{behind}{place}{over}"
