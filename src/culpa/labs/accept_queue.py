@@ -79,5 +79,6 @@ ACCEPT_QUEUE_LAB = Lab(
     fires=(ACCEPT_QUEUE,),
     silent=("net.remote-slow", "net.name-lookup", "app.pool.exhausted", "cpu.busy"),
     play=play,
+    fast=False,  # one of twenty runs leaves the wait unexplained, and why is not known yet
 )
 ACCEPT_QUEUE_HEALTHY = ACCEPT_QUEUE_LAB.healthy(silent=(ACCEPT_QUEUE,), play=play_healthy)
