@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scene import AOF, APP, JOURNAL, MS, REDIS, Scene
+from scene import AOF, APP, ASK_NS, JOURNAL, MS, REDIS, WORK_NS, Scene
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
@@ -297,6 +297,23 @@ def test_leaves_add_up_to_the_root_and_children_never_exceed_their_node() -> Non
 
     check(verdict.blame)
     assert verdict.root.seconds == pytest.approx(sum(leaf.seconds for leaf in leaves(verdict.blame)), rel=0.01)
+
+
+def test_small_parts_are_not_unexplained_for_being_small() -> None:
+    """Two seconds of computing, and besides a little of Redis and a wait of 50 us that nothing explains."""
+    scene = Scene()
+    scene.now += 2 * MS
+    scene.request_arrives()
+    scene.compute(2000 * MS)
+    scene.redis("GET")
+    scene.sleep(APP, scene.now, scene.now + 50_000, scene.now + 50_000)
+    scene.now += 50_000
+    scene.answer()
+    small = {leaf.kind: leaf for leaf in leaves(judge(scene.capture()).blame) if "smaller part" in leaf.label}
+
+    assert {"request", "unexplained"} == set(small)
+    assert pytest.approx(50e-6, abs=10e-6) == small["unexplained"].seconds
+    assert (WORK_NS + ASK_NS) / 1e9 <= small["request"].seconds
 
 
 def test_a_rule_without_its_table_is_skipped_and_a_broken_one_is_shown() -> None:

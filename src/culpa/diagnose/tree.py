@@ -36,8 +36,7 @@ def _node(picture: Picture, group: list[int]) -> Node:
     large = [i for i in order if picture.share(sizes[i]) >= MIN_NODE_SHARE][:MAX_CHILDREN]
     children = [_node(picture, families[i]) for i in large]
     small = [i for i in order if i not in large]
-    if sum(sizes[i] for i in small):
-        children.append(_rest(picture, [n for i in small for n in families[i]], len(small)))
+    children += _rest(picture, [n for i in small for n in families[i]], len(small))
     ns = sum(blamed[n].ns for n in group)
     return Node(
         label=label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
@@ -101,12 +100,33 @@ def _pid(picture: Picture, tid: int) -> int:
     return picture.objects.pid_of.get(tid, tid)
 
 
-def _rest(picture: Picture, nodes: list[int], families: int) -> Node:
-    ns = sum(picture.blame.nodes[n].ns for n in nodes)
+def _rest(picture: Picture, nodes: list[int], families: int) -> list[Node]:
+    """Small families added up, of whatever kind: what is explained within them, and what is not."""
+    unexplained_ns = sum(_unexplained_ns(picture, n) for n in nodes)
+    explained_ns = sum(picture.blame.nodes[n].ns for n in nodes) - unexplained_ns
+    count = sum(picture.blame.nodes[n].count for n in nodes)
+    parts = "1 smaller part" if families == 1 else f"{families} smaller parts"
+    found = []
+    if explained_ns:
+        found.append(_sum(picture, parts, Kind.REQUEST, explained_ns, count))
+    if unexplained_ns:
+        found.append(_sum(picture, f"unexplained within {parts}", Kind.UNEXPLAINED, unexplained_ns, count))
+    return found
+
+
+def _sum(picture: Picture, label: str, kind: Kind, ns: int, count: int) -> Node:
     return Node(
-        label=f"{families} smaller parts", kind="unexplained", who=None, on=None, seconds=ns / NS_PER_SECOND,
-        share=picture.share(ns), count=sum(picture.blame.nodes[n].count for n in nodes),
+        label=label, kind=kind.name.lower(), who=None, on=None,  # type: ignore[arg-type]  # the same names
+        seconds=ns / NS_PER_SECOND, share=picture.share(ns), count=count,
     )  # fmt: skip
+
+
+def _unexplained_ns(picture: Picture, node: int) -> int:
+    """The time of a node whose leaf says that nothing explains it."""
+    found = picture.blame.nodes[node]
+    if not found.children:
+        return found.ns if found.kind is Kind.UNEXPLAINED else 0
+    return sum(_unexplained_ns(picture, child) for child in found.children)
 
 
 def _who(picture: Picture, group: list[int]) -> Who | None:

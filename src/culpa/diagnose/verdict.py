@@ -49,7 +49,10 @@ class On(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One node of the blame tree. Children never add up to more than their node; leaves add up to the root."""
+    """One node of the blame tree. Children never add up to more than their node; leaves add up to the root.
+
+    The kind `request` is the root's, and that of small parts of several kinds added up.
+    """
 
     label: str
     kind: NodeKind
