@@ -238,8 +238,10 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path) -> None:
     assert "1\n" == (VM / "swappiness").read_text()
     assert ["f1"] == [one["id"] for one in as_json(state, "--from", file)["open"]]
     assert "f1  is in place since" in culpa(state, "fix", "--from", file)[0]
+    assert "swappiness-low on vm.swappiness, since" in culpa(state, "doctor")[0]
     assert ["undone"] == [one["ended"] for one in as_json(state, "--undo", "swappiness-low")["records"]]
     assert "60\n" == (VM / "swappiness").read_text()
+    assert "fixes in place: none" in culpa(state, "doctor")[0]
     assert [("f1", "undone")] == [(one["id"], one["outcome"]) for one in as_json(state, "--log")["records"]]
     assert "swappiness-low: taken back at" in culpa(state, "fix", "--log")[0]
 
