@@ -238,7 +238,7 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path) -> None:
     assert "1\n" == (VM / "swappiness").read_text()
     assert ["f1"] == [one["id"] for one in as_json(state, "--from", file)["open"]]
     assert "f1  is in place since" in culpa(state, "fix", "--from", file)[0]
-    assert "swappiness-low on vm.swappiness, since" in culpa(state, "doctor")[0]
+    assert "swappiness-low on vm.swappiness of this host, since" in culpa(state, "doctor")[0]
     assert ["undone"] == [one["ended"] for one in as_json(state, "--undo", "swappiness-low")["records"]]
     assert "60\n" == (VM / "swappiness").read_text()
     assert "fixes in place: none" in culpa(state, "doctor")[0]
