@@ -56,14 +56,14 @@ def test_culpa_gives_way_and_its_command_does_not(tmp_path: Path) -> None:
     found = tmp_path / "policies"
     program = (
         "import os, pathlib; pathlib.Path(os.sys.argv[1]).write_text("
-        "f'{os.sched_getscheduler(0)} {os.sched_getscheduler(os.getppid())}')"
+        "f'{os.sched_getscheduler(0)} {os.nice(0)} {os.sched_getscheduler(os.getppid())}')"
     )
     argv = [sys.executable, "-m", "culpa", "why", "--no-trace", "-q", "--", sys.executable, "-c", program, str(found)]
     # A busy host makes culpa insist before the command runs: then there was nothing to see.
     for _ in range(5):
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
-        command, culpa = (int(policy) for policy in found.read_text().split())
-        assert command == os.SCHED_OTHER
+        command, nice, culpa = (int(number) for number in found.read_text().split())
+        assert (command, nice) == (os.SCHED_OTHER, os.nice(0))
         if culpa == os.SCHED_IDLE:
             return
         time.sleep(1.0)

@@ -19,6 +19,9 @@ MOST_WAITING: Final = 0.75
 """Of the time between two looks: a thread of culpa that gets less than a quarter of a CPU is too slow to be of use."""
 LATE: Final = 2.0
 """Times that long: whoever looks did not get to it."""
+LESS: Final = 5
+"""By so much nicer than it was started: a third of the CPU of a program beside it that wants all of it."""
+LEAST_URGENT: Final = 19
 TASKS: Final = Path("/proc/self/task")
 _ORDINARY: Final = os.sched_param(0)
 
@@ -27,31 +30,31 @@ class Priority:
     """Of the calling process: `give_way` once, at the beginning, in its first thread."""
 
     def __init__(self) -> None:
-        self._gave_way = False
-        self._lock = threading.Lock()
+        self._usual: int | None = None
 
     def give_way(self) -> None:
-        """Run, from now on, only where no other program wants to; in full again once that is too little.
+        """Run, from now on, only where no other program wants to; once that is too little, less than others.
 
         All stays as it is where this could not be taken back (which needs root), or where somebody has chosen how culpa
         is to be scheduled.
         """
-        if os.sched_getscheduler(0) != os.SCHED_OTHER or not _can_take_back():
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        if os.sched_getscheduler(0) != os.SCHED_OTHER or not _can_take_back(usual):
             return
-        os.sched_setscheduler(0, os.SCHED_IDLE, _ORDINARY)
-        self._gave_way = True
+        _wait_behind_others(usual)
+        self._usual = usual
         threading.Thread(target=self._until_starved, name="culpa-priority", daemon=True).start()
 
     def be_prompt(self) -> None:
         """The calling thread measures time, or empties what would overflow: it is as urgent as any."""
-        if self._gave_way:
-            os.sched_setscheduler(0, os.SCHED_OTHER, _ORDINARY)
+        if self._usual is not None:
+            _queue_with_others(0, self._usual)
 
     def release(self, pid: int) -> None:
         """A program that was just started is not to give way with culpa."""
-        if self._gave_way:
+        if self._usual is not None:
             with suppress(ProcessLookupError):  # it has ended
-                os.sched_setscheduler(pid, os.SCHED_OTHER, _ORDINARY)
+                _queue_with_others(pid, self._usual)
 
     def _until_starved(self) -> None:
         self.be_prompt()
@@ -66,21 +69,32 @@ class Priority:
             waited, then = seen, now
 
 
+def _wait_behind_others(usual: int) -> None:
+    """The calling thread: the kernel heeds the second where the first was taken back."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, _ORDINARY)
+    os.setpriority(os.PRIO_PROCESS, 0, min(LEAST_URGENT, usual + LESS))
+
+
+def _queue_with_others(tid: int, usual: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, tid, usual)
+    os.sched_setscheduler(tid, os.SCHED_OTHER, _ORDINARY)
+
+
 def insist() -> None:
-    """Every thread of this process as urgent as any."""
+    """All threads of this process take part again, those that waited behind all others with less weight."""
     for task in TASKS.iterdir():
         with suppress(ProcessLookupError):  # it has ended
             os.sched_setscheduler(int(task.name), os.SCHED_OTHER, _ORDINARY)
 
 
-def _can_take_back() -> bool:
+def _can_take_back(usual: int) -> bool:
     """Tried in a thread that ends: a container's root may lack the right."""
     able = []
 
     def attempt() -> None:
-        os.sched_setscheduler(0, os.SCHED_IDLE, _ORDINARY)
+        _wait_behind_others(usual)
         with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, _ORDINARY)
+            _queue_with_others(0, usual)
             able.append(True)
 
     thread = threading.Thread(target=attempt)

@@ -35,8 +35,9 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
 
     How sure: the waiting was measured by culpa itself; what it is not is known, what it is not.
 
-    Where the host is traced, time in which the main thread slept until something should arrive is left out: the
-    question was on its way to it, or culpa's own thread was late.
+    Where the host is traced, two things are left out: time in which the main thread slept until something should arrive
+    (the question was on its way to it, or culpa's own thread was late), and time in which it was ready to run and had
+    no CPU, because of other programs (`redis.cpu.starved`) or of culpa itself.
 
     What to do: look at the server from its own host, where the waits of its main thread can be followed.
     """
@@ -44,8 +45,9 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
     if not picture.is_checkup:
         raise Unseen("the server was not asked PING: that is for culpa redis URL")
     rest = _unexplained(view)
-    if idle := [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]:
-        rest = rest.minus(picture.moments(*idle))
+    idle = [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]
+    if known := [*idle, *view.nodes(Kind.RUNNABLE)]:
+        rest = rest.minus(picture.moments(*known))
     if rest.ns < LEAST_NS:
         return
     yield Finding(
