@@ -23,6 +23,10 @@ SIZES = st.integers(1, 4)
 often = settings(max_examples=25, deadline=None, derandomize=True)
 
 PLAIN = Nature()
+EVERYTHING = Nature(
+    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, beside=True,
+    memory=True,
+)  # fmt: skip
 SEEN = {
     "plain": PLAIN,
     "bystanders as wakers": Nature(bystanders=True),
@@ -30,12 +34,16 @@ SEEN = {
     "locks and helpers": Nature(locks=True),
     "requests and answers in two writes": Nature(split=True),
     "pipelined requests": Nature(pipelined=True),
+    "requests done beside": Nature(beside=True),
+    "short of memory": Nature(memory=True),
+    "beside, memory, locks and bystanders": Nature(beside=True, memory=True, locks=True, bystanders=True, inside=True),
 }
 """Worlds of which the tracer sees everything."""
 HIDDEN = {
     "peers watched late": Nature(late=True),
     "window in the middle": Nature(middle=True),
     "all at once": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
+    "all of it": EVERYTHING,
 }
 """Worlds of which it misses a part."""
 
