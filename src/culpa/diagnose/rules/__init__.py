@@ -14,7 +14,6 @@ from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
-from culpa.diagnose.rules.reclaim import reclaim
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
 from culpa.diagnose.rules.redis_disk import write_behind_child, write_behind_fsync, write_slow_disk
@@ -76,7 +75,6 @@ RULES: tuple[Rule, ...] = (
     dirty_throttle,
     swap,
     cgroup_limit,
-    reclaim,
     remote_slow,
     contention,
     blocked,
