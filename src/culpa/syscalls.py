@@ -59,19 +59,26 @@ TRACE = frozenset({"ptrace"})
 STOP_SIGNALS = frozenset({19, 20, 21, 22})
 """SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU (asm-generic/signal.h, the same on x86)."""
 ACCEPT = frozenset({"accept", "accept4"})
+CONNECT = frozenset({"connect"})
 SLEEP = frozenset({"nanosleep", "clock_nanosleep"})
 PAUSE = frozenset({"pause", "rt_sigsuspend", "rt_sigtimedwait"})
 CHILD = frozenset({"wait4", "waitid"})
-FUTEX = frozenset({"futex", "futex_waitv"})
+FUTEX = frozenset({"futex"})
+FUTEX_MANY = frozenset({"futex_waitv"})
+"""A wait on several words at once; which ones lies in memory, not in the call."""
 
 FUTEX_COMMAND_MASK, FUTEX_PRIVATE = 0x7F, 0x80
 FUTEX_WAIT, FUTEX_WAIT_BITSET = 0, 9
 """glibc waits with the second on condition variables and semaphores, with the first on mutexes (uapi/linux/futex.h)."""
 FUTEX_LOCKS = frozenset({6, 13})
 """FUTEX_LOCK_PI and FUTEX_LOCK_PI2."""
-FUTEX_WAITS = frozenset({FUTEX_WAIT, FUTEX_WAIT_BITSET}) | FUTEX_LOCKS
+FUTEX_WAITS = frozenset({FUTEX_WAIT, FUTEX_WAIT_BITSET, 11}) | FUTEX_LOCKS
+"""11: WAIT_REQUEUE_PI."""
 FUTEX_WAKES = frozenset({1, 3, 4, 5, 7, 10, 12})
 """WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, UNLOCK_PI, WAKE_BITSET, CMP_REQUEUE_PI."""
+FUTEX_MOVES = frozenset({3, 4, 12})
+"""REQUEUE, CMP_REQUEUE and CMP_REQUEUE_PI: whom they do not wake they move to another word."""
+FUTEX_UNLOCK_PI = 7
 FUTEX_CONTENDED = 2
 """What a mutex's word holds while somebody waits for it: glibc, musl, Rust, Go (Drepper, "Futexes are tricky")."""
 ETIMEDOUT = 110

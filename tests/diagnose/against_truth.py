@@ -86,8 +86,11 @@ def stops_early(charge: Charge, leaf: Leaf) -> bool:
     if leaf.room is not None and (charge.kind, charge.chain) == (_IN_TREE[leaf.room], leaf.chain):
         return leaf.kind == "device"
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
-    edge = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
-    return on_the_way and (charge.kind == "unexplained" or (charge.kind == edge and edge in ("journal", "lock")))
+    # The edge that leads on from there, and the one that led there: the holder of a lock may be known by name alone.
+    onward = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
+    led = leaf.edges[len(charge.chain) - 2] if 1 < len(charge.chain) <= len(leaf.edges) + 1 else None
+    unknown = charge.kind == "unexplained" or (charge.kind == onward and onward in ("journal", "lock"))
+    return on_the_way and (unknown or (charge.kind == led == "lock"))
 
 
 def run(seed: int, size: int, nature: Nature) -> tuple[Program, Log]:

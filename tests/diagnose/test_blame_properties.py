@@ -32,6 +32,7 @@ SEEN = {
     "bystanders as wakers": Nature(bystanders=True),
     "bytes arrive inside the write": Nature(inside=True, bystanders=True),
     "locks and helpers": Nature(locks=True),
+    "locks of the kernel": Nature(shared=True, bystanders=True),
     "requests and answers in two writes": Nature(split=True),
     "pipelined requests": Nature(pipelined=True),
     "requests done beside": Nature(beside=True),
@@ -42,6 +43,7 @@ SEEN = {
 HIDDEN = {
     "peers watched late": Nature(late=True),
     "window in the middle": Nature(middle=True),
+    "locks of the kernel, part hidden": Nature(shared=True, middle=True, late=True, bystanders=True),
     "all at once": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
     "all of it": EVERYTHING,
 }

@@ -265,27 +265,6 @@ def test_a_few_files_are_named_one_by_one() -> None:
     assert {f"/tmp/9046db9e-fe25-11e8-b13f-0242ac110002/{number}.txt" for number in range(5)} == paths
 
 
-def test_what_is_too_small_to_be_shown_keeps_its_kind() -> None:
-    """20 files that have nothing in common, of which the smallest eight are added up: waits all the same."""
-    scene = Scene()
-    scene.now += 2 * MS
-    scene.request_arrives()
-    disk = Disk(scene)
-    letters = "abcdefghijklmnopqrst"
-    made = [disk.create(f"/{letter}/{letter * (2 + place)}.{letter}") for place, letter in enumerate(letters)]
-    for place, ino in enumerate(made):
-        disk.write(ino, 1000, (30 - place) * MS)
-    scene.answer()
-    blame = judge(scene.capture()).blame
-    small = [node for node in blame.children if "smaller part" in node.label]
-
-    assert "unexplained" not in {node.kind for node in small}
-    (waits,) = [node for node in small if node.kind == "io"]
-    assert (8, "8 smaller parts") == (waits.count, waits.label)
-    assert sum(30 - place for place in range(12, 20)) * 1e-3 == pytest.approx(waits.seconds, rel=0.02)
-    assert blame.seconds == pytest.approx(sum(child.seconds for child in blame.children))
-
-
 def test_what_other_threads_of_the_process_write_beside_the_request_is_a_note() -> None:
     """The request reads one file; a thread that it does not wait for writes the log, and the temporary files."""
     for scene, note in ((logging(3, 2_000_000), FLOOD), (churning(40), CHURN)):

@@ -46,7 +46,49 @@ from culpa.model.stages import classify
         ),
         (["schedule", "xlog_wait_on_iclog", "xfs_file_fsync"], "journal", "log commit"),
         (["io_schedule", "bit_wait_io"], "device", "block I/O"),
-        (["schedule", "rwsem_down_write_slowpath", "ext4_buffered_write_iter"], "lock", "a kernel lock"),
+        (
+            ["schedule", "rwsem_down_write_slowpath", "ext4_buffered_write_iter"],
+            "lock",
+            "i_rwsem of a file or directory",
+        ),
+        # 6.18: behind a rename in that directory, behind an mprotect, behind a read of the same open file.
+        (
+            ["schedule_preempt_disabled", "rwsem_down_read_slowpath", "down_read_killable", "iterate_dir"],
+            "lock",
+            "i_rwsem of a file or directory",
+        ),
+        (
+            [
+                "rwsem_down_read_slowpath",
+                "down_read",
+                "walk_component",
+                "path_lookupat",
+                "filename_lookup",
+                "vfs_statx",
+            ],
+            "lock",
+            "i_rwsem of a file or directory",
+        ),
+        (
+            ["rwsem_down_read_slowpath", "down_read_killable", "lock_mm_and_find_vma", "exc_page_fault"],
+            "lock",
+            "mmap_lock of a process",
+        ),
+        (
+            ["rwsem_down_write_slowpath", "down_write_killable", "__vm_munmap", "__x64_sys_munmap"],
+            "lock",
+            "mmap_lock of a process",
+        ),
+        (["schedule", "__mutex_lock.constprop.0", "fdget_pos", "ksys_read"], "lock", "f_pos_lock of an open file"),
+        # Names of other releases, and a lock that nobody here knows.
+        (
+            ["schedule", "call_rwsem_down_read_failed", "down_read", "__do_page_fault", "do_page_fault"],
+            "lock",
+            "mmap_lock of a process",
+        ),
+        (["schedule", "rwsem_down_write_failed", "down_write", "xfs_ilock"], "lock", "i_rwsem of a file or directory"),
+        (["schedule", "__mutex_lock_slowpath", "mutex_lock", "some_new_thing"], "lock", "taken in some_new_thing"),
+        (["schedule", "inode_dio_wait", "ext4_truncate"], "unexplained", "a kernel lock"),
         (
             ["io_schedule", "folio_wait_bit_common", "filemap_fault", "__do_fault", "handle_mm_fault"],
             "fault",

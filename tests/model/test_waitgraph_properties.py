@@ -17,6 +17,7 @@ SEEDS = st.integers(0, 2**32)
 often = settings(max_examples=60, deadline=None, derandomize=True)
 NATURES = {
     "all seen": Nature(locks=True, bystanders=True, inside=True),
+    "locks of the kernel": Nature(shared=True, bystanders=True),
     "part hidden": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
     "beside and memory": Nature(locks=True, bystanders=True, inside=True, beside=True, memory=True),
     "memory, part hidden": Nature(

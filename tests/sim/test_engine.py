@@ -137,7 +137,7 @@ def test_random_programs_reach_everything_that_they_are_for():
 
 
 @pytest.mark.parametrize(
-    "flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside", "beside", "memory"]
+    "flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside", "shared", "beside", "memory"]
 )
 def test_every_nature_makes_a_difference(flag: str):
     """Of twenty programs with the flag at least one is not the one without it."""

@@ -107,7 +107,7 @@ SOCKETS = table(
     ("family", STR, "", "tcp, tcp6, udp, udp6, unix, other"),
     ("local_addr", STR, "", "textual address; IPv4-mapped addresses as IPv4; the path for unix"),
     ("local_port", I32, "", "null for unix"),
-    ("peer_addr", STR, "", "null: not connected"),
+    ("peer_addr", STR, "", "null: not connected; of one that is not and asks a name server (port 53) that server"),
     ("peer_port", I32, "", "null: not connected"),
     ("peer_ino", U64, "", "the other end's socket inode where it is on this host; null: remote or not known"),
     ("pid", I32, "", "a process that held it when first seen; null: not known"),
@@ -408,8 +408,14 @@ COUNTERS = table(
     "counters",
     "Counters and gauges of the host, the target's cgroup and the devices, at start, about once a second, and at the end.",
     ("ts_ns", I64, "ns", "when it was read"),
-    ("source", STR, "", "file it was read from, e.g. /proc/stat, /proc/diskstats, /proc/pressure/io"),
-    ("object", STR, "", "device, CPU, interface or cgroup; empty for the host"),
+    (
+        "source",
+        STR,
+        "",
+        "file it was read from, e.g. /proc/stat, /proc/diskstats, /proc/pressure/io; `statvfs MAJOR:MINOR` for the room "
+        "on a file system, at start and end",
+    ),
+    ("object", STR, "", "device, CPU, interface, cgroup or mount point; empty for the host"),
     ("field", STR, "", "name, as the file or its documentation has it"),
     ("value", F64, "as the file has it", "the value"),
 )

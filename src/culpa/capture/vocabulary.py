@@ -34,8 +34,8 @@ _REDIS = """
 _KERNEL = """
     kernel btf vmlinux stat status statm diskstats vmstat meminfo loadavg pressure io schedstat netstat snmp sockstat
     tcp tcp6 udp udp6 unix block queue scheduler bdi fs vm debug tracing events current max high low swap limit usage
-    throttle device full some CAP BPF BTF PERFMON SYS ADMIN PTRACE eBPF libbpf perf event paranoid yama ptrace scope
-    trace py spy
+    throttle device full some statvfs CAP BPF BTF PERFMON SYS ADMIN PTRACE eBPF libbpf perf event paranoid yama ptrace
+    scope trace py spy
 """
 _TARGETS = "http https redis rediss unix localhost this host"
 

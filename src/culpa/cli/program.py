@@ -17,11 +17,14 @@ from culpa.cli import doctor, fix, lab, record, redis, why
 from culpa.cli.gathering import Invocation
 from culpa.cli.options import example
 from culpa.errors import CulpaError, Interrupted, exhausted
+from culpa.priority import PRIORITY
 from culpa.talk import err, out
 from culpa.units import printable
 
 WITH_COMMAND: Final = ("why", "record")
 """Subcommands that take `-- COMMAND`."""
+LOOKS_ON: Final = ("why", "record", "redis")
+"""Subcommands that watch a host at work."""
 SWALLOWS_EXCEPTIONS: Final = ("<frozen importlib._bootstrap>", "cb")
 """A weak reference's callback, run at every import."""
 AGAIN_SECONDS: Final = 0.01
@@ -92,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a job that a script put in the background
         signal.signal(signal.SIGINT, interrupted)
     before, command = _split(sys.argv[1:] if arguments is None else arguments)
+    if before[:1] and before[0] in LOOKS_ON:
+        PRIORITY.give_way()
     try:
         app(args=before, prog_name="culpa", obj=Invocation(command=command))
     except CulpaError as error:

@@ -19,6 +19,7 @@ from culpa.capture.schema import COUNTERS
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
 from culpa.collect.memoryusers import held_by_all, memory_users
 from culpa.collect.procfs import PROC, namespace_inode, own_pid, read_text
+from culpa.collect.room import room_left
 from culpa.units import NS_PER_SECOND, printable
 
 POLL_EVERY_NS = NS_PER_SECOND
@@ -236,6 +237,7 @@ class HostCounters:
     def stop(self) -> pl.DataFrame:
         """Read a last time; every value as `schema.COUNTERS`."""
         self._read()
+        self._rows += [(self._rows[-1][0], counter) for counter in self._room()]
         self._read_users()
         return COUNTERS.frame(
             {
@@ -262,6 +264,7 @@ class HostCounters:
             self._rows += [(now, counter) for counter in self._counters()]
         if settings:
             self._rows += [(now, counter) for counter in self._settings()]
+            self._rows += [(now, counter) for counter in self._room()]
 
     def _read_users(self) -> None:
         """Who holds the memory by now, where there is reason to ask, and how much of it they held at first."""
@@ -303,6 +306,11 @@ class HostCounters:
             value = self._text(f"sys/{name}").strip()
             if value.isdecimal():
                 yield Counter(source=f"/proc/sys/{name}", object="", field=name.rpartition("/")[2], value=float(value))
+
+    def _room(self) -> Iterator[Counter]:
+        for room in room_left(self._pids, self._root):
+            for field, value in room.fields():
+                yield Counter(source=room.source, object=room.point, field=field, value=value)
 
     def _text(self, name: str) -> str:
         return read_text(self._root / name) or ""

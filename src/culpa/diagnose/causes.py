@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from culpa.diagnose import detail, older, predict
 from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.rule import Rule
@@ -22,6 +25,8 @@ MIN_WALL_SHARE = 0.01
 """Of a thread's time in the window, where there are no requests to count by."""
 MIN_NOTE_WALL_SHARE = 0.1
 """Of the window, for notes about a process or a host: below it nothing would be gained."""
+CHANCE_NS = 100_000_000
+"""What anybody notices, even if it came once."""
 SAME_SHARE = 0.10
 """Shares this near to each other count as equal; then the nearer to a change comes first."""
 ON_THE_CHAIN = 0.80
@@ -49,31 +54,43 @@ def weigh(picture: Picture, rule: Rule, finding: Finding) -> Found:
         rule=rule,
         finding=finding,
         share=min(1.0, picture.share(ns)),
-        level=_level(picture, finding, ns),
+        level=_level(picture, finding),
         predicted=predicted,
         saves_seconds=_saves(picture, ns, predicted),
     )
 
 
-def _level(picture: Picture, finding: Finding, ns: int) -> Level:
+def _level(picture: Picture, finding: Finding) -> Level:
     """Harm to the root's time, as the contract defines it."""
     if finding.kind == "risk":
         return "warning"
-    share = picture.share(ns)
-    per_request = picture.root.basis == "requests" and ns / picture.request_count >= MIN_NS_PER_REQUEST
-    if finding.only_note or share < WARNING_SHARE or not (per_request or _noticed(picture, finding)):
+    moments = _but_for_chance(finding.moments) if finding.by_chance else finding.moments
+    share = picture.share(moments.ns)
+    per_request = picture.root.basis == "requests" and moments.ns / picture.request_count >= MIN_NS_PER_REQUEST
+    if finding.only_note or share < WARNING_SHARE or not (per_request or _noticed(picture, moments)):
         return "note"
     return "critical" if share >= CRITICAL_SHARE else "warning"
 
 
-def _noticed(picture: Picture, finding: Finding) -> bool:
+def _but_for_chance(moments: Moments) -> Moments:
+    """Without the request that it took most of, unless it took that one long."""
+    if not len(moments.item):
+        return moments
+    items, index = np.unique(moments.item, return_inverse=True)
+    taken = np.bincount(index, weights=moments.end_ns - moments.start_ns)
+    if taken.max() >= CHANCE_NS:
+        return moments
+    rest = moments.item != items[taken.argmax()]
+    return Moments(item=moments.item[rest], start_ns=moments.start_ns[rest], end_ns=moments.end_ns[rest])
+
+
+def _noticed(picture: Picture, moments: Moments) -> bool:
     """Whether it took enough without being a millisecond of each request. What a check-up asks is answered in far less
     than that, so that only what a client can notice counts there.
     """
-    kind, moments = picture.capture.manifest.target.kind, finding.moments
     if picture.is_checkup:
         return picture.root.stalls.common(moments) >= STALL_NS
-    return kind != "url" and moments.ns >= MIN_WALL_SHARE * picture.root.wall_ns
+    return picture.capture.manifest.target.kind != "url" and moments.ns >= MIN_WALL_SHARE * picture.root.wall_ns
 
 
 def _saves(picture: Picture, ns: int, predicted: Predicted | None) -> float:

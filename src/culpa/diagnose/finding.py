@@ -29,7 +29,8 @@ class Unseen(Exception):
 class Finding:
     """One finding: where in the root's time it lies, who, on what, how we know, what to do.
 
-    `moments` is the time that would go with the cause. `only_note` caps the level.
+    `moments` is the time that would go with the cause. `only_note` caps the level. `by_chance`: any host does this to a
+    request now and then, so that what befell the worst one alone does not count for the level unless it was long.
     """
 
     moments: Moments
@@ -43,4 +44,5 @@ class Finding:
     title: str | None = None
     predicted: Predicted | None = None
     only_note: bool = False
+    by_chance: bool = False
     kind: Literal["slowness", "risk"] = "slowness"

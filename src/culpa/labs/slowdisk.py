@@ -23,6 +23,8 @@ WRITE_IOPS = 800
 """At this limit one fdatasync of Redis takes 5 ms in the mean, as on the machine of seed 000."""
 IMAGE_BYTES = 1 << 30
 """Sparse; it holds a journal of the usual size. Only what the lab writes takes room."""
+NOT_LATER = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
+"""Without the background initialisation that would eat the writes the limit leaves."""
 FLOOD_IMAGE_BYTES = 8 << 30
 """For labs that write floods: room for what is dirtied before anything of it is written."""
 
@@ -72,6 +74,14 @@ def why_not() -> str | None:
     return None if dirtybound.usable() else "no bound on the dirty pages of a device (Linux before 6.2)"
 
 
+def why_no_loop() -> str | None:
+    """Why this host cannot have a file system on a loop device; None if it can."""
+    lacking = [name for name in ("losetup", "mkfs.ext4", "mount") if loopdev.tool(name) is None]
+    if lacking:
+        return f"no {', '.join(lacking)}: install util-linux and e2fsprogs"
+    return None if os.path.exists("/dev/loop-control") else "no loop devices: modprobe loop"  # noqa: PTH110
+
+
 def slow_or_ordinary(site: Site, slowness: Slowness, *, progress: Callable[[str], None]) -> Disk:
     """The slow disk where this host allows it, else an ordinary directory; says which. Undone with the site."""
     try:
@@ -105,7 +115,7 @@ def slow_disk(site: Site, slowness: Slowness) -> Iterator[Disk]:
         image(site.directory / "disk.img", slowness.image_bytes) as file,
         loop(str(file), site, direct=False) as lower,
         loop(lower, site, direct=True) as upper,
-        _mounted(upper, directory, site),
+        mounted(upper, directory, site, options=NOT_LATER),
         _bounded(upper, slowness.dirty_bytes, site),
         limited(upper if slowness.limited == "upper" else lower, slowness.rate, site) as limit,
     ):
@@ -153,9 +163,9 @@ def _bounded(device: str, dirty_bytes: int | None, site: Site) -> Iterator[None]
 
 
 @contextmanager
-def _mounted(device: str, directory: Path, site: Site) -> Iterator[None]:
-    """A fresh ext4 without the background initialisation that would eat the writes the limit leaves."""
-    loopdev.run_tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+def mounted(device: str, directory: Path, site: Site, *, options: tuple[str, ...]) -> Iterator[None]:
+    """A fresh ext4 on a loop device of the site, made with these options of mkfs."""
+    loopdev.run_tool("mkfs.ext4", "-q", "-F", *options, device)
     site.ledger.note(ledger.Mount(path=str(directory)))
     try:
         with site.endings.deferred():

@@ -1,8 +1,11 @@
-"""Uninterruptible waits: the stage in the kernel stack, the journal's thread, the block request that ended them."""
+"""Uninterruptible waits: the stage in the kernel stack, the journal's thread, the block request that ended them, or the
+thread that let a lock of the kernel go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from culpa import syscalls
 from culpa.model.axis import Bools, Int64s
 from culpa.model.calls import Calls
 from culpa.model.devices import BlockIndex
-from culpa.model.kinds import NO_THING, NONE, OF_STAGE, Kind
+from culpa.model.kinds import HOLDER_UNKNOWN, NO_THING, NONE, OF_STAGE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.stages import HELD_BUFFER, SWAP_IN, Stage
@@ -49,6 +52,7 @@ class KernelWaits:
         self._name_stages(index)
         self._name_owners(index, self._throttled, Kind.THROTTLE)
         self._follow_journal(index)
+        self._follow_holders(index[pieces.kind[index] == Kind.LOCK])
         others = np.isin(pieces.kind[index], _ENDED_BY_OTHERS) & ~self._at_device(index)
         served = (pieces.request[index] >= 0) & ~others
         self._name_faulting_files(index[served & (pieces.kind[index] == Kind.FAULT)])
@@ -60,7 +64,9 @@ class KernelWaits:
         for stack_id in np.unique(stack).tolist():
             stage = self._stages.get(stack_id)
             if stage is not None:
-                self._pieces.label(index[stack == stack_id], Thing(stage=stage.label), OF_STAGE[stage.kind])
+                lock = stage.kind == "lock"
+                thing = Thing(lock=stage.label, stage=HOLDER_UNKNOWN) if lock else Thing(stage=stage.label)
+                self._pieces.label(index[stack == stack_id], thing, OF_STAGE[stage.kind])
 
     def _told(self, index: Int64s, told: Callable[[Stage], bool]) -> Bools:
         """Pieces whose stack is at a stage of which that is so."""
@@ -96,6 +102,25 @@ class KernelWaits:
             known = np.unique(lanes[follow & (dev == number)])
             if len(known) == 1:
                 pieces.next[index[rest & (dev == number)]] = known[0]
+
+    def _follow_holders(self, index: Int64s) -> None:
+        """A wait for a lock of the kernel ended when its holder let it go: mutexes and rwsems are handed on in the
+        context of who unlocks them, never in that of an interrupt, and one that waits is not overtaken unless it is
+        woken. Whoever sent a signal that ended the wait held nothing.
+        """
+        pieces, timeline, axis = self._pieces, self._timeline, self._pieces.axis
+        waker = timeline.waker[pieces.segment[index]]
+        lanes = axis.lane(waker)
+        moment = axis.move(timeline.end[pieces.segment[index]] - 1, np.maximum(lanes, 0))
+        act = np.where(lanes >= 0, self._calls.covering(moment), NONE)
+        known = (waker > 0) & (waker != axis.tids[pieces.lane[index]])
+        known &= ~self._calls.among(act, syscalls.SEND_SIGNAL)
+        index, waker, lanes = index[known], waker[known], lanes[known]
+        for number in np.unique(pieces.on[index]).tolist():
+            thing = replace(pieces.things.all()[number], stage=None)
+            pieces.label(index[pieces.on[index] == number], thing)
+        pieces.next[index] = lanes
+        pieces.owner[index[lanes < 0]] = waker[lanes < 0]
 
     def _held_by_journal(self, index: Int64s) -> Bools:
         """Waits for a buffer until the journal's write of it is done: an interrupt ends them, the journal's thread sent

@@ -8,6 +8,8 @@ from culpa.model.stages import StageKind
 
 NO_THING = -1
 NONE = -1
+HOLDER_UNKNOWN = "holder unknown"
+"""The stage of a wait for a lock of which nobody is known to have held it."""
 
 
 class Kind(IntEnum):
@@ -39,6 +41,6 @@ OF_STAGE: dict[StageKind, Kind] = {
     "throttle": Kind.THROTTLE,
     "reclaim": Kind.RECLAIM,
     "fault": Kind.FAULT,
-    "lock": Kind.UNEXPLAINED,
+    "lock": Kind.LOCK,
     "unexplained": Kind.UNEXPLAINED,
 }

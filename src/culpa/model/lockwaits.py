@@ -7,6 +7,10 @@ A word is a *lock* where a thread that was handed it handed it on to one that ha
 loop with a timer (Python's interpreter lock), or where the waiters left a mutex's "contended" in it. A wait for a lock
 is cut at every hand-over of that word: up to there whoever handed it over had held it. A wait on any other word is a
 hand-over between threads, spent on what the signalling thread did.
+
+A waiter that was moved to another word (FUTEX_CMP_REQUEUE, as condition variables do) waits for whoever moved it, and
+from then on, on that other word, for whoever woke it there. One that waits on several words waits on the one on which
+it was woken.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ import numpy as np
 
 from culpa import syscalls
 from culpa.model.axis import NO_THREAD, Bools, Int64s, expand
-from culpa.model.calls import Calls, pick
-from culpa.model.kinds import NONE, Kind
+from culpa.model.calls import FAR_NS, Calls, pick
+from culpa.model.kinds import HOLDER_UNKNOWN, NONE, Kind
 from culpa.model.objects import Thing
 from culpa.model.pieces import Pieces
 from culpa.model.timeline import Timeline
@@ -31,10 +35,15 @@ SLOT_BITS = 3
 MAX_CUTS = 32
 """Hand-overs by which one wait is cut; before these it follows the first of them, whose own waits lead further."""
 
+_WHOLE, _ON_FIRST, _ON_OTHER = range(3)
+"""A wait on one word; the part of one on the word it began on, and on the word to which it was moved."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Futexes:
-    """Waits on futex words, in order of the axis: the word, and what their calls said."""
+    """Waits on futex words, in order of the axis: the word, and what their calls said; `moved`: the next one is the
+    rest of it, on another word.
+    """
 
     wakes: Wakes
     pid: Int64s
@@ -42,6 +51,7 @@ class _Futexes:
     agreed: Bools
     timed_out: Bools
     contended: Bools
+    moved: Bools
 
 
 class LockWaits:
@@ -135,12 +145,13 @@ class LockWaits:
         self._is_lock = self._is_lock[end]
 
     def cuts(self) -> Int64s:
-        """Where locks were handed over, on the lanes of those who waited for them."""
+        """Where locks were handed over, on the lanes of those who waited, and waiters moved to another word."""
         rows = np.flatnonzero(self._is_lock)
         stop = np.searchsorted(self._at, self._point(rows, self._wakes.end[rows]), side="left")
         first = np.searchsorted(self._at, self._point(rows, self._wakes.start[rows]), side="right")
         owner, event = expand(np.maximum(first, stop - MAX_CUTS), stop)
-        return self._axis.move(self._wakes.end[self._handed[event]], self._wakes.lane[rows[owner]])
+        handed_over = self._axis.move(self._wakes.end[self._handed[event]], self._wakes.lane[rows[owner]])
+        return np.concatenate([handed_over, self._wakes.end[self._waits.moved]])
 
     def explain(self, pieces: Pieces, index: Int64s, serving: Bools) -> None:
         """Follow each wait to whoever ended it.
@@ -152,6 +163,7 @@ class LockWaits:
         """
         row = self._wakes.row_of(pieces.segment[index])
         index, serving, row = index[row >= 0], serving[row >= 0], row[row >= 0]
+        row += pieces.start[index] >= self._wakes.end[row]
         lock = self._is_lock[row]
         by = self._by[row]
         by[lock] = self._holder(pieces, index[lock], row[lock])
@@ -172,7 +184,7 @@ class LockWaits:
         return np.where(handed >= 0, pick(self._wakes.waker, handed, NO_THREAD), self._by[row])
 
     def _name_locks(self, pieces: Pieces, index: Int64s, row: Int64s, by: Int64s) -> None:
-        for known, stage in ((by >= 0, None), (by < 0, "holder unknown")):
+        for known, stage in ((by >= 0, None), (by < 0, HOLDER_UNKNOWN)):
             slots, inverse = np.unique(self._waits.word[row[known]] >> SLOT_BITS << SLOT_BITS, return_inverse=True)
             things = [Thing(lock=f"{slot:#x}", stage=stage) for slot in slots.tolist()]
             numbers = np.array([pieces.things.intern(thing) for thing in things], dtype=np.int64)
@@ -181,23 +193,71 @@ class LockWaits:
 
 
 def _futexes(timeline: Timeline, calls: Calls) -> _Futexes:
-    wakes = Wakes.of(timeline, calls, syscalls.FUTEX)
-    wakes = wakes.only(np.isin(calls.futex_command(wakes.call), list(syscalls.FUTEX_WAITS)))
-    pid, word = timeline.pid[wakes.lane], calls.arg(wakes.call, 0)
-    command = calls.futex_command(wakes.call)
+    wakes = Wakes.of(timeline, calls, syscalls.FUTEX | syscalls.FUTEX_MANY)
+    many = calls.among(wakes.call, syscalls.FUTEX_MANY)
+    wakes = wakes.only(many | np.isin(calls.futex_command(wakes.call), list(syscalls.FUTEX_WAITS)))
+    wakes, part = _moved(timeline, calls, wakes)
+    many = calls.among(wakes.call, syscalls.FUTEX_MANY)
+    pid, command = timeline.pid[wakes.lane], calls.futex_command(wakes.call)
     waking = np.isin(calls.futex_command(wakes.act), list(syscalls.FUTEX_WAKES))
     ours = pick(timeline.pid, wakes.waker, NONE) == pid
-    shared = [calls.arg(rows, 1) & syscalls.FUTEX_PRIVATE == 0 for rows in (wakes.call, wakes.act)]
-    same_word = ours & (calls.arg(wakes.act, 0) == word)
+    on_other = part == _ON_OTHER
+    # It returns which of its words it was woken on; the kernel wakes it in the context of whoever called for that.
+    on_other |= many & (calls.ret(wakes.call) >= 0) & (calls.exit_ns(wakes.call) < FAR_NS) & waking
+    word = np.where(on_other, calls.arg(wakes.act, 0), calls.arg(wakes.call, 0))
+    shared = [many | (calls.arg(rows, 1) & syscalls.FUTEX_PRIVATE == 0) for rows in (wakes.call, wakes.act)]
+    same_word = ours & (calls.arg(wakes.act, 0) == word) & (on_other | ~many)
     mutex = (command == syscalls.FUTEX_WAIT) & (calls.arg(wakes.call, 2) == syscalls.FUTEX_CONTENDED)
+    unlocked = (part == _ON_OTHER) & (calls.futex_command(wakes.act) == syscalls.FUTEX_UNLOCK_PI)
     return _Futexes(
         wakes=wakes,
         pid=pid,
         word=word,
         agreed=waking & (same_word | (~ours & shared[0] & shared[1])),
         timed_out=calls.ret(wakes.call) == -syscalls.ETIMEDOUT,
-        contended=mutex | np.isin(command, list(syscalls.FUTEX_LOCKS)),
+        contended=(mutex & (part != _ON_OTHER)) | unlocked | np.isin(command, list(syscalls.FUTEX_LOCKS)),
+        moved=part == _ON_FIRST,
     )
+
+
+def _moved(timeline: Timeline, calls: Calls, wakes: Wakes) -> tuple[Wakes, Int64s]:
+    """The waits; one that went on on another word as two, cut where it was moved. The second array says which is which.
+
+    A wait that returned 0 was woken by a call on the word it then waited on. If that is not the word it began to wait
+    on, the first call since then that moves waiters away from there moved it.
+    """
+    moving = np.flatnonzero(np.isin(calls.futex_command(calls.spans.row), list(syscalls.FUTEX_MOVES)))
+    if len(moving) == 0 or len(wakes.segment) == 0:
+        return wakes, np.full(len(wakes.segment), _WHOLE, np.int64)
+    by = _mover(timeline, calls, wakes, moving)
+    twice = np.repeat(np.arange(len(by)), np.where(by == NONE, 1, 2))
+    again = np.append(False, twice[1:] == twice[:-1])
+    part = np.where(again, _ON_OTHER, np.where(by == NONE, _WHOLE, _ON_FIRST)[twice])
+    found, first, second = wakes.only(twice), np.flatnonzero(part == _ON_FIRST), np.flatnonzero(again)
+    mover = by[twice[first]]
+    moved = timeline.axis.move(calls.spans.end[mover], found.lane[first])
+    found.end[first] = found.start[second] = moved
+    found.waker[first] = calls.spans.start[mover] // timeline.axis.span
+    found.act[first] = calls.spans.row[mover]
+    return found, part
+
+
+def _mover(timeline: Timeline, calls: Calls, wakes: Wakes, moving: Int64s) -> Int64s:
+    """For each wait the call, of those in `moving`, that moved it to the word on which it was woken, else `NONE`."""
+    span = timeline.axis.span
+    pid, word, acted_on = timeline.pid[wakes.lane], calls.arg(wakes.call, 0), calls.arg(wakes.act, 0)
+    waking = np.isin(calls.futex_command(wakes.act), list(syscalls.FUTEX_WAKES))
+    ours = pick(timeline.pid, wakes.waker, NONE) == pid
+    elsewhere = waking & ours & (calls.ret(wakes.call) == 0) & (acted_on != word)
+    slots, pids = np.unique(word >> SLOT_BITS), np.unique(pid)
+    place = _place(slots, pids, calls.arg(calls.spans.row[moving], 0), timeline.pid[calls.spans.start[moving] // span])
+    moving, place = moving[place >= 0], place[place >= 0]
+    order = np.argsort(place * span + calls.spans.end[moving] % span, kind="stable")
+    moving, at = moving[order], (place * span + calls.spans.end[moving] % span)[order]
+    of_wait = _place(slots, pids, word, pid) * span
+    first = np.searchsorted(at, of_wait + wakes.start % span, side="right")
+    there = np.append(at, np.iinfo(np.int64).max)[first] < of_wait + wakes.end % span
+    return np.where(elsewhere & there, np.append(moving, NONE)[first], NONE)
 
 
 def _place(slots: Int64s, pids: Int64s, word: Int64s, pid: Int64s) -> Int64s:

@@ -21,6 +21,8 @@ MAX_COMM = 15
 """What the kernel keeps of a thread's name (TASK_COMM_LEN, include/linux/sched.h)."""
 RING_TAKERS = ("iou-sqp-", "io_uring-sq")
 LOOPBACK = ("127.", "::1")
+NAME_SERVER_PORT = 53
+"""RFC 1035; what is asked over TLS or HTTPS looks like any other connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,18 @@ class Socket:
     """One socket: its ends, and the socket at the other end where that is on this host."""
 
     ino: int
+    netns: int | None
     local: str
     peer: str
+    peer_addr: str | None
+    peer_port: int | None
     peer_ino: int | None
     peer_is_local: bool
+
+    @property
+    def asks_names(self) -> bool:
+        """Whether what is awaited on it is a name server's answer."""
+        return self.peer_port == NAME_SERVER_PORT
 
 
 class Objects:
@@ -192,15 +202,18 @@ class Objects:
     def sockets(self) -> dict[int, Socket]:
         """Socket inode to socket."""
         rows = self._capture.frame(schema.SOCKETS).drop_nulls("ino")
-        names = ("ino", "family", "local_addr", "local_port", "peer_addr", "peer_port", "peer_ino")
+        names = ("ino", "netns", "family", "local_addr", "local_port", "peer_addr", "peer_port", "peer_ino")
         here = {addr for addr in rows["local_addr"].to_list() if addr}
         found: dict[int, Socket] = {}
-        for ino, family, local, local_port, peer, peer_port, peer_ino in rows.select(names).iter_rows():
+        for ino, netns, family, local, local_port, peer, peer_port, peer_ino in rows.select(names).iter_rows():
             local_here = family == "unix" or peer_ino is not None or (peer or "").startswith(LOOPBACK) or peer in here
             found[ino] = Socket(
                 ino=ino,
+                netns=netns,
                 local=_endpoint(local, local_port),
                 peer=_endpoint(local if family == "unix" and not peer else peer, peer_port),
+                peer_addr=peer,
+                peer_port=peer_port,
                 peer_ino=peer_ino,
                 peer_is_local=local_here,
             )

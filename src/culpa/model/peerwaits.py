@@ -9,10 +9,12 @@ from culpa.model.arrivals import LONG_AGO, SEVERAL, UNNAMED, Arrivals, Busy
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Spans
 from culpa.model.calls import integers, pick
 from culpa.model.kinds import NONE, Kind
+from culpa.model.lookups import Lookups
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
 from culpa.model.requests import Requests
 
+LOOKING_UP = "looking up a name"
 FAR = np.iinfo(np.int64).max // 4
 """Stands for "not in this window" among moments."""
 
@@ -20,7 +22,7 @@ FAR = np.iinfo(np.int64).max // 4
 class Conversations:
     """Exchanges laid onto the axis: when a client awaits an answer, when a server works on one."""
 
-    def __init__(self, requests: Requests, axis: Axis, arrivals: Arrivals) -> None:
+    def __init__(self, requests: Requests, axis: Axis, arrivals: Arrivals, lookups: Lookups) -> None:
         rows = requests.exchanges
         self._rows = rows.select("verb", "detail")
         self.server_of = requests.server_of
@@ -33,18 +35,22 @@ class Conversations:
         self.answer_lane = np.where(answer_lane >= 0, answer_lane, self.lane)
         client = (rows["role"] == "client").to_numpy() & (self.lane >= 0)
         server = (rows["role"] == "server").to_numpy() & (self.lane >= 0)
-        self.awaiting = self._spans(axis, np.flatnonzero(client), self.answer_end)
-        self.serving = self._spans(axis, np.flatnonzero(server), self.answer_end)
+        asked, over = self.ask_end.copy(), self.answer_end.copy()
+        named = np.flatnonzero(lookups.among(self.ino))
+        asked[named] = rows["ask_start_ns"].fill_null(axis.start_ns).to_numpy()[named]
+        over[named] = np.minimum(over[named], lookups.closed_ns(self.ino[named]))
+        self.awaiting = self._spans(axis, np.flatnonzero(client), asked, over)
+        self.serving = self._spans(axis, np.flatnonzero(server), self.ask_end, self.answer_end)
         self._by_end = np.argsort(self.awaiting.end, kind="stable")
         rows_of = np.flatnonzero(server)
         self._server_rows = rows_of
         self.taker, self.taken = arrivals.first_hand(self.ino, self.lane)
         self.last_server = dict(zip(self.ino[rows_of].tolist(), self.lane[rows_of].tolist(), strict=True))
 
-    def _spans(self, axis: Axis, rows: Int64s, until: Int64s) -> Spans:
+    def _spans(self, axis: Axis, rows: Int64s, since: Int64s, until: Int64s) -> Spans:
         lanes = self.lane[rows]
         end = axis.place(lanes, until[rows]) + (until[rows] > axis.end_ns)
-        return Spans.sorted(axis.place(lanes, self.ask_end[rows]), end, rows)
+        return Spans.sorted(axis.place(lanes, since[rows]), end, rows)
 
     def awaited(self, start: Int64s, end: Int64s) -> Int64s:
         """The exchange that a client's wait [start, end) is for, else `NONE`: of the open ones that answered first."""
@@ -130,15 +136,19 @@ class PeerWaits:
             self._pieces.label(index[ino == number], Thing(peer=peer, stage=stage), kind)
 
     def _unseen(self, index: Int64s, exchange: Int64s) -> None:
-        """No sign of the question at the other end: another host, not read yet, or a local process not watched."""
+        """No sign of the question at the other end: another host, not read yet, or a local process not watched.
+
+        A name server is asked by datagrams, of which no socket at the other end knows: it is told apart by its port.
+        """
         ino = pick(self._talk.ino, exchange, NONE)
         for number in np.unique(ino).tolist():
             here, rows = index[ino == number], exchange[ino == number]
             socket = self._objects.sockets.get(number)
             peer_ino = socket.peer_ino if socket is not None and socket.peer_ino is not None else NONE
             lane = self._talk.last_server.get(peer_ino, NO_THREAD)
-            if socket is not None and not socket.peer_is_local:
-                self._name(here, rows, Kind.REMOTE, None)
+            asks_names = socket is not None and socket.asks_names and lane == NO_THREAD
+            if socket is not None and (asks_names or not socket.peer_is_local):
+                self._name(here, rows, Kind.REMOTE, LOOKING_UP if asks_names else None)
             elif lane != NO_THREAD:
                 self._follow(here, rows, np.full(len(here), lane), Kind.QUEUED)
             else:

@@ -61,7 +61,8 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
         "data read",
     ),
     (r"wait_for_vfork_done|kernel_clone|_do_fork", "unexplained", "a child that has not begun its program"),
-    (r"rwsem_down|__mutex_lock|__down|inode_dio_wait", "lock", "a kernel lock"),
+    (r"__mutex_lock|rwsem_down|rwbase_(read|write)_lock", "lock", "kernel lock"),
+    (r"__down|inode_dio_wait", "unexplained", "a kernel lock"),
     (r"io_schedule|bit_wait_io|blk_mq_|wait_for_completion_io", "device", "block I/O"),
 )
 _FAULT = re.compile(r"filemap_fault|handle_mm_fault|do_page_fault|do_user_addr_fault|exc_page_fault|do_mem_abort")
@@ -90,7 +91,30 @@ _MEMORY_PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
 _MAKING_ROOM = frozenset({"start_this_handle", "add_transaction_credits"})
 _SYNCING = re.compile(r"generic_write_sync|vfs_fsync_range|\w+_sync_file|\w+_file_fsync")
 """What a write does before it returns if its file was opened with O_DSYNC or O_SYNC, or by RWF_DSYNC."""
+INODE_LOCK, MAP_LOCK = "i_rwsem of a file or directory", "mmap_lock of a process"
+_TAKES = re.compile(
+    r"(__)?(down|inode|mmap|mutex|vma)_\w*(read|write|lock|killable)\w*|\w*(rwsem|rwbase|mutex)_\w+|schedule\w*"
+)
+"""What takes a lock, or waits for it; whoever calls that tells which lock it is."""
+_TAKEN_IN = (
+    (
+        r"lock_mm_and_find_vma|do_user_addr_fault|exc_page_fault|(__)?do_page_fault|vm_mmap_pgoff|(__)?(do_)?vm_munmap"
+        r"|(__)?(do_|ksys_|sys_)?m(protect|remap|advise|lock|unmap|locked?)\w*|dup_mm(ap)?|copy_(mm|process)|sys_brk"
+        r"|__mm_populate|m_start|show_smaps\w*|process_vm_rw\w*|(__)?get_user_pages\w*|(__)?access_remote_vm|exit_mm\w*",
+        MAP_LOCK,
+    ),
+    (
+        r"\w+_(write|read)_iter|\w+_(buffered|dio)_(write|read)\w*|xfs_ilock\w*|btrfs_inode_lock|generic_file_\w+"
+        r"|do_truncate|\w+_fallocate|iterate_dir|lookup_\w+|(__)?lookup_slow|walk_component|open_last_lookups|path_openat"
+        r"|do_last|(filename|kern_path|start|end)_\w*(create|dirop|removing|creating)\w*|do_(unlinkat|rmdir|renameat2)"
+        r"|lock_(rename|two_directories)\w*|vfs_(unlink|rename|link|rmdir)|ch(mod|own)_common|vfs_\w+xattr|\w+_llseek",
+        INODE_LOCK,
+    ),
+    (r"(__)?fdget_pos", "f_pos_lock of an open file"),
+)
+"""Callers of what takes a lock: arch/x86/mm, mm/ and kernel/fork.c; fs/."""
 _MEMORY = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _MEMORY_PATTERNS)
+_LOCKS = tuple((re.compile(pattern), label) for pattern, label in _TAKEN_IN)
 _COMPILED = tuple((re.compile(pattern), Stage(kind=kind, label=label)) for pattern, kind, label in _PATTERNS)
 _PLUMBING = re.compile(
     r"__schedule|schedule|schedule_timeout|io_schedule\w*|bit_wait\w*|__wait_on_bit\w*|out_of_line_wait_on_bit\w*"
@@ -119,7 +143,7 @@ def _named(names: Sequence[str]) -> Stage:
     for name in telling:
         for pattern, stage in _COMPILED:
             if pattern.search(name):
-                found = _within_journal(stage, telling)
+                found = _within_journal(_which(stage, telling), telling)
                 return _within_fault(found, telling) if memory is None else _for_memory(found, memory)
     if memory is not None:
         return memory
@@ -127,6 +151,15 @@ def _named(names: Sequence[str]) -> Stage:
         return Stage(kind="device", label="block I/O")
     innermost = telling[0] if telling else (names[0] if names else "no stack")
     return Stage(kind="unexplained", label=f"unknown: {innermost}")
+
+
+def _which(stage: Stage, names: Sequence[str]) -> Stage:
+    """A lock with its name, as far as whoever takes it tells; else the function that does."""
+    if stage.kind != "lock":
+        return stage
+    taker = next((name for name in names if not _TAKES.fullmatch(name)), "the kernel")
+    known = next((label for pattern, label in _LOCKS if pattern.fullmatch(taker)), f"taken in {taker}")
+    return replace(stage, label=known)
 
 
 def _within_journal(stage: Stage, names: Sequence[str]) -> Stage:

@@ -24,12 +24,14 @@ from culpa.model.arrivals import Arrivals, Busy, only_taker
 from culpa.model.asyncwaits import AsyncWaits
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
+from culpa.model.connectwaits import ConnectWaits
 from culpa.model.devices import BlockIndex
 from culpa.model.filewaits import FileWaits
 from culpa.model.hungwaits import HungWaits
 from culpa.model.kernelwaits import KernelWaits
 from culpa.model.kinds import NONE, Kind
 from culpa.model.lockwaits import LockWaits
+from culpa.model.lookups import Lookups
 from culpa.model.objects import Objects, Thing
 from culpa.model.peerwaits import Conversations, PeerWaits
 from culpa.model.pieces import Pieces
@@ -107,7 +109,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     numbers = syscalls.Numbers(capture.manifest.host.machine)
     calls = Calls(capture.frame(schema.SYSCALLS), capture.frame(schema.THREAD_STATES), axis, numbers)
     arrivals = Arrivals.of(timeline, calls)
-    talk = Conversations(requests, axis, arrivals)
+    talk = Conversations(requests, axis, arrivals, Lookups.of(objects, calls))
     blocks = BlockIndex(capture.frame(schema.BLOCKS), axis, objects.kernel_tids, objects.journal_tids)
     stages = _stages(capture.frame(schema.STACKS))
     beside = AsyncWaits(capture, timeline, calls, blocks, objects, requests)
@@ -133,6 +135,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     hung = HungWaits(pieces, timeline, calls, objects, capture)
     hung.explain(waits.voluntary, owed)
     hung.explain_unread(waits.voluntary, talk)
+    ConnectWaits.of(capture, calls, objects, pieces).explain(pieces, waits.voluntary)
     kernel.wrap(waits.blocked)
     taker = only_taker(timeline, calls, talk.readers, capture.manifest.target.pids)
     return _frozen(pieces, calls, talk.busy(_queued_at(pieces, capture, talk.readers)), arrivals, taker)
@@ -167,7 +170,10 @@ def _match_blocks(timeline: Timeline, calls: Calls, blocks: BlockIndex, stages: 
     state, axis = np.maximum(timeline.state, 0), timeline.axis
     # What goes on at the end of the window was not ended by anything yet.
     over = axis.time(timeline.end) < axis.end_ns
-    blocked = np.flatnonzero((timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0) & over)
+    locks = np.isin(timeline.stack, [i for i, s in stages.items() if s.kind == "lock"])
+    waits = (timeline.activity == Activity.WAITING) & (state & UNINTERRUPTIBLE != 0)
+    # A lock is let go by a thread, whatever a device does at that moment.
+    blocked = np.flatnonzero(waits & over & ~locks)
     matched = np.full(len(timeline.start), NONE, np.int64)
     start, end = timeline.start[blocked], timeline.end[blocked]
     stack = timeline.stack[blocked]

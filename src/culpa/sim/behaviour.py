@@ -41,6 +41,7 @@ from culpa.sim.program import (
     Loop,
     Op,
     Serve,
+    Shared,
     Sleep,
     Sync,
     Thread,
@@ -49,7 +50,7 @@ from culpa.sim.program import (
 )
 from culpa.sim.scheduler import Pause, Run
 from culpa.sim.sockets import Chunk, End, Listener, Sockets
-from culpa.sim.storage import STACK_DATA, STACK_FLUSH, STACK_READ, Storage
+from culpa.sim.storage import STACK_DATA, STACK_FLUSH, STACK_INODE, STACK_READ, Storage
 
 CRON_NS = 10_000
 """What a server does when its epoll_wait times out."""
@@ -107,6 +108,8 @@ class Actor:
                     yield from self._read_file(op)
                 case Locked():
                     yield from self._locked(op)
+                case Shared():
+                    yield from self._shared(op)
                 case Ask():
                     yield from self._ask(op)
                 case Beside():
@@ -257,6 +260,27 @@ class Actor:
         call = kernel.enter(self.tid, PREAD64, (9, 0, 4096), dev=FILE_DEV, ino=ino, kind="reg")
         yield kernel.cost()
         yield from self.storage.until_complete(self.storage.submit(self.tid, "read", ino), STACK_READ)
+        kernel.leave(call, 4096)
+
+    def _shared(self, op: Shared) -> Does[None]:
+        kernel, lock, ino = self.kernel, self.kernel.locks[op.file], self.kernel.file(op.file)
+        yield kernel.user()
+        call = kernel.enter(self.tid, WRITE, (12, 0, 4096), dev=FILE_DEV, ino=ino, kind="reg")
+        yield kernel.cost()
+        queue = lock.waiters.append
+        while lock.holder is not None:
+            queue(self.tid)
+            yield Pause(cause=Cause(kind="turn", ids=(lock.number,)), state=2, stack=STACK_INODE)
+            yield kernel.cost()
+            queue = lock.waiters.appendleft  # whoever was faster than one that was woken does not take its place
+        lock.holder = self.tid
+        kernel.log.holders[lock.number].append((kernel.sched.now, self.tid))
+        yield Run(ns=op.ns)
+        yield from self.storage.until_complete(self.storage.submit(self.tid, "read", ino), STACK_READ)
+        lock.holder = None
+        if lock.waiters:
+            kernel.sched.wake(lock.waiters.popleft(), self.tid)
+        yield kernel.cost()
         kernel.leave(call, 4096)
 
     # Locks and helpers

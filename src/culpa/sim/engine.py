@@ -10,7 +10,7 @@ from culpa.sim.beside import Rings, Worker
 from culpa.sim.kernel import Channel, Kernel, Lock
 from culpa.sim.log import Log, Request, Socket
 from culpa.sim.memory import Memory
-from culpa.sim.program import Beside, Call, Help, Locked, Op, Program, RemoteClient, Serve, Thread, Work
+from culpa.sim.program import Beside, Call, Help, Locked, Op, Program, RemoteClient, Serve, Shared, Thread, Work
 from culpa.sim.scheduler import Scheduler
 from culpa.sim.sockets import Chunk, Listener, Sockets
 from culpa.sim.storage import Storage
@@ -91,9 +91,10 @@ def _prepare(kernel: Kernel) -> None:
                     back_uaddr=base + 64,
                 )
             for op in _ops(thread):
-                if isinstance(op, Locked) and op.lock not in kernel.locks:
+                name = op.lock if isinstance(op, Locked) else op.file if isinstance(op, Shared) else None
+                if name is not None and name not in kernel.locks:
                     number = len(kernel.locks)
-                    kernel.locks[op.lock] = Lock(number=number, uaddr=0x6000_0000_0000 + 64 * number)
+                    kernel.locks[name] = Lock(number=number, uaddr=0x6000_0000_0000 + 64 * number)
 
 
 def _start(actor: Actor) -> None:

@@ -49,7 +49,7 @@ class Channel:
 
 @dataclass(slots=True, kw_only=True)
 class Lock:
-    """A futex lock: whoever comes first after a release gets it."""
+    """A futex lock, or one of the kernel (which has no `uaddr`): whoever comes first after a release gets it."""
 
     number: int
     uaddr: int

@@ -13,14 +13,14 @@ from typing import Literal
 from culpa.sim.program import Need
 
 State = Literal["running", "runnable", "waiting"]
-CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "job", "reclaim"]
+CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "turn", "job", "reclaim"]
 MessageKind = Literal["request", "response", "data"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number; else empty. `room`:
-    what it does for memory, where it does.
+    """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number, also for a turn at
+    a lock of the kernel, which whoever waits longest gets; else empty. `room`: what it does for memory, where it does.
     """
 
     kind: CauseKind

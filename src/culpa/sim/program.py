@@ -71,6 +71,16 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """One write(2) to a file to which several write: the kernel holds the lock of its inode while the thread computes
+    for `ns` and then reads a block of the file.
+    """
+
+    file: str
+    ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """Give a job to a helper thread of the same process and wait until it is done."""
 
@@ -118,7 +128,7 @@ class Touch:
     within: str | None = None
 
 
-Op = Compute | Sleep | Call | Sync | DirectRead | Locked | Ask | Beside | Touch
+Op = Compute | Sleep | Call | Sync | DirectRead | Locked | Shared | Ask | Beside | Touch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

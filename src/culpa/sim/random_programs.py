@@ -27,6 +27,7 @@ from culpa.sim.program import (
     RemoteClient,
     Serve,
     Service,
+    Shared,
     Sleep,
     Sync,
     Thread,
@@ -46,8 +47,8 @@ class Nature:
     locks: locks and helper threads, which the wait graph does not explain yet. split: requests and answers in two
     writes. pipelined: several requests in one write. middle: the window opens and ends in the middle of things.
     late: peers and the journal are watched late, clients not at all. bystanders: wakers are often not the true ones.
-    inside: bytes arrive before the write that carries them has ended. beside: requests to io_uring and libaio. memory:
-    too little of it, on the host and in control groups.
+    inside: bytes arrive before the write that carries them has ended. shared: files to which several write at once.
+    beside: requests to io_uring and libaio. memory: too little of it, on the host and in control groups.
     """
 
     locks: bool = False
@@ -57,6 +58,7 @@ class Nature:
     late: bool = False
     bystanders: bool = False
     inside: bool = False
+    shared: bool = False
     beside: bool = False
     memory: bool = False
 
@@ -163,16 +165,18 @@ class _Writer:
     def _neighbour(self, i: int) -> Process:
         """Somebody with whom the target shares the CPUs, the device and the journal, but no socket."""
         rng, nature = self._rng, self._nature
-        choices: list[tuple[Op, ...]] = [
+        habits: list[tuple[Op, ...]] = [
             (Compute(ns=rng.randint(_MS, 5 * _MS)),),
             (Sync(file=f"/data/other-{i}"), Sleep(ns=300 * _US)),
             (DirectRead(file=f"/data/other-{i}"),),
         ]
+        if nature.shared:
+            habits += [(self._shared(i), Sleep(ns=200 * _US))] * len(habits)
         if nature.beside:
-            choices.append((self._beside(f"other-{i}"), Compute(ns=20 * _US)))
+            habits.append((self._beside(f"other-{i}"), Compute(ns=20 * _US)))
         if nature.memory:
-            choices.append((self._touch(f"other-{i}"), Compute(ns=20 * _US)))
-        thread = self._thread(f"nbr{i}", Loop(ops=rng.choice(choices), times=FOREVER))
+            habits.append((self._touch(f"other-{i}"), Compute(ns=20 * _US)))
+        thread = self._thread(f"nbr{i}", Loop(ops=rng.choice(habits), times=FOREVER))
         threads = (thread, *self._workers([thread]))
         return Process(pid=thread.tid, name=f"neighbour{i}", role="waker", threads=threads, watched=not nature.late)
 
@@ -210,6 +214,8 @@ class _Writer:
             return Locked(lock=f"lock-{i}", ops=self._quick(i))
         if helper is not None and dice < 0.9:
             return Ask(helper=helper)
+        if nature.shared and rng.random() < 0.7:
+            return self._shared(i)
         return Compute(ns=rng.randint(5 * _US, 800 * _US))
 
     def _quick(self, i: int) -> tuple[Op, ...]:
@@ -258,6 +264,9 @@ class _Writer:
     def _sync(self, i: int) -> Sync:
         rng = self._rng
         return Sync(file=f"/data/log-{i}", data_only=rng.random() < 0.7, journal=rng.random() < 0.6)
+
+    def _shared(self, i: int) -> Shared:
+        return Shared(file=f"/data/shared-{i % 2}", ns=self._rng.randint(5 * _US, 400 * _US))
 
     def _call(self, i: int, *, fresh: bool) -> Call:
         rng, nature = self._rng, self._nature

@@ -19,6 +19,7 @@ STACK_DATA = (*_IO, "folio_wait_bit_common", "folio_wait_writeback", "__filemap_
 STACK_COMMIT = (*_SCHEDULE, "jbd2_log_wait_commit", "jbd2_complete_transaction", *_SYNC)
 STACK_FLUSH = (*_IO, "submit_bio_wait", "blkdev_issue_flush", *_SYNC)
 STACK_READ = (*_IO, "folio_wait_bit_common", "filemap_read", "ext4_file_read_iter", "vfs_read", "__x64_sys_pread64")
+STACK_INODE = (*_SCHEDULE, "rwsem_down_write_slowpath", "down_write", "ext4_buffered_write_iter", "vfs_write")
 STACK_JOURNAL = (*_IO, "bit_wait_io", "__wait_on_buffer", "jbd2_journal_commit_transaction", "kjournald2", "kthread")
 
 

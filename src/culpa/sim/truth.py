@@ -170,6 +170,8 @@ def _wait(program: Program, log: Log, off: Off, cause: Cause, start: int, end: i
         case "job":
             job = log.jobs[cause.ids[0]]
             yield from _follow(program, log, off.tid, "job", job.helper_tid, start, end)
+        case "turn":
+            yield from _in_front(program, log, off, cause.ids[0], start, end)
         case "lock":
             yield from _held(program, log, off.tid, cause.ids[0], start, end)
         case _:
@@ -210,6 +212,14 @@ def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: 
         read = end if request.read_ns is None else min(max(request.read_ns, start), end)
         yield from _follow(program, log, off.tid, "queued", reader, start, read)
         yield from _follow(program, log, off.tid, "peer", reader, read, end)
+
+
+def _in_front(program: Program, log: Log, off: Off, lock: int, start: int, end: int) -> Iterator[Leaf]:
+    """Nobody is overtaken: whoever took the lock last before the wait ended stood in front all the time, or held it."""
+    taken = log.holders[lock]
+    until = log.end_ns if off.wake_ns is None else off.wake_ns
+    last = bisect_right(taken, until - 1, key=lambda entry: entry[0]) - 1
+    yield from _follow(program, log, off.tid, "lock", taken[last][1], start, end)
 
 
 def _held(program: Program, log: Log, tid: int, lock: int, start: int, end: int) -> Iterator[Leaf]:

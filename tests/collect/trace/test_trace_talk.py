@@ -81,3 +81,36 @@ b.recv(100, socket.MSG_PEEK); b.recvmsg(100, 0, socket.MSG_PEEK); b.recv(100)
 """)
     messages = traced(child).tables["messages"].filter(pid=child.pid)
     assert ["in", "out"] == sorted(messages["direction"])
+
+
+def test_two_datagrams_of_one_call_are_one_message(spawn: Spawn) -> None:
+    """glibc's resolver asks for both kinds of address by one sendmmsg."""
+    child = spawn("""
+import ctypes, socket
+class Piece(ctypes.Structure): _fields_ = [('base', ctypes.c_char_p), ('bytes', ctypes.c_size_t)]
+class Head(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_void_p), ('name_bytes', ctypes.c_uint), ('pieces', ctypes.POINTER(Piece)),
+                ('count', ctypes.c_size_t), ('control', ctypes.c_void_p), ('control_bytes', ctypes.c_size_t),
+                ('flags', ctypes.c_int), ('pad', ctypes.c_int), ('sent', ctypes.c_uint), ('end', ctypes.c_uint)]
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+pieces = [Piece(text, len(text)) for text in (b'x' * 30, b'y' * 70)]
+heads = (Head * 2)(*(Head(None, 0, ctypes.pointer(piece), 1, None, 0, 0) for piece in pieces))
+assert ctypes.CDLL(None).sendmmsg(a.fileno(), heads, 2, 0) == 2
+b.recv(100); b.recv(100)
+""")
+    messages = traced(child).tables["messages"].filter(pid=child.pid)
+    said = messages.select("direction", "bytes").sort("direction", "bytes").rows()
+    assert [("in", 30), ("in", 70), ("out", 100)] == said
+
+
+@pytest.mark.parametrize(("port", "known"), [(53, True), (5353, False)])
+def test_an_unconnected_datagram_to_a_name_server_says_where_to(spawn: Spawn, port: int, known: bool) -> None:
+    """Resolvers such as musl's give the address with each message; other sockets of that kind talk to many."""
+    child = spawn(f"""
+import socket
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.sendto(b'question', ('127.0.0.53', {port}))
+""")
+    sockets = traced(child).tables["sockets"].filter(family="udp", pid=child.pid)
+    expected = ("127.0.0.53", 53) if known else (None, None)
+    assert [expected] == sockets.select("peer_addr", "peer_port").rows()

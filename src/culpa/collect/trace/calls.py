@@ -26,6 +26,8 @@ WAKES: Final = 1 << 9
 SLEEPS: Final = 1 << 10
 SUBMITS: Final = 1 << 11
 TAKES: Final = 1 << 12
+MANY: Final = 1 << 13
+TO: Final = 1 << 14
 
 MACHINES: Final = ("x86_64", "aarch64")
 
@@ -44,7 +46,7 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("sendfile", 40, 71, FD | OUT),
     ("connect", 42, 203, FD | SOCKET),
     ("accept", 43, 202, FD | FD_RETURN | SOCKET),
-    ("sendto", 44, 206, FD | OUT | BUFFER),
+    ("sendto", 44, 206, FD | OUT | BUFFER | TO),
     ("recvfrom", 45, 207, FD | IN | BUFFER | SOCKET),
     ("sendmsg", 46, 211, FD | OUT | MSGHDR),
     ("recvmsg", 47, 212, FD | IN | MSGHDR),
@@ -82,7 +84,7 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("pwritev", 296, 70, FD | OUT | VECTOR),
     ("recvmmsg", 299, 243, FD | SOCKET),
     ("syncfs", 306, 267, FD),
-    ("sendmmsg", 307, 269, FD | SOCKET),
+    ("sendmmsg", 307, 269, FD | OUT | MSGHDR | MANY),
     ("copy_file_range", 326, 285, FD),
     ("preadv2", 327, 286, FD | IN | VECTOR),
     ("pwritev2", 328, 287, FD | OUT | VECTOR),

@@ -20,6 +20,7 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.trace import calls, events, kernel, libbpf, states, sums
 from culpa.collect.trace.budget import Budget, ProbeCost
+from culpa.collect.trace.holders import Holders
 from culpa.collect.trace.identity import Identities
 from culpa.collect.trace.messages import settle
 from culpa.collect.trace.mounts import HostPaths
@@ -29,6 +30,7 @@ from culpa.collect.trace.rows import TABLES, Rows, open_calls
 from culpa.collect.trace.shortfalls import Shortfalls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
+from culpa.priority import PRIORITY
 
 DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
@@ -111,6 +113,8 @@ class Tracer:
         self._identities = Identities()
         self._paths = HostPaths()
         self._rows = Rows()
+        self._holders = Holders()
+        self._stacks_wanted = False
         self._events = 0
         self._stacks: dict[int, list[str]] = {}
         self._state_stacks: dict[tuple[int, ...], int] = {}
@@ -124,7 +128,7 @@ class Tracer:
         self._sums = schema.SUMS.empty()
         self._takers: Mapping[int, Callable[[Records], None]] = {
             **{ring: self._rows.taker(ring) for ring in TABLES},
-            events.DIRTIED: self._keep_dirtied,
+            events.OFFCPU: self._keep_waits,
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
@@ -259,12 +263,15 @@ class Tracer:
                 if self._probes is None:
                     return
                 fullest = self._probes.fill()
+                if fullest > BUSY_FILL:
+                    PRIORITY.be_prompt()  # before it overflows
                 self._drain(at_leisure=True)
                 self._rows.convert_one()
                 self._watch_cost(self._probes)
+                self._follow_holders(self._probes)
                 if self._symbols is not None:
                     self._name_stacks()
-            if self._rows.stack_ids and self._symbols is None:
+            if (self._rows.stack_ids or self._stacks_wanted) and self._symbols is None:
                 self._symbols = KernelSymbols()  # a tenth of a second, and here nobody waits for it
                 if self._budget is not None:
                     self._budget.forget()
@@ -314,6 +321,21 @@ class Tracer:
         probes.begin_sums(from_ns, sums.seeds(threads, from_ns))
         self._costs.append(ProbeCost(probes, now_ns=from_ns, events=self._events))
         self._sums_from_ns = from_ns
+
+    def _keep_waits(self, found: Records) -> None:
+        self._holders.take(found)
+        self._rows.taker(events.OFFCPU)(found)
+
+    def _follow_holders(self, probes: Probes) -> None:
+        """Watch who holds locks of the kernel that watched threads wait for."""
+        candidates = self._holders.candidates(self.watched) if self._follow else frozenset()
+        self._stacks_wanted = bool(candidates)
+        if candidates and (symbols := self._symbols) is not None:
+            self.watch(
+                self._holders.among(
+                    candidates, lambda number: without_tracing(symbols.names(probes.object.stack("stacks", number)))
+                )
+            )
 
     def _keep_dirtied(self, found: Records) -> None:
         """Who dirtied pages may be no watched process, and gone when its name is looked for."""

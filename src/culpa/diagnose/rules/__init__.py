@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from culpa.diagnose.rule import Rule
+from culpa.diagnose.rules.acceptqueue import accept_queue
 from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_pool import exhausted
 from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
@@ -12,6 +13,7 @@ from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
@@ -35,6 +37,7 @@ from culpa.diagnose.rules.redis_swap import swapped
 from culpa.diagnose.rules.rereads import reads_again
 from culpa.diagnose.rules.runqueue import cgroup_quota, runqueue
 from culpa.diagnose.rules.small_calls import small_reads, small_writes
+from culpa.diagnose.rules.space import full
 from culpa.diagnose.rules.stopped import stopped
 from culpa.diagnose.rules.swap import cgroup_limit, swap
 from culpa.diagnose.rules.sync_open import sync_open
@@ -71,11 +74,14 @@ RULES: tuple[Rule, ...] = (
     slow_device,
     neighbour,
     cgroup_throttle,
+    full,
     journal_wait,
     dirty_throttle,
     swap,
     cgroup_limit,
     remote_slow,
+    name_lookup,
+    accept_queue,
     contention,
     blocked,
     exhausted,

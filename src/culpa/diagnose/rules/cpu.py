@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.diagnose import chatter, rereads, smallcalls, workers
+from culpa.diagnose import chatter, nospace, rereads, smallcalls, workers
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -105,14 +105,15 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
 
     Why it slows you: nobody makes it wait; the program asked for the pause.
 
-    How sure: the system call ends by its own timer. It is a note unless a command, or a URL slower than
+    How sure: the system call ends by its own timer. Sleep between two attempts to write where there is no room is
+    `fs.full`. It is a note unless a command, or a URL slower than
     `--slower-than`, is what was asked about.
 
     What to do: look at the named line; wait for the event instead of the clock.
     """
     for nodes in own_work(picture, _by_process(picture, Kind.SLEEP)):
         moments = picture.moments(*nodes)
-        if not nodes or picture.share(moments.ns) < MIN_SHARE:
+        if not nodes or picture.share(moments.ns) < MIN_SHARE or nospace.is_why(picture, moments):
             continue
         pid = _pid(picture, nodes[0])
         line = line_of(picture, threads_of(picture, nodes))

@@ -11,6 +11,7 @@ from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.verdict import Evidence, On
 from culpa.model.kinds import Kind
+from culpa.model.peerwaits import LOOKING_UP
 
 MIN_SHARE = 0.1
 """Of the root's time; a cause with less is no more than a note."""
@@ -32,14 +33,16 @@ def remote_slow(picture: Picture) -> Iterator[Finding]:
     How sure: the wait is measured from the question's write to the answer's arrival; whether the network or the other
     program is slow cannot be told from this side.
 
-    What to do: run culpa on the other host, or look at the connection's retransmissions.
+    What to do: run culpa on the other host, or look at the connection's retransmissions. The answer of a name server is
+    `net.name-lookup`.
     """
     if picture.is_checkup:
         raise Unseen("the other end is the server that is examined: what holds it up is asked of the server itself")
     found: dict[str, list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.REMOTE):
         on = picture.blame.nodes[node].on
-        found[(on.peer if on else None) or "another host"].append(node)
+        if on is None or on.stage != LOOKING_UP:
+            found[(on.peer if on else None) or "another host"].append(node)
     for peer, nodes in found.items():
         moments = picture.moments(*nodes)
         if picture.share(moments.ns) < MIN_SHARE:

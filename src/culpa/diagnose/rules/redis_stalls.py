@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from culpa.capture import schema
+from culpa.diagnose import runqueue
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.redisview import RedisView, each_server
 from culpa.diagnose.rule import Lab, rule
@@ -219,17 +220,18 @@ def _fork_calls(view: RedisView) -> list[tuple[int, int]]:
 )
 @each_server
 def starved(view: RedisView) -> Iterator[Finding]:
-    """What it detects: the main thread is ready to run and does not get a CPU, while clients wait.
+    """What it detects: the main thread is ready to run and does not get a CPU, while clients wait. Where that happened
+    once, for less than 100 ms, it is a note: any host does that now and then.
 
     Why it slows you: everything Redis does waits for that; its own latency monitor and slow log do not see it.
 
-    How sure: the time between becoming runnable and running is measured.
+    How sure: the time between becoming runnable and running is measured; waits behind culpa itself are left out.
 
     What to do: fewer other programs on its CPUs, a higher priority, CPUs of its own.
     """
     nodes = view.nodes(Kind.RUNNABLE)
-    moments = view.picture.moments(*nodes) if nodes else None
-    if moments is None or view.picture.share(moments.ns) < 0.05:
+    moments = runqueue.moments_of(runqueue.not_behind_culpa(view.picture, view.picture.blame.inside(*nodes)))
+    if not nodes or view.picture.share(moments.ns) < 0.05:
         return
     nearness = Nearness.LIMIT if view.picture.capture.manifest.target.kind == "redis" else Nearness.KERNEL
     yield Finding(

@@ -6,10 +6,22 @@ from collections.abc import Iterator
 
 from culpa.capture.schema import COUNTERS, OFFCPU
 from culpa.diagnose.finding import Finding, Nearness
+from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
-from culpa.diagnose.runqueue import IDLE_TASK, Occupant, Throttled, longest, moments_of, occupants, queued, throttled
+from culpa.diagnose.runqueue import (
+    IDLE_TASK,
+    Occupant,
+    Throttled,
+    behind,
+    charged,
+    longest,
+    moments_of,
+    occupants,
+    queued,
+    throttled,
+)
 from culpa.diagnose.verdict import Evidence, Fix, On
 from culpa.units import format_count
 
@@ -37,35 +49,45 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
     its turn.
 
     Where its own threads had them it is a note, unless a command, or a URL slower than `--slower-than`, is what was
-    asked about.
+    asked about. So it is where one request alone had to wait, for less than 100 ms: any host does that now and then.
 
     How sure: the wait is measured from the wake-up, or from the moment another thread took the CPU, to the moment it
-    ran again. Who is named ran last on the CPU that it then got. Where the CPUs idled meanwhile, or a quota stopped
-    it, this rule is silent.
+    ran again. Who is named ran last on the CPU that it then got. Waits behind culpa itself are left out. Where the
+    CPUs idled meanwhile, or a quota stopped it, this rule is silent.
 
     What to do: lower the priority of the named process or move it elsewhere; give this one CPUs of its own.
     """
     quota = throttled(picture)
     _, rest = longest(queued(picture), quota.ns if quota else 0)
-    moments = moments_of(rest)
-    had = occupants(picture, rest)
-    others = [occupant for occupant in had if occupant.pid != IDLE_TASK]
-    busy_ns = sum(occupant.ns for occupant in others)
-    if picture.share(moments.ns) < MIN_SHARE or busy_ns < MOST * sum(occupant.ns for occupant in had) or not others:
+    pids = charged(picture, rest)
+    had = occupants(rest, pids)
+    busy = [occupant for occupant in had if occupant.pid != IDLE_TASK]
+    if sum(occupant.ns for occupant in busy) < MOST * sum(occupant.ns for occupant in had):
         return
-    first = others[0]
-    own = first.pid in picture.capture.manifest.target.pids
-    yield Finding(
+    target = picture.capture.manifest.target.pids
+    for own in (False, True):
+        these = [occupant for occupant in busy if (occupant.pid in target) == own]
+        moments = behind(rest, pids, these)
+        if these and picture.share(moments.ns) >= MIN_SHARE:
+            yield _behind(picture, these, moments, own=own)
+
+
+def _behind(picture: Picture, these: list[Occupant], moments: Moments, *, own: bool) -> Finding:
+    """The finding about waits behind these, the largest of them first."""
+    first = these[0]
+    is_most = first.ns >= MOST * sum(occupant.ns for occupant in these)
+    return Finding(
         moments=moments,
         nearness=Nearness.CODE if own else Nearness.NEIGHBOUR,
         pid=first.pid,
         tid=None,
         on=None,
-        evidence=tuple(_who_ran(picture, others, moments.ns)),
-        confidence=0.85 if first.ns >= MOST * moments.ns else 0.7,
+        evidence=tuple(_who_ran(picture, these, moments.ns)),
+        confidence=0.85 if is_most else 0.7,
         fixes=() if own else (_renice(first.pid),),
         only_note=own and not picture.is_slow,
-        title=_title(picture, first, own=own) if first.ns >= MOST * busy_ns else None,
+        by_chance=True,
+        title=_title(picture, first, own=own) if is_most else None,
     )
 
 

@@ -67,7 +67,7 @@ NOINLINE int describe_beside(struct thread_state *thread, struct file *file, u32
 	mode = thread->mode;
 	identify_file(thread, file, 0);
 	if ((thread->mode & S_IFMT) == S_IFSOCK)
-		describe_socket(thread, file);
+		describe_socket(thread, file, 0);
 	else
 		describe(thread, file, (void *)current_task(), fd);
 	thread->ino = ino;

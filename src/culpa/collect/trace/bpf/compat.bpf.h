@@ -206,7 +206,7 @@ struct io_kiocb { struct file *file; u8 opcode; u32 flags; struct io_ring_ctx *c
 /* In place of `cqe` in 5.10. */
 struct io_kiocb___before { u64 user_data; };
 
-struct pt_regs___x86 { u64 r10, dx, si, di, orig_ax; };
+struct pt_regs___x86 { u64 r10, r8, dx, si, di, orig_ax; };
 struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
 
 #pragma clang attribute pop
@@ -351,6 +351,15 @@ INLINE u64 call_argument_3(void *regs)
 		return LOAD((struct pt_regs___x86 *)regs, r10);
 	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0))
 		return LOAD((struct pt_regs___arm64 *)regs, regs[3]);
+	return 0;
+}
+
+INLINE u64 call_argument_4(void *regs)
+{
+	if (FIELD_EXISTS(struct pt_regs___x86, r8))
+		return LOAD((struct pt_regs___x86 *)regs, r8);
+	if (FIELD_EXISTS(struct pt_regs___arm64, orig_x0))
+		return LOAD((struct pt_regs___arm64 *)regs, regs[4]);
 	return 0;
 }
 

@@ -49,6 +49,8 @@ enum call_bits {
 	CALL_SLEEPS = 1 << 10,  /* ended by a timer, never by a thread */
 	CALL_SUBMITS = 1 << 11, /* hands over iocbs: io_submit */
 	CALL_TAKES = 1 << 12,   /* takes their events: io_getevents */
+	CALL_MANY = 1 << 13,    /* second argument: mmsghdrs; returns how many were sent */
+	CALL_TO = 1 << 14,      /* fifth argument: where to, or null */
 };
 
 /* trace_counters.paused: nothing is seen any more; or sums are kept in place of records. */

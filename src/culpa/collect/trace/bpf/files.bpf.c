@@ -17,6 +17,7 @@ struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } sockets_ring SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 22); } files_ring SEC(".maps");
 
 #define PATH_STEPS 48
+#define NAME_SERVER_PORT 53
 #define NAME_BYTES 256
 
 INLINE struct file *file_of(struct task_struct *task, u32 fd, const int direct)
@@ -172,7 +173,30 @@ INLINE void inet_ends(struct socket_event *event, struct sock *sk)
 	}
 }
 
-NOINLINE int report_socket(struct thread_state *thread, struct file *file)
+struct user_address {
+	u16 family;
+	u16 port;
+	u32 v4; /* of IPv6 the flow */
+	u8 v6[16];
+};
+
+/* The peer of a socket that has none of its own, where it asks a name server: one of its datagrams says where to. */
+INLINE void asked_server(struct socket_event *event, u64 to)
+{
+	struct user_address address = {};
+
+	if (event->peer_port || !to || read_user(&address, event->family == 2 ? 8 : sizeof(address), (void *)to))
+		return;
+	if (address.port != __builtin_bswap16(NAME_SERVER_PORT) || address.family != event->family)
+		return;
+	event->peer_port = NAME_SERVER_PORT;
+	if (event->family == 2)
+		*(u32 *)event->peer_addr = address.v4;
+	else
+		__builtin_memcpy(event->peer_addr, address.v6, sizeof(address.v6));
+}
+
+NOINLINE int report_socket(struct thread_state *thread, struct file *file, u64 to)
 {
 	struct socket *socket = LOAD(file, private_data);
 	struct sock *sk = LOAD(socket, sk);
@@ -191,10 +215,12 @@ NOINLINE int report_socket(struct thread_state *thread, struct file *file)
 	event->family = LOAD(sk, __sk_common.skc_family);
 	event->state = LOAD(sk, __sk_common.skc_state);
 	event->type = LOAD(socket, type);
-	if (event->family == 1)
+	if (event->family == 1) {
 		unix_ends(event, sk);
-	else
+	} else {
 		inet_ends(event, sk);
+		asked_server(event, to);
+	}
 	SUBMIT(event);
 	return 0;
 }
@@ -218,13 +244,16 @@ INLINE void describe(struct thread_state *thread, struct file *file, struct task
 	report_file(thread->ino, thread->dev, (u64)file, tgid << 32 | (u32)LOAD(task, pid), mnt_ns << 32 | fd);
 }
 
-/* A socket is told by its remote port as well: it may have been met before it was connected. */
-INLINE void describe_socket(struct thread_state *thread, struct file *file)
+/*
+ * A socket is told by its remote port as well: it may have been met before it was connected. `to`: the address that a
+ * message was sent to, in user memory, or 0.
+ */
+INLINE void describe_socket(struct thread_state *thread, struct file *file, u64 to)
 {
 	struct sock *sk = LOAD((struct socket *)LOAD(file, private_data), sk);
 
 	if (is_new(thread, (u64)sk ^ LOAD(sk, __sk_common.skc_dport) ^ (u64)LOAD(sk, __sk_common.skc_state) << 32))
-		report_socket(thread, file);
+		report_socket(thread, file, to);
 }
 
 /*

@@ -11,6 +11,8 @@ struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 24); } messages_ring SEC(".maps");
 struct user_iovec { u64 base; u64 bytes; };
 struct user_msghdr { u64 name; u64 name_bytes; u64 iov; u64 iov_count; };
 
+struct user_mmsghdr { struct user_msghdr header; u64 rest[3]; u32 bytes; u32 pad; };
+
 #define SECOND_BYTES (PAYLOAD_BYTES / 2)
 #define MSG_PEEK 2
 
@@ -80,6 +82,17 @@ NOINLINE int report_message(struct thread_state *thread, u32 kind, s64 bytes, u3
 	return 0;
 }
 
+/* What the first two messages of a sendmmsg moved; a resolver asks for two kinds of address at once. */
+INLINE s64 bytes_of_many(u64 from, s64 count)
+{
+	u32 first = 0, second = 0;
+
+	read_user(&first, sizeof(first), &((struct user_mmsghdr *)from)->bytes);
+	if (count > 1)
+		read_user(&second, sizeof(second), &((struct user_mmsghdr *)from + 1)->bytes);
+	return (s64)first + second;
+}
+
 /* Bytes that are only looked at will be read again. recvfrom has its flags in the fourth argument, recvmsg in the third. */
 INLINE int is_peek(struct thread_state *thread, void *regs, u32 kind)
 {
@@ -104,12 +117,12 @@ INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind,
 	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
 		return 0;
 	if (!(kind & (CALL_IN | CALL_OUT)) || !is_known(thread->ino, ret > 0))
-		describe_socket(thread, file);
+		describe_socket(thread, file, kind & CALL_TO ? call_argument_4(regs) : 0);
 	if (ret <= 0 || !(kind & (CALL_IN | CALL_OUT)) || ((kind & CALL_IN) && is_peek(thread, regs, kind)))
 		return 0;
 	if ((kind & CALL_BUFFER) && ret <= SHORT_BYTES)
 		return ret;
-	report_message(thread, kind, ret, pid_tgid, now);
+	report_message(thread, kind, kind & CALL_MANY ? bytes_of_many(thread->arg[1], ret) : ret, pid_tgid, now);
 	return 0;
 }
 
