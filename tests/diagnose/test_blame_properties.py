@@ -24,8 +24,8 @@ often = settings(max_examples=25, deadline=None, derandomize=True)
 
 PLAIN = Nature()
 EVERYTHING = Nature(
-    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, beside=True,
-    memory=True,
+    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, shared=True,
+    beside=True, memory=True,
 )  # fmt: skip
 SEEN = {
     "plain": PLAIN,
@@ -38,6 +38,7 @@ SEEN = {
     "requests done beside": Nature(beside=True),
     "short of memory": Nature(memory=True),
     "beside, memory, locks and bystanders": Nature(beside=True, memory=True, locks=True, bystanders=True, inside=True),
+    "beside, memory and locks of the kernel": Nature(beside=True, memory=True, shared=True, bystanders=True),
 }
 """Worlds of which the tracer sees everything."""
 HIDDEN = {

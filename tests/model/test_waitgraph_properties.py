@@ -20,6 +20,7 @@ NATURES = {
     "locks of the kernel": Nature(shared=True, bystanders=True),
     "part hidden": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
     "beside and memory": Nature(locks=True, bystanders=True, inside=True, beside=True, memory=True),
+    "beside, memory and locks of the kernel": Nature(shared=True, bystanders=True, beside=True, memory=True),
     "memory, part hidden": Nature(
         locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, memory=True
     ),
@@ -107,9 +108,10 @@ def test_a_question_is_queued_until_it_is_read_and_then_the_peer_works_on_it(see
         NATURES["all seen"],
         Nature(locks=True, middle=True, late=True, bystanders=True, inside=True),
         NATURES["beside and memory"],
+        NATURES["beside, memory and locks of the kernel"],
         Nature(locks=True, middle=True, late=True, bystanders=True, inside=True, memory=True),
     ],
-    ids=["all seen", "part hidden", "beside and memory", "memory, part hidden"],
+    ids=["all seen", "part hidden", "beside and memory", "and locks of the kernel", "memory, part hidden"],
 )
 @often
 @given(seed=SEEDS)
@@ -129,7 +131,7 @@ def test_sleep_and_idleness_are_what_they_are_called(nature: Nature, seed: int):
         )
 
 
-@pytest.mark.parametrize("world", ["all seen", "beside and memory"])
+@pytest.mark.parametrize("world", ["all seen", "beside and memory", "beside, memory and locks of the kernel"])
 @often
 @given(seed=SEEDS)
 def test_a_device_wait_is_split_into_queue_and_service_as_the_device_did(world: str, seed: int):
