@@ -16,7 +16,10 @@ from culpa.report.terminal import render
 from culpa.sim import emit, engine
 from culpa.sim.random_programs import Nature, random_program
 
-NASTY = Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True)
+NASTY = Nature(
+    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, beside=True,
+    memory=True,
+)  # fmt: skip
 SEEDS = range(12)
 
 

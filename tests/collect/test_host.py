@@ -114,6 +114,30 @@ def busy_ticks() -> int:
     return int(user) + int(nice) + int(system)
 
 
+@pytest.mark.parametrize(("at_first", "told"), [(150, [250, 2250]), (900, [2250])])
+def test_who_grew_is_told_where_memory_may_run_short(tmp_path: Path, at_first: int, told: list[int]) -> None:
+    """What the largest held when the window began, although it was small then; not where there was plenty."""
+    page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
+    for pid in (10, 11):
+        (tmp_path / str(pid)).mkdir()
+
+    def host_has(available: int, pages: int) -> None:
+        (tmp_path / "meminfo").write_text(f"MemTotal: 1000 kB\nMemAvailable: {available} kB\n")
+        for pid in (10, 11):
+            kb = pages * page_kb
+            (tmp_path / str(pid) / "statm").write_text(f"9 {pages} 0 0 0 0 0\n")
+            (tmp_path / str(pid) / "status").write_text(f"VmRSS:\t{kb} kB\nVmSwap:\t0 kB\n")
+
+    counters = HostCounters([10], proc_root=tmp_path, sys_root=tmp_path)
+    host_has(at_first, pages=250)
+    counters.start()
+    host_has(50, pages=2250)
+    rows = counters.stop().filter(pl.col("field") == "VmRSS").sort("ts_ns", "value")
+    for pid in ("10", "11"):
+        assert [pages * page_kb for pages in told] == rows.filter(object=pid)["value"].to_list()
+    assert {10, 11} == counters.users
+
+
 def test_living_host() -> None:
     """The counters rise with the work done here, and memory is what sysconf says."""
     counters = HostCounters([os.getpid()])

@@ -19,12 +19,23 @@ from culpa.sim.program import Program
 from culpa.sim.random_programs import Nature, random_program
 from culpa.sim.truth import Leaf
 
+_IN_TREE = {"swap": "fault", "host": "reclaim", "group": "reclaim", "compaction": "reclaim", "high": "reclaim"}
+"""The kind of node that each thing a thread does for memory has."""
+_ROOMS = {
+    "swap-in": "swap",
+    "memory reclaim": "host",
+    "reclaim at the limit of its control group": "group",
+    "memory compaction": "compaction",
+    "a pause above memory.high of its control group": "high",
+}
+"""What the tree calls them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """[start_ns, end_ns) of a root thread's time as culpa charged it; `chain` begins with the root's thread.
 
-    `behind` is whose request the device served meanwhile.
+    `behind` is whose other request the device served meanwhile, `room` what the thread at the end did for memory.
     """
 
     start_ns: int
@@ -32,6 +43,7 @@ class Charge:
     kind: str
     chain: tuple[int, ...]
     behind: int | None
+    room: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +75,16 @@ class Difference:
 
 
 def stops_early(charge: Charge, leaf: Leaf) -> bool:
-    """culpa followed the true chain up to a point and says that it does not know more from there."""
+    """culpa followed the true chain up to a point and says that it does not know more from there.
+
+    That a device is waited for within a page fault, or while room is made, is told by the request that ended the wait.
+    """
+    if charge.room != leaf.room and charge.kind != "unexplained" and charge.chain == leaf.chain:
+        return False
     if (charge.kind, charge.chain, charge.behind) == (leaf.kind, leaf.chain, None):
         return True
+    if leaf.room is not None and (charge.kind, charge.chain) == (_IN_TREE[leaf.room], leaf.chain):
+        return leaf.kind == "device"
     on_the_way = leaf.chain[: len(charge.chain)] == charge.chain
     # The edge that leads on from there, and the one that led there: the holder of a lock may be known by name alone.
     onward = leaf.edges[len(charge.chain) - 1] if len(charge.chain) <= len(leaf.edges) else None
@@ -106,9 +125,10 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
         if shared.nodes[node].who == blame.NO_ONE and shared.nodes[node].parent == blame.ROOT:
             continue  # no thread's time: the way of an answer, or a request that nobody took
         chain = [thread_of[int(rows.item[row])]]
-        behind = None
+        behind = room = None
         for step in shared.path(node)[1:]:
             on = shared.nodes[step].on
+            room = _ROOMS.get(on.stage or "", room) if on is not None else room
             if on is not None and on.other is not None:
                 behind = shared.nodes[step].who if on.other != OLDER else None
             elif shared.nodes[step].who != chain[-1]:
@@ -118,7 +138,8 @@ def _charges(shared: blame.Blame, thread_of: dict[int, int]) -> Iterator[Charge]
             end_ns=int(rows.end_ns[row]),
             kind=shared.nodes[node].kind.name.lower(),
             chain=tuple(chain),
-            behind=behind,
+            behind=behind if behind != chain[-1] else None,
+            room=room,
         )
 
 
@@ -157,8 +178,8 @@ def _compare(charges: list[Charge], leaves: list[Leaf]) -> Iterator[Difference]:
             yield Difference(start_ns=start, end_ns=end, charge=charge, leaf=leaf)
 
 
-def _said(item: Charge | Leaf) -> tuple[str, tuple[int, ...], int | None]:
-    return item.kind, item.chain, item.behind
+def _said(item: Charge | Leaf) -> tuple[str, tuple[int, ...], int | None, str | None]:
+    return item.kind, item.chain, item.behind, item.room
 
 
 class _Walk:

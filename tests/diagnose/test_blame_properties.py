@@ -23,6 +23,10 @@ SIZES = st.integers(1, 4)
 often = settings(max_examples=25, deadline=None, derandomize=True)
 
 PLAIN = Nature()
+EVERYTHING = Nature(
+    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, shared=True,
+    beside=True, memory=True,
+)  # fmt: skip
 SEEN = {
     "plain": PLAIN,
     "bystanders as wakers": Nature(bystanders=True),
@@ -31,6 +35,10 @@ SEEN = {
     "locks of the kernel": Nature(shared=True, bystanders=True),
     "requests and answers in two writes": Nature(split=True),
     "pipelined requests": Nature(pipelined=True),
+    "requests done beside": Nature(beside=True),
+    "short of memory": Nature(memory=True),
+    "beside, memory, locks and bystanders": Nature(beside=True, memory=True, locks=True, bystanders=True, inside=True),
+    "beside, memory and locks of the kernel": Nature(beside=True, memory=True, shared=True, bystanders=True),
 }
 """Worlds of which the tracer sees everything."""
 HIDDEN = {
@@ -38,6 +46,7 @@ HIDDEN = {
     "window in the middle": Nature(middle=True),
     "locks of the kernel, part hidden": Nature(shared=True, middle=True, late=True, bystanders=True),
     "all at once": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
+    "all of it": EVERYTHING,
 }
 """Worlds of which it misses a part."""
 

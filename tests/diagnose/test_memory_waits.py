@@ -6,90 +6,34 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from memory_scene import (
+    AT_LIMIT,
+    GROUP,
+    HOG,
+    IN_PIECES,
+    PAUSED,
+    SHORT,
+    STACKS,
+    SWAP_DEV,
+    SWAPPED,
+    WAIT_NS,
+    WAITS,
+    Files,
+    limited,
+    named,
+    nodes,
+    only,
+    waited,
+)
 from scene import APP, MS, REDIS, US, Scene
 
 from culpa.capture import schema
-from culpa.capture.bundle import Capture
 from culpa.capture.redact import redact
 from culpa.diagnose.judge import judge
 from culpa.diagnose.picture import draw
 from culpa.diagnose.rule import Fired
 from culpa.diagnose.rules.redis_swap import swapped
-from culpa.diagnose.verdict import Cause, Node, Verdict
 from culpa.model import requests
-
-SWAP_DEV, HOG = 5, 90_000
-SWAPPED, AT_LIMIT, SHORT, PAUSED = 11, 12, 13, 14
-WAIT_NS, WAITS = 20 * MS, 10
-GROUP = "/sys/fs/cgroup/memory/box"
-WRITE = 1
-STACKS = {
-    SWAPPED: ["io_schedule", "folio_wait_bit_common", "do_swap_page", "handle_mm_fault", "exc_page_fault"],
-    AT_LIMIT: [
-        "io_schedule", "folio_wait_writeback", "shrink_folio_list", "do_try_to_free_pages",
-        "try_to_free_mem_cgroup_pages", "do_anonymous_page", "handle_mm_fault",
-    ],
-    SHORT: ["io_schedule", "folio_wait_writeback", "shrink_folio_list", "do_try_to_free_pages", "try_to_free_pages"],
-    PAUSED: ["schedule_timeout", "reclaim_throttle", "shrink_node", "do_try_to_free_pages", "try_to_free_pages"],
-}  # fmt: skip
-
-
-def waited(stack: int, *, within_write: bool = False, limit: dict[str, float] | None = None) -> Capture:
-    """A request with ten waits of 20 ms, each ended by a request of the thread itself to the swap device.
-
-    Args:
-        stack: of each wait.
-        within_write: whether each happens in a write call on a file.
-        limit: what the control group's files say at the begin and, of counters, how much more at the end.
-    """
-    scene = Scene()
-    begun = scene.now
-    scene.now += 2 * MS
-    scene.request_arrives()
-    for _ in range(WAITS):
-        start, wake = scene.now, scene.now + WAIT_NS
-        if stack != PAUSED:
-            scene.add(schema.BLOCKS, queued_ns=start + US, issue_ns=start + 2 * US, complete_ns=wake - 10 * US,
-                      dev=SWAP_DEV, sector=start, bytes=4096, op="read" if stack == SWAPPED else "write", sync=True,
-                      tid=APP, pid=APP)  # fmt: skip
-        if within_write:
-            scene.call(APP, WRITE, start, wake + 2 * US, ino=7, kind="reg", dev=SWAP_DEV)
-        scene.sleep(APP, start + US, wake, wake + US, state=2, stack=stack)
-        scene.now = wake + 3 * US
-    scene.answer()
-    for number, frames in STACKS.items():
-        scene.add(schema.STACKS, stack_id=number, frames=frames)
-    for field, value in (limit or {}).items():
-        for ts_ns, read in ((begun, 0.0 if field == "memory.failcnt" else value), (scene.now, value)):
-            scene.add(schema.COUNTERS, ts_ns=ts_ns, source=f"{GROUP}/{field}", object=GROUP, field=field, value=read)
-    scene.add(schema.PROCESSES, pid=HOG, comm="hog", role="neighbour")
-    for pid, field, value in ((HOG, "VmRSS", 9e6), (APP, "VmRSS", 1e3), (APP, "VmSwap", 2e3)):
-        scene.add(schema.COUNTERS, ts_ns=scene.now, source=f"/proc/{pid}/status", object=str(pid), field=field,
-                  value=value)  # fmt: skip
-    return scene.capture()
-
-
-def limited(*, hits: float, used: float) -> dict[str, float]:
-    """A limit of 1 GB, so often reached in the window, and what was used."""
-    return {"memory.limit_in_bytes": 1e9, "memory.usage_in_bytes": used, "memory.failcnt": hits}
-
-
-def named(verdict: Verdict) -> list[str]:
-    """The heads."""
-    return [cause.id for cause in verdict.causes if cause.level != "note"]
-
-
-def only(verdict: Verdict, name: str) -> Cause:
-    """That cause, head or because."""
-    every = [one for head in verdict.causes for one in (head, *head.because)]
-    (found,) = [one for one in every if one.id == name]
-    return found
-
-
-def nodes(node: Node, kind: str) -> list[Node]:
-    """Every node of a kind."""
-    own = [node] if node.kind == kind else []
-    return own + [deeper for child in node.children for deeper in nodes(child, kind)]
 
 
 def test_waits_for_pages_in_swap_name_who_waits_the_device_and_who_holds_the_memory() -> None:
@@ -158,6 +102,21 @@ class Swapping(Scene):
                  dev=SWAP_DEV, sector=at, bytes=4096, op="read", sync=True, tid=REDIS, pid=REDIS)  # fmt: skip
         self.sleep(REDIS, at + US, at + length - 2 * US, at + length - US, state=2, stack=SWAPPED)
         return at + length
+
+
+@pytest.mark.parametrize(("stack", "acquitted"), [(SHORT, False), (IN_PIECES, False), (SWAPPED, True)])
+def test_memory_is_not_acquitted_where_room_was_made_for_the_host(stack: int, acquitted: bool) -> None:
+    """With half of it available there was none in one piece, or none in that zone."""
+    half: Files = {("/proc/meminfo", "MemAvailable"): (5e6, 5e6), ("/proc/meminfo", "MemTotal"): (1e7, 1e7)}
+    verdict = judge(waited(stack, host=half))
+    assert acquitted is any(one.resource == "memory" for one in verdict.ruled_out)
+
+
+def test_who_holds_the_memory_is_told_with_how_much_of_it_is_new() -> None:
+    """9e6 kB, of which 8e6 kB since the window began."""
+    cause = only(judge(waited(SWAPPED, host={(f"/proc/{HOG}/status", "VmRSS"): (1e6, 9e6)})), "mem.swap")
+    told = {one.fact: one.value for one in cause.evidence}
+    assert 9_216_000_000 == told[f"hog[{HOG}] holds memory, 8.19 GB of it since the window began"]
 
 
 def test_a_redis_in_swap_is_named_as_such() -> None:

@@ -22,7 +22,8 @@ from culpa.sim.random_programs import Nature, random_program
 SEEDS = st.integers(0, 2**32)
 SEEN = Nature(locks=True, bystanders=True, inside=True)
 HIDDEN = Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True)
-natures = pytest.mark.parametrize("nature", [SEEN, HIDDEN], ids=["all seen", "part hidden"])
+ALL = replace(HIDDEN, beside=True, memory=True, shared=True)
+natures = pytest.mark.parametrize("nature", [SEEN, HIDDEN, ALL], ids=["all seen", "part hidden", "all of it"])
 often = settings(max_examples=60, deadline=None, derandomize=True)
 
 

@@ -19,6 +19,11 @@ NATURES = {
     "all seen": Nature(locks=True, bystanders=True, inside=True),
     "locks of the kernel": Nature(shared=True, bystanders=True),
     "part hidden": Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True),
+    "beside and memory": Nature(locks=True, bystanders=True, inside=True, beside=True, memory=True),
+    "beside, memory and locks of the kernel": Nature(shared=True, bystanders=True, beside=True, memory=True),
+    "memory, part hidden": Nature(
+        locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, memory=True
+    ),
 }
 natures = pytest.mark.parametrize("nature", list(NATURES.values()), ids=list(NATURES))
 
@@ -99,15 +104,22 @@ def test_a_question_is_queued_until_it_is_read_and_then_the_peer_works_on_it(see
 
 @pytest.mark.parametrize(
     "nature",
-    [NATURES["all seen"], Nature(locks=True, middle=True, late=True, bystanders=True, inside=True)],
-    ids=["all seen", "part hidden"],
+    [
+        NATURES["all seen"],
+        Nature(locks=True, middle=True, late=True, bystanders=True, inside=True),
+        NATURES["beside and memory"],
+        NATURES["beside, memory and locks of the kernel"],
+        Nature(locks=True, middle=True, late=True, bystanders=True, inside=True, memory=True),
+    ],
+    ids=["all seen", "part hidden", "beside and memory", "and locks of the kernel", "memory, part hidden"],
 )
 @often
 @given(seed=SEEDS)
 def test_sleep_and_idleness_are_what_they_are_called(nature: Nature, seed: int):
     """A piece called sleep or idle truly is one, for every watched thread.
 
-    Nobody can know that one more answer is due of several that were asked for before the window, so without those.
+    Nobody can know that one more answer is due of several that were asked for before the window, so without those; nor
+    what a thread awaits beside it where it was not seen to give that to the kernel.
     """
     program, log, _, pieces = _simulate(seed, nature)
     named = pieces.filter(pl.col("kind").is_in(["sleep", "idle"]))
@@ -119,11 +131,12 @@ def test_sleep_and_idleness_are_what_they_are_called(nature: Nature, seed: int):
         )
 
 
+@pytest.mark.parametrize("world", ["all seen", "beside and memory", "beside, memory and locks of the kernel"])
 @often
 @given(seed=SEEDS)
-def test_a_device_wait_is_split_into_queue_and_service_as_the_device_did(seed: int):
+def test_a_device_wait_is_split_into_queue_and_service_as_the_device_did(world: str, seed: int):
     """On the device's own times: before the request was issued it queued, from then on it was served."""
-    program, log, _, pieces = _simulate(seed, NATURES["all seen"])
+    program, log, _, pieces = _simulate(seed, NATURES[world])
     blocks = {(b.tid, b.issue_ns) for b in log.blocks}
     waits = pieces.filter((pl.col("via") == "device") | (pl.col("kind") == "device"))
     for tid, start, end in waits.select("tid", "start_ns", "end_ns").iter_rows():

@@ -14,7 +14,10 @@ from culpa.sim.log import Log
 from culpa.sim.program import Program
 from culpa.sim.random_programs import Nature, random_program
 
-NASTY = Nature(locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True)
+NASTY = Nature(
+    locks=True, split=True, pipelined=True, middle=True, late=True, bystanders=True, inside=True, beside=True,
+    memory=True,
+)  # fmt: skip
 SEEDS = st.integers(0, 2**32)
 runs = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -118,20 +121,24 @@ def test_a_sync_ends_after_a_commit_that_began_after_it_was_asked_for(seed: int)
 
 def test_random_programs_reach_everything_that_they_are_for():
     """Three hundred of them contain every kind of leaf and every edge, and chains of four threads."""
-    kinds, edges, longest = set(), set(), 0
+    kinds, edges, rooms, longest = set(), set(), set(), 0
     for seed in range(300):
         program, log = _run(seed, NASTY if seed % 3 == 0 else Nature())
         for root in truth.roots(program, log):
             for leaf in truth.explain(program, log, root.tid, root.start_ns, root.end_ns):
                 kinds.add(leaf.kind)
+                rooms.add(leaf.room)
                 edges.update(leaf.edges)
                 longest = max(longest, len(leaf.chain))
-    assert {"running", "runnable", "device", "sleep", "remote", "idle", "queued"} == kinds
+    assert {"running", "runnable", "device", "sleep", "remote", "idle", "queued", "reclaim"} == kinds
+    assert {None, "swap", "host", "group", "compaction", "high"} == rooms
     assert {"peer", "queued", "journal", "lock", "job"} == edges
     assert longest >= 4
 
 
-@pytest.mark.parametrize("flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside", "shared"])
+@pytest.mark.parametrize(
+    "flag", ["locks", "split", "pipelined", "middle", "late", "bystanders", "inside", "shared", "beside", "memory"]
+)
 def test_every_nature_makes_a_difference(flag: str):
     """Of twenty programs with the flag at least one is not the one without it."""
     assert any(random_program(s, nature=Nature(**{flag: True})) != random_program(s) for s in range(20))

@@ -40,6 +40,8 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.()\-]{1,64}")
 _VERB: Final = re.compile(r"[A-Z][A-Z.]{0,20}")
 _CPU: Final = re.compile(r"cpu[0-9]*")
 
+_MADE_BY_KERNEL: Final = r"^iou-(wrk|sqp)-\d+$"
+"""Threads of io_uring, which the kernel makes in the process that uses it; their names say what they are."""
 _PUBLIC_COLUMNS: Final = frozenset(
     {
         "file_type", "direction", "protocol", "kind", "family", "op", "interface", "role", "fs_type", "frames", "state",
@@ -109,7 +111,8 @@ class _Hashes:
             return values
         hashed = self.values(values, self._by_column.get(full_name, self.words), column.dtype)
         if full_name == "tasks.comm" and "kernel" in frame.columns:
-            return values.zip_with(frame.get_column("kernel").fill_null(False), hashed)
+            made = frame.get_column("kernel").fill_null(False) | values.str.contains(_MADE_BY_KERNEL).fill_null(False)
+            return values.zip_with(made, hashed)
         if full_name == "processes.comm" and "role" in frame.columns:
             return values.zip_with((frame.get_column("role") == "kernel").fill_null(False), hashed)
         return hashed

@@ -17,7 +17,7 @@ import polars as pl
 from culpa.capture.manifest import Host
 from culpa.capture.schema import COUNTERS
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
-from culpa.collect.memoryusers import memory_users
+from culpa.collect.memoryusers import held_by_all, memory_users
 from culpa.collect.procfs import PROC, namespace_inode, own_pid, read_text
 from culpa.collect.room import room_left
 from culpa.units import NS_PER_SECOND, printable
@@ -31,6 +31,8 @@ NO_LIMIT_V1 = 1 << 60
 
 LITTLE_MEMORY = 0.1
 """Of the host's memory, available."""
+SOON_LITTLE = 2 * LITTLE_MEMORY
+"""With no more than that it may run short while one watches, and who grows is told by what each held at first."""
 
 _CPU_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
 _DISK_FIELDS = (
@@ -210,6 +212,7 @@ class HostCounters:
         self._namespaces: dict[int, int] = {}
         self._rows: list[tuple[int, Counter]] = []
         self._next_ns = 0
+        self._held_kb: dict[int, float] = {}
         self.users: frozenset[int] = frozenset()
         """Processes whose memory was looked at."""
 
@@ -223,6 +226,8 @@ class HostCounters:
             if inode is not None and inode != own and len(self._namespaces) < MAX_NAMESPACES:
                 self._namespaces.setdefault(inode, pid)
         self._read(settings=True)
+        if self._memory_is_short(SOON_LITTLE):
+            self._held_kb = held_by_all(self._root)
 
     def poll(self) -> None:
         """Read again, if a second has passed."""
@@ -262,19 +267,22 @@ class HostCounters:
             self._rows += [(now, counter) for counter in self._room()]
 
     def _read_users(self) -> None:
-        """Who holds the memory by now, where there is reason to ask."""
-        found = memory_users(self._pids, is_short=self._memory_is_short(), proc_root=self._root)
+        """Who holds the memory by now, where there is reason to ask, and how much of it they held at first."""
+        found = memory_users(self._pids, is_short=self._memory_is_short(LITTLE_MEMORY), proc_root=self._root)
         self.users |= {user.pid for user in found}
-        now = self._rows[-1][0]
+        first, now = self._rows[0][0], self._rows[-1][0]
         for user in found:
-            for field, value in (("VmRSS", user.resident_kb), ("VmSwap", user.swapped_kb)):
+            told = [(now, "VmRSS", user.resident_kb), (now, "VmSwap", user.swapped_kb)]
+            if user.pid in self._held_kb:
+                told.append((first, "VmRSS", self._held_kb[user.pid]))
+            for ts_ns, field, value in told:
                 counter = Counter(source=f"/proc/{user.pid}/status", object=str(user.pid), field=field, value=value)
-                self._rows.append((now, counter))
+                self._rows.append((ts_ns, counter))
 
-    def _memory_is_short(self) -> bool:
-        """Whether something lies in swap, or little is left."""
+    def _memory_is_short(self, share: float) -> bool:
+        """Whether something lies in swap, or less than that share of the memory is available."""
         kb = {counter.field: counter.value for counter in parse_meminfo(self._text("meminfo"))}
-        little = kb.get("MemAvailable", 0.0) < LITTLE_MEMORY * kb.get("MemTotal", 0.0)
+        little = kb.get("MemAvailable", 0.0) < share * kb.get("MemTotal", 0.0)
         return little or kb.get("SwapFree", 0.0) < kb.get("SwapTotal", 0.0)
 
     def _counters(self) -> Iterator[Counter]:

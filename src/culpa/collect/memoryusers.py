@@ -39,9 +39,15 @@ def memory_users(pids: Collection[int], *, is_short: bool, proc_root: Path = PRO
     """
     wanted = set(sorted(pids)[:MAX_TARGETS])
     if is_short:
-        sizes = {pid: resident_pages(proc_root, pid) for pid in numbers_in(proc_root)[:MAX_PROCESSES]}
+        sizes = held_by_all(proc_root)
         wanted |= set(sorted(sizes, key=lambda pid: (-sizes[pid], pid))[:LARGEST])
     return [user for pid in sorted(wanted) if (user := _user(proc_root, pid)) is not None]
+
+
+def held_by_all(proc_root: Path = PROC) -> dict[int, float]:
+    """The resident memory of each process (the first `MAX_PROCESSES` of them), kB."""
+    kb = os.sysconf("SC_PAGE_SIZE") / 1024
+    return {pid: kb * resident_pages(proc_root, pid) for pid in numbers_in(proc_root)[:MAX_PROCESSES]}
 
 
 def resident_pages(proc_root: Path, pid: int) -> int:

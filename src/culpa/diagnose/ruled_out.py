@@ -10,6 +10,7 @@ from culpa.capture import schema
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Evidence, RuledOut
 from culpa.model.kinds import Kind
+from culpa.model.stages import COMPACTION, RECLAIM
 
 IDLE_CPU = 0.20
 """A CPU that is idle this much of the window had room."""
@@ -97,17 +98,25 @@ def _run_queue(picture: Picture, _counters: Counters) -> Iterator[RuledOut]:
         )
 
 
-def _memory(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:
+def _memory(picture: Picture, counters: Counters) -> Iterator[RuledOut]:
     available, total = (
         counters.last("/proc/meminfo", "", "MemAvailable"),
         counters.last("/proc/meminfo", "", "MemTotal"),
     )
-    if available is not None and total and available / total >= FREE_MEMORY:
+    # With much of it left there may be none in one piece, or none where it is wanted.
+    if available is not None and total and available / total >= FREE_MEMORY and not _made_room(picture):
         yield RuledOut(
             resource="memory",
             verdict="enough",
             evidence=(_fact("available", available / total, "share", FREE_MEMORY, "/proc/meminfo"),),
         )
+
+
+def _made_room(picture: Picture) -> bool:
+    """Whether making room for the host was part of the root's time."""
+    on = {node: picture.blame.nodes[node].on for node in picture.nodes(Kind.RECLAIM)}
+    ns = sum(picture.blame.nodes[n].ns for n, thing in on.items() if thing and thing.stage in (RECLAIM, COMPACTION))
+    return picture.share(ns) >= SMALL_SHARE
 
 
 def _swap(_picture: Picture, counters: Counters) -> Iterator[RuledOut]:

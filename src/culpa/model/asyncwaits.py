@@ -64,14 +64,26 @@ class AsyncWaits:
         return by_ring.last_within(np.stack([self._timeline.pid[wakes.lane], ring], axis=1), begin, until)
 
     def _worker_lanes(self) -> Int64s:
-        """For each wait the worker of io_uring that ended it: it posted the completion, or had the waiter do that."""
-        ender = pick(integers(self._rows, "ender_tid"), self._ended, NONE)
+        """For each wait the worker of io_uring that ended it: it posted the completion, or had the waiter do that.
+
+        Others' workers are bystanders, whom the interrupt of a device hit.
+        """
+        ender, giver = (pick(integers(self._rows, name), self._ended, NONE) for name in ("ender_tid", "tid"))
+        giver = np.where(self._ended == NONE, self._own_tids(), giver)
         waker = self._timeline.waker[self._wakes.segment]
+        pairs, which = np.unique(np.stack([waker, giver], axis=1), axis=0, return_inverse=True)
+        held = np.array([self._objects.works_for(one, other) for one, other in pairs.tolist()], bool)
+        believed = np.append(held, False)[which.reshape(-1)]
         workers = list(self._objects.ring_workers)
-        tid = np.where(np.isin(ender, workers), ender, np.where(np.isin(waker, workers), waker, NONE))
+        tid = np.where(np.isin(ender, workers), ender, np.where(believed, waker, NONE))
         lanes: Int64s = self._timeline.axis.lane(tid).astype(np.int64)
         lanes[lanes == self._wakes.lane] = NO_THREAD
         return lanes
+
+    def _own_tids(self) -> Int64s:
+        """For each wait who waits."""
+        lane = self._wakes.lane
+        return self._timeline.axis.tids[lane] if len(lane) else lane
 
     def _taker_lanes(self) -> Int64s:
         """For each wait the thread that takes requests for the waiter and posts their completions (SQPOLL)."""
@@ -85,12 +97,15 @@ class AsyncWaits:
         begin, end = axis.time(wakes.start), axis.time(wakes.start) + (wakes.end - wakes.start)
         told = self._ended != NONE
         to_file = pick(self._rows["to_file"].cast(pl.Int64).to_numpy(), self._ended, 0) != 0
-        own = axis.tids[wakes.lane] if len(wakes.lane) else wakes.lane
+        own = self._own_tids()
         tid = np.where(told, pick(integers(self._rows, "tid"), self._ended, NONE), own)
         found = blocks.ended_by(tid, np.where(told, begin, np.maximum(begin, end - CLOSE_NS)), end)
         # One that a worker gave to the device, and did not wait for.
         workers = pick(integers(self._rows, "ender_tid"), self._ended, NONE)
         found = np.where(found == NONE, blocks.ended_by(workers, begin, end), found)
+        # A timer or a signal ended the wait, and when the thread ran at last the request was over as well.
+        late = np.flatnonzero(told & (found == NONE))
+        found[late] = blocks.in_flight(tid[late], end[late])
         found[(told & ~to_file) | (self._worker != NO_THREAD)] = NONE
         self._add_unfinished(found, blocks, own, end)
         return found
@@ -101,23 +116,21 @@ class AsyncWaits:
         lasts = calls.exit_ns(call) == FAR_NS
         cut_off = lasts | np.isin(calls.ret(call), (0, -ETIME))
         mine = np.flatnonzero((self._ended == NONE) & (found == NONE) & (self._worker == NO_THREAD) & cut_off)
-        given, never = (
-            self._rows["submit_ns"].fill_null(NONE).to_numpy(),
-            self._rows["complete_ns"].is_null().to_numpy(),
-        )
-        by_thread = Keyed(integers(self._rows, "tid")[:, None], given, never & (given >= 0), axis)
+        given, to_file = self._rows["submit_ns"].fill_null(NONE).to_numpy(), self._rows["to_file"].to_numpy()
+        by_thread = Keyed(integers(self._rows, "tid")[:, None], given, to_file & (given >= 0), axis)
         open_ = by_thread.last_within(own[mine][:, None], np.full(len(mine), axis.start_ns), end[mine])
+        open_[pick(self._rows["complete_ns"].fill_null(FAR_NS).to_numpy(), open_, NONE) <= end[mine]] = NONE
         found[mine] = blocks.in_flight(own[mine], end[mine])
         for row in mine[(found[mine] == NONE) & (open_ != NONE) & lasts[mine]].tolist():
-            self._worker[row] = self._blocked_worker(int(self._timeline.pid[self._wakes.lane[row]]))
-        told = (found[mine] != NONE) | (self._worker[mine] != NO_THREAD)
-        self._ended[mine[told]] = open_[told]
+            self._worker[row] = self._blocked_worker(int(own[row]))
+        self._ended[mine] = open_
 
-    def _blocked_worker(self, pid: int) -> int:
-        """The one worker of a process that waits uninterruptibly at the window's end; `NO_THREAD`: none or several."""
+    def _blocked_worker(self, tid: int) -> int:
+        """The one worker of a thread that waits uninterruptibly at the window's end; `NO_THREAD`: none or several."""
         timeline, axis = self._timeline, self._timeline.axis
-        lanes = axis.lane(np.array(sorted(self._objects.ring_workers), np.int64))
-        lanes = lanes[(lanes >= 0) & (timeline.pid[lanes] == pid)]
+        mine = [worker for worker in sorted(self._objects.ring_workers) if self._objects.works_for(worker, tid)]
+        lanes = axis.lane(np.array(mine, np.int64))
+        lanes = lanes[(lanes >= 0) & (timeline.pid[lanes] == timeline.pid[axis.lane(np.array([tid]))])]
         point = axis.place(lanes, np.full(len(lanes), axis.end_ns - 1))
         last = np.searchsorted(timeline.start, point, side="right") - 1
         state = timeline.state[last]

@@ -108,7 +108,8 @@ class BlockIndex:
 
         Returns:
             Rows (wait, request, begin, stop), sorted by wait and time: from `begin` to `stop` the device worked on that
-            other request, the next to complete of those it was given no later than the one waited for.
+            other request, the next to complete of those it was given no later than the one waited for. A wait that a
+            timer ended before its request was done ends in the midst of such a one.
         """
         until = np.minimum(self._axis.time(start) + (end - start), self.done[request])
         order = np.argsort(self.done, kind="stable")
@@ -119,7 +120,8 @@ class BlockIndex:
             mine, rows = np.flatnonzero(self.dev[request] == dev), order[self.dev[order] == dev]
             low = np.searchsorted(self.done[rows], self._axis.time(start[mine]), side="right")
             high = np.searchsorted(self.done[rows], until[mine], side="left")
-            nth, index = expand(low, high)
+            more = (until[mine] < self.done[request[mine]]).astype(np.int64)
+            nth, index = expand(low, np.minimum(high + more, len(rows)).astype(np.int64))
             keep = self.issue[rows[index]] <= self.issue[request[mine[nth]]]
             keep &= rows[index] != request[mine[nth]]
             found.append((mine[nth[keep]], rows[index[keep]]))
@@ -127,7 +129,8 @@ class BlockIndex:
         other: Int64s = np.concatenate([part[1] for part in found])
         order = np.lexsort((np.arange(len(wait)), self.done[other], wait))
         wait, other = wait[order], other[order]
-        stop: Int64s = start[wait] + (self.done[other] - self._axis.time(start[wait]))
+        over: Int64s = np.minimum(self.done[other], until[wait]).astype(np.int64)
+        stop: Int64s = start[wait] + (over - self._axis.time(start[wait]))
         first = np.append(True, wait[1:] != wait[:-1])[: len(wait)]
         begin: Int64s = np.where(first, start[wait], np.append(0, stop[:-1])[: len(wait)]).astype(np.int64)
         return wait, other, begin, stop

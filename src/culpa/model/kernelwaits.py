@@ -20,6 +20,7 @@ from culpa.model.stages import HELD_BUFFER, SWAP_IN, Stage
 from culpa.model.timeline import Timeline
 from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
+WITHOUT_DEVICE = Thing(stage="not at a device")
 _ENDED_BY_OTHERS = (Kind.JOURNAL, Kind.THROTTLE, Kind.RECLAIM)
 """Waits whose end is another's doing, even if a block request of the waiter completes at that moment."""
 
@@ -220,6 +221,18 @@ class KernelWaits:
         pieces.wrap(index[syncing], Kind.FSYNC, self._file_or_call(call[syncing]))
         io &= ~syncing
         pieces.wrap(index[io], Kind.IO, self._file_or_call(call[io]))
+        self._set_apart(np.flatnonzero(np.isin(pieces.kind, (Kind.FAULT, Kind.RECLAIM))))
+
+    def _set_apart(self, index: Int64s) -> None:
+        """Page faults and reclaim of which no device is known (pauses, waits that last) stand beside those of which it
+        is: what has parts holds no time of its own.
+        """
+        pieces = self._pieces
+        keys = np.stack([pieces.lane[index], pieces.kind[index], pieces.on[index]], axis=1)
+        _, number = np.unique(keys, axis=0, return_inverse=True)
+        number, plain = number.reshape(-1), pieces.via[index] == NONE
+        rest = index[plain & np.isin(number, number[~plain])]
+        pieces.via[rest], pieces.via_on[rest] = pieces.kind[rest], pieces.things.intern(WITHOUT_DEVICE)
 
     def _syncs(self, index: Int64s) -> Bools:
         """Waits within calls that, by the stack of one of their waits, sync what they write."""

@@ -17,6 +17,8 @@ from culpa.units import format_dev
 
 RING_WORKERS = ("iou-wrk-", "io_wqe_worker-")
 """Until 5.12 they were kernel threads (3bfe6106693b, "io-wq: fork worker threads from original task")."""
+MAX_COMM = 15
+"""What the kernel keeps of a thread's name (TASK_COMM_LEN, include/linux/sched.h)."""
 RING_TAKERS = ("iou-sqp-", "io_uring-sq")
 LOOPBACK = ("127.", "::1")
 NAME_SERVER_PORT = 53
@@ -102,6 +104,14 @@ class Objects:
     def ring_workers(self) -> frozenset[int]:
         """Those of `ring_threads` that do what would make its caller wait."""
         return frozenset(tid for tid, comm in self.comm.items() if comm.startswith(RING_WORKERS))
+
+    def works_for(self, worker: int, tid: int) -> bool:
+        """Whether a thread is a worker of io_uring that does what another one asks for: it is named after that one
+        (io_init_new_worker in io_uring/io-wq.c). The older ones, which are named after nobody, may work for anybody.
+        """
+        comm = self.comm.get(worker, "")
+        owned = comm.startswith(RING_WORKERS[0])
+        return worker in self.ring_workers and (not owned or comm == f"{RING_WORKERS[0]}{tid}"[:MAX_COMM])
 
     @cached_property
     def pid_of(self) -> dict[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from culpa.sim.beside import Rings
 from culpa.sim.kernel import (
     CLOCK_NANOSLEEP,
     CONNECT,
@@ -28,7 +29,25 @@ from culpa.sim.kernel import (
     Kernel,
 )
 from culpa.sim.log import Cause, Job, Request, Syscall
-from culpa.sim.program import Ask, Call, Compute, DirectRead, Help, Locked, Loop, Op, Serve, Shared, Sleep, Sync, Thread
+from culpa.sim.memory import Memory
+from culpa.sim.program import (
+    Ask,
+    Beside,
+    Call,
+    Compute,
+    DirectRead,
+    Help,
+    Locked,
+    Loop,
+    Op,
+    Serve,
+    Shared,
+    Sleep,
+    Sync,
+    Thread,
+    Touch,
+    Work,
+)
 from culpa.sim.scheduler import Pause, Run
 from culpa.sim.sockets import Chunk, End, Listener, Sockets
 from culpa.sim.storage import STACK_DATA, STACK_FLUSH, STACK_INODE, STACK_READ, Storage
@@ -44,6 +63,8 @@ class Actor:
     kernel: Kernel
     sockets: Sockets
     storage: Storage
+    rings: Rings
+    memory: Memory
     pid: int
     thread: Thread
     polled: list[End] = field(default_factory=list)
@@ -64,6 +85,8 @@ class Actor:
             yield from self._pause()
         elif isinstance(body, Help):
             yield from self._help(body)
+        elif isinstance(body, Work):
+            yield from self.rings.work(self.rings.workers[body.owner_tid], body.owner_tid)
         elif body.style == "epoll":
             yield from self._serve_by_epoll(body)
         else:
@@ -89,6 +112,12 @@ class Actor:
                     yield from self._shared(op)
                 case Ask():
                     yield from self._ask(op)
+                case Beside():
+                    given = yield from self.rings.submit(self.tid, op)
+                    yield from self.perform(op.meanwhile)
+                    yield from self.rings.until_done(self.tid, op, given)
+                case Touch():
+                    yield from self.memory.touch(self.tid, op)
                 case _:
                     assert_never(op)
 

@@ -21,6 +21,7 @@ NETNS = 4_026_531_840
 HERE, HOST_ADDR, FAR_ADDR = "127.0.0.1", "192.0.2.10", "198.51.100.7"
 ANY = "0.0.0.0"  # noqa: S104  # an address in a table; nothing is bound
 _STATE_LETTERS: Mapping[State, str] = {"running": "R", "runnable": "R", "waiting": "S"}
+UNINTERRUPTIBLE = 2
 _OK = {"http": 200, "resp": 0}
 
 Row = Mapping[str, object]
@@ -43,6 +44,7 @@ def capture(program: Program, log: Log, *, old_waits_known: bool = True, probed:
         schema.SOCKETS: (_socket(socket) for socket in log.sockets),
         schema.BLOCKS: view.blocks(),
         schema.DIRTIED: view.dirtied(),
+        schema.ASYNC_IO: view.async_io(),
         schema.TASKS: view.tasks(),
         schema.PROCESSES: view.processes(),
         schema.FILES: (
@@ -252,14 +254,35 @@ class _View:
                 yield {
                     "from_ns": block.queued_ns,
                     "to_ns": block.queued_ns,
-                    "tid": block.tid,
-                    "pid": self._pids[block.tid],
+                    "tid": block.writer,
+                    "pid": self._pids[block.writer],
                     "dev": FILE_DEV,
                     "ino": block.ino,
                     "generation": 0,
                     "disk": FILE_DEV,
                     "bytes": 4096,
                 }
+
+    def async_io(self) -> Iterable[Row]:
+        """Rows of `schema.ASYNC_IO`: requests that were given while their thread was watched, whoever ends them."""
+        for aside in self._log.asides:
+            if aside.tid not in self._from or self._seen(aside.tid, aside.given_ns) is None:
+                continue
+            posted = aside.posted_ns is not None and aside.posted_ns < self._end_ns
+            yield {
+                "submit_ns": aside.given_ns,
+                "complete_ns": aside.posted_ns if posted else None,
+                "tid": aside.tid,
+                "pid": self._pids[aside.tid],
+                "interface": aside.interface,
+                "ring": aside.ring,
+                "op": aside.op,
+                "dev": FILE_DEV,
+                "ino": aside.ino,
+                "file_type": "reg",
+                "ender_tid": aside.ender_tid if posted else None,
+                "ret": (0 if aside.op == "fsync" else 4096) if posted else None,
+            }
 
     def tasks(self) -> Iterable[Row]:
         """Rows of `schema.TASKS`."""
@@ -297,7 +320,7 @@ class _View:
                 spent[name] += min(until, moment_ns) - since
                 state = name
         blocked = state == "waiting" and any(
-            o.state == 2 and o.off_ns <= moment_ns and (o.wake_ns is None or o.wake_ns > moment_ns)
+            o.state & UNINTERRUPTIBLE and o.off_ns <= moment_ns and (o.wake_ns is None or o.wake_ns > moment_ns)
             for o in self._log.offs[tid]
         )
         return {

@@ -6,9 +6,11 @@ import random
 from collections.abc import Iterator
 
 from culpa.sim.behaviour import Actor
+from culpa.sim.beside import Rings, Worker
 from culpa.sim.kernel import Channel, Kernel, Lock
 from culpa.sim.log import Log, Request, Socket
-from culpa.sim.program import Call, Help, Locked, Op, Program, RemoteClient, Serve, Shared, Thread
+from culpa.sim.memory import Memory
+from culpa.sim.program import Beside, Call, Help, Locked, Op, Program, RemoteClient, Serve, Shared, Thread, Work
 from culpa.sim.scheduler import Scheduler
 from culpa.sim.sockets import Chunk, Listener, Sockets
 from culpa.sim.storage import Storage
@@ -23,16 +25,29 @@ def run(program: Program) -> Log:
     sched = Scheduler(machine=program.machine, rng=random.Random(program.seed), log=log)
     kernel = Kernel(program=program, sched=sched, log=log)
     sockets, storage = Sockets(kernel=kernel), Storage(kernel=kernel)
+    memory = Memory(kernel=kernel, storage=storage)
+    rings = Rings(kernel=kernel, storage=storage, workers=_workers(program))
     _listen(sockets)
     _prepare(kernel)
     sched.spawn_at(0, program.journal_tid, storage.journal_thread())
     for process in program.processes:
         for thread in process.threads:
-            _start(Actor(kernel=kernel, sockets=sockets, storage=storage, pid=process.pid, thread=thread))
+            _start(
+                Actor(
+                    kernel=kernel, sockets=sockets, storage=storage, rings=rings, memory=memory, pid=process.pid,
+                    thread=thread,
+                )
+            )  # fmt: skip
     for client in program.remote_clients:
         _start_remote(sockets, client)
     sched.run(program.window[1] + MARGIN_NS)
     return log
+
+
+def _workers(program: Program) -> dict[int, Worker]:
+    """The workers of io_uring by the thread they work for."""
+    threads = [thread for process in program.processes for thread in process.threads]
+    return {one.body.owner_tid: Worker(tid=one.tid) for one in threads if isinstance(one.body, Work)}
 
 
 def _listen(sockets: Sockets) -> None:
@@ -110,10 +125,14 @@ def _start_remote(sockets: Sockets, client: RemoteClient) -> None:
 
 
 def _ops(thread: Thread) -> Iterator[Op]:
-    """Every operation a thread may do, those under locks included."""
+    """Every operation a thread may do, those under locks and beside others included."""
     body = thread.body
+    if isinstance(body, Work):
+        return
     tops = (*(op for ops in body.handlers.values() for op in ops), *body.flush) if isinstance(body, Serve) else body.ops
     for op in tops:
         yield op
         if isinstance(op, Locked):
             yield from op.ops
+        if isinstance(op, Beside):
+            yield from op.meanwhile

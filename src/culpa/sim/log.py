@@ -10,19 +10,22 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
+from culpa.sim.program import Need
+
 State = Literal["running", "runnable", "waiting"]
-CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "turn", "job"]
+CauseKind = Literal["sleep", "idle", "reply", "commit", "block", "lock", "turn", "job", "reclaim"]
 MessageKind = Literal["request", "response", "data"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
     """What a thread truly waits for. `ids`: request, block, job or commit numbers; one lock number, also for a turn at
-    a lock of the kernel, which whoever waits longest gets; else empty.
+    a lock of the kernel, which whoever waits longest gets; else empty. `room`: what it does for memory, where it does.
     """
 
     kind: CauseKind
     ids: tuple[int, ...] = ()
+    room: Need | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,10 +102,11 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class Block:
-    """One request to the device, which serves one at a time in order of arrival."""
+    """One request to the device, which serves one at a time in order of arrival; `writer` dirtied what it carries."""
 
     number: int
     tid: int
+    writer: int
     op: Literal["read", "write", "flush"]
     ino: int | None
     queued_ns: int
@@ -120,6 +124,34 @@ class Job:
     helper_tid: int
     taken_ns: int | None = None
     done_ns: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Aside:
+    """One request that the kernel does beside the thread: a block request, or a worker's job.
+
+    `posted_ns`: when its completion was posted (io_uring) or its event taken (libaio), by `ender_tid`.
+    """
+
+    tid: int
+    interface: Literal["io_uring", "libaio"]
+    ring: int
+    op: Literal["read", "write", "fsync"]
+    ino: int
+    given_ns: int
+    of: Block | Job
+    posted_ns: int | None = None
+    ender_tid: int | None = None
+
+    @property
+    def cause(self) -> Cause:
+        """That of a wait for it."""
+        return Cause(kind="block" if isinstance(self.of, Block) else "job", ids=(self.of.number,))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the device or the worker is done with it."""
+        return (self.of.complete_ns if isinstance(self.of, Block) else self.of.done_ns) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +181,7 @@ class Log:
     requests: list[Request] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    asides: list[Aside] = field(default_factory=list)
     sockets: list[Socket] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)

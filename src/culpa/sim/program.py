@@ -87,7 +87,48 @@ class Ask:
     helper: str
 
 
-Op = Compute | Sleep | Call | Sync | DirectRead | Locked | Shared | Ask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Have the kernel do `count` requests on a file beside the thread, do `meanwhile`, then wait until all are done.
+
+    Reads and writes go to the device, past the page cache; an fsync is done by the thread's worker of io_uring, and
+    needs a commit of the journal. Each call waits for `least` completions, and with `tick_ns` no longer than that.
+    `each`: every completion wakes the thread, not only the one that is enough. `posts`: who posts the completion of
+    what a worker did. `meanwhile` makes no such requests.
+    """
+
+    file: str
+    interface: Literal["io_uring", "libaio"]
+    op: Literal["read", "write", "fsync"] = "write"
+    count: int = 1
+    least: int = 1
+    each: bool = False
+    tick_ns: int | None = None
+    posts: Literal["worker", "waiter"] = "worker"
+    meanwhile: tuple[Op, ...] = ()
+
+
+Need = Literal["swap", "host", "group", "compaction", "high"]
+"""What a thread does for memory: read a page back from swap; make room because the host has none, at the limit of its
+control group, or in one piece; pause above memory.high.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touch:
+    """Touch a page that is not there.
+
+    Without `pause_ns` (swap, host, group) the thread waits until the device has read the page, or taken what is thrown
+    out; with it (all but swap) it waits that long, and what it throws out for the host or the group is written beside
+    it. `within`: the file to which a write call copies that page. The pause above memory.high comes after the call.
+    """
+
+    need: Need
+    pause_ns: int | None = None
+    within: str | None = None
+
+
+Op = Compute | Sleep | Call | Sync | DirectRead | Locked | Shared | Ask | Beside | Touch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +167,19 @@ class Help:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A worker of io_uring: does for one thread, in order, what would make that wait."""
+
+    owner_tid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
     """One thread."""
 
     tid: int
     comm: str
-    body: Loop | Serve | Help
+    body: Loop | Serve | Help | Work
     start_ns: int = 0
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 from culpa.sim.program import (
     Ask,
+    Beside,
     Call,
     Compute,
     DirectRead,
@@ -17,6 +19,7 @@ from culpa.sim.program import (
     Locked,
     Loop,
     Machine,
+    Need,
     Op,
     Process,
     Program,
@@ -28,6 +31,8 @@ from culpa.sim.program import (
     Sleep,
     Sync,
     Thread,
+    Touch,
+    Work,
 )
 
 VERBS = ("GET", "PUT", "LIST")
@@ -43,6 +48,7 @@ class Nature:
     writes. pipelined: several requests in one write. middle: the window opens and ends in the middle of things.
     late: peers and the journal are watched late, clients not at all. bystanders: wakers are often not the true ones.
     inside: bytes arrive before the write that carries them has ended. shared: files to which several write at once.
+    beside: requests to io_uring and libaio. memory: too little of it, on the host and in control groups.
     """
 
     locks: bool = False
@@ -53,6 +59,8 @@ class Nature:
     bystanders: bool = False
     inside: bool = False
     shared: bool = False
+    beside: bool = False
+    memory: bool = False
 
 
 def random_program(seed: int, *, size: int = 2, nature: Nature = Nature()) -> Program:
@@ -137,6 +145,7 @@ class _Writer:
             threads.append(
                 self._thread(f"help{i}", Help(helper=helper, ops=self._quick(i), channel=rng.choice(("pipe", "queue"))))
             )
+        threads += self._workers(threads)
         return Process(
             pid=threads[0].tid,
             name=f"server{i}",
@@ -155,22 +164,29 @@ class _Writer:
 
     def _neighbour(self, i: int) -> Process:
         """Somebody with whom the target shares the CPUs, the device and the journal, but no socket."""
-        rng = self._rng
-        habits: tuple[tuple[Op, ...], ...] = (
+        rng, nature = self._rng, self._nature
+        habits: list[tuple[Op, ...]] = [
             (Compute(ns=rng.randint(_MS, 5 * _MS)),),
             (Sync(file=f"/data/other-{i}"), Sleep(ns=300 * _US)),
             (DirectRead(file=f"/data/other-{i}"),),
-        )
-        if self._nature.shared:
-            habits += ((self._shared(i), Sleep(ns=200 * _US)),) * len(habits)
-        ops = rng.choice(habits)
-        thread = self._thread(f"nbr{i}", Loop(ops=ops, times=FOREVER))
-        return Process(
-            pid=thread.tid, name=f"neighbour{i}", role="waker", threads=(thread,), watched=not self._nature.late
-        )
+        ]
+        if nature.shared:
+            habits += [(self._shared(i), Sleep(ns=200 * _US))] * len(habits)
+        if nature.beside:
+            habits.append((self._beside(f"other-{i}"), Compute(ns=20 * _US)))
+        if nature.memory:
+            habits.append((self._touch(f"other-{i}"), Compute(ns=20 * _US)))
+        thread = self._thread(f"nbr{i}", Loop(ops=rng.choice(habits), times=FOREVER))
+        threads = (thread, *self._workers([thread]))
+        return Process(pid=thread.tid, name=f"neighbour{i}", role="waker", threads=threads, watched=not nature.late)
 
-    def _thread(self, comm: str, body: Loop | Serve | Help) -> Thread:
+    def _thread(self, comm: str, body: Loop | Serve | Help | Work) -> Thread:
         return Thread(tid=self._next_tid(), comm=comm, body=body)
+
+    def _workers(self, threads: list[Thread]) -> list[Thread]:
+        """A worker of io_uring for each of them, where there are any."""
+        owners = [thread.tid for thread in threads] if self._nature.beside else []
+        return [self._thread(f"iou-wrk-{tid}", Work(owner_tid=tid)) for tid in owners]
 
     def _ops(self, i: int, helper: str | None, count: int) -> tuple[Op, ...]:
         """What service `i` does for one verb."""
@@ -178,6 +194,10 @@ class _Writer:
 
     def _op(self, i: int, helper: str | None) -> Op:
         rng, nature = self._rng, self._nature
+        if nature.beside and rng.random() < 0.3:
+            return self._beside(f"base-{i}")
+        if nature.memory and rng.random() < 0.3:
+            return self._touch(f"log-{i}")
         dice = rng.random()
         deeper = list(range(i + 1, len(self._services)))
         if dice < 0.35 and deeper:
@@ -200,8 +220,46 @@ class _Writer:
 
     def _quick(self, i: int) -> tuple[Op, ...]:
         """What is done under a lock or by a helper."""
-        choices: tuple[Op, ...] = (self._sync(i), Sleep(ns=200 * _US), Compute(ns=300 * _US))
+        choices: list[Op] = [self._sync(i), Sleep(ns=200 * _US), Compute(ns=300 * _US)]
+        if self._nature.beside:
+            choices.append(self._beside(f"base-{i}"))
+        if self._nature.memory:
+            choices.append(self._touch(f"log-{i}"))
         return tuple(self._rng.sample(choices, 2))
+
+    def _beside(self, name: str) -> Beside:
+        """Requests to io_uring or libaio; who waits with a timer waits for one."""
+        rng = self._rng
+        interface: Literal["io_uring", "libaio"] = rng.choice(("io_uring", "libaio"))
+        ops: tuple[Literal["read", "write", "fsync"], ...] = ("read", "write", "fsync")
+        op = rng.choice(ops if interface == "io_uring" else ops[:2])
+        tick = rng.random() < 0.2 and op != "fsync"
+        count = 1 if tick else rng.randint(1, 4)
+        quick: tuple[tuple[Op, ...], ...] = ((), (), (Compute(ns=rng.randint(5 * _US, 900 * _US)),))
+        slow: tuple[tuple[Op, ...], ...] = ((Sleep(ns=rng.randint(20 * _US, _MS)),), (Sync(file=f"/data/{name}"),))
+        return Beside(
+            file=f"/data/{name}",
+            interface=interface,
+            op=op,
+            count=count,
+            least=rng.randint(1, count),
+            each=rng.random() < 0.5,
+            tick_ns=rng.randint(50 * _US, _MS) if tick else None,
+            posts=rng.choice(("worker", "waiter")),
+            meanwhile=rng.choice(quick + slow if interface == "libaio" else quick),
+        )
+
+    def _touch(self, name: str) -> Touch:
+        """A page that is not there."""
+        rng = self._rng
+        needs: tuple[Need, ...] = ("swap", "host", "group", "compaction", "high")
+        need = rng.choice(needs)
+        pauses = need in ("compaction", "high") or (need != "swap" and rng.random() < 0.5)
+        return Touch(
+            need=need,
+            pause_ns=rng.randint(50 * _US, 4 * _MS) if pauses else None,
+            within=f"/data/{name}" if rng.random() < 0.3 else None,
+        )
 
     def _sync(self, i: int) -> Sync:
         rng = self._rng

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from culpa.sim.kernel import IDLE, Does, Kernel
 from culpa.sim.log import Block, Cause
+from culpa.sim.program import Need
 from culpa.sim.scheduler import Pause
 
 _SCHEDULE = ("__schedule", "schedule")
@@ -38,20 +40,29 @@ class Storage:
     kernel: Kernel
     journal: Journal = field(default_factory=Journal)
     _device: deque[Block] = field(default_factory=deque)
+    _told: dict[int, Callable[[], None]] = field(default_factory=dict)
 
-    def submit(self, tid: int, op: Literal["read", "write", "flush"], ino: int | None) -> Block:
-        """Queue a request for the device."""
-        block = Block(number=len(self.kernel.log.blocks), tid=tid, op=op, ino=ino, queued_ns=self.kernel.sched.now)
+    def submit(
+        self, tid: int, op: Literal["read", "write", "flush"], ino: int | None, *, writer: int | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> Block:  # fmt: skip
+        """Queue a request for the device; when it completes `done` is called, else the thread is woken."""
+        block = Block(
+            number=len(self.kernel.log.blocks), tid=tid, writer=tid if writer is None else writer, op=op, ino=ino,
+            queued_ns=self.kernel.sched.now,
+        )  # fmt: skip
+        if done is not None:
+            self._told[block.number] = done
         self.kernel.log.blocks.append(block)
         self._device.append(block)
         if len(self._device) == 1:
             self._issue()
         return block
 
-    def until_complete(self, block: Block, stack: tuple[str, ...]) -> Does[None]:
+    def until_complete(self, block: Block, stack: tuple[str, ...], room: Need | None = None) -> Does[None]:
         """Wait for a block request."""
         while block.complete_ns is None:
-            yield Pause(cause=Cause(kind="block", ids=(block.number,)), state=2, stack=stack)
+            yield Pause(cause=Cause(kind="block", ids=(block.number,), room=room), state=2, stack=stack)
             yield self.kernel.cost()
 
     def _issue(self) -> None:
@@ -64,11 +75,14 @@ class Storage:
     def _complete(self) -> None:
         block = self._device.popleft()
         block.complete_ns = self.kernel.sched.now
-        self.kernel.sched.wake(block.tid, self.kernel.waker(None))
+        if block.number in self._told:
+            self._told.pop(block.number)()
+        else:
+            self.kernel.sched.wake(block.tid, self.kernel.waker(None))
         if self._device:
             self._issue()
 
-    def until_committed(self, tid: int) -> Does[None]:
+    def until_committed(self, tid: int, stack: tuple[str, ...] = STACK_COMMIT) -> Does[None]:
         """Ask the journal for a commit and wait for it."""
         journal = self.journal
         wanted = (journal.done if journal.running is None else journal.running) + 1
@@ -77,7 +91,7 @@ class Storage:
             self.kernel.sched.wake(self.kernel.program.journal_tid, tid)
         while journal.done < wanted:
             journal.waiters.append(tid)
-            yield Pause(cause=Cause(kind="commit", ids=(wanted,)), state=2, stack=STACK_COMMIT)
+            yield Pause(cause=Cause(kind="commit", ids=(wanted,)), state=2, stack=stack)
             yield self.kernel.cost()
 
     def journal_thread(self) -> Does[None]:

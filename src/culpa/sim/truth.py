@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from culpa.sim.log import Block, Cause, Log, Off, Request, State
-from culpa.sim.program import Program
+from culpa.sim.program import Need, Program
 
-LeafKind = Literal["running", "runnable", "device", "sleep", "remote", "idle", "queued"]
+LeafKind = Literal["running", "runnable", "device", "sleep", "remote", "idle", "queued", "reclaim"]
 Edge = Literal["peer", "queued", "journal", "lock", "job"]
 
 
@@ -24,8 +24,9 @@ class Leaf:
     """[start_ns, end_ns) of a thread's time and its explanation.
 
     `chain` leads from that thread to the one that did or waited for `kind`; `edges` says why each one waited for the
-    next. `stage` tells queueing in front of the device from its service, `behind` whose request was served meanwhile. A
-    leaf `queued` waits for a connection to be taken that nobody had taken by the end of the simulation.
+    next. `stage` tells queueing in front of the device from its service, `behind` whose other request was served
+    meanwhile. `room` is what the thread did for memory, at a device or in a pause (`reclaim`). A leaf `queued` waits
+    for a connection to be taken that nobody had taken by the end of the simulation.
     """
 
     start_ns: int
@@ -35,6 +36,7 @@ class Leaf:
     edges: tuple[Edge, ...] = ()
     stage: Literal["queue", "service"] | None = None
     behind: int | None = None
+    room: Need | None = None
 
     @property
     def tid(self) -> int:
@@ -157,8 +159,10 @@ def _wait(program: Program, log: Log, off: Off, cause: Cause, start: int, end: i
     match cause.kind:
         case "sleep" | "idle":
             yield Leaf(start_ns=start, end_ns=end, kind=cause.kind, chain=(off.tid,))
+        case "reclaim":
+            yield Leaf(start_ns=start, end_ns=end, kind=cause.kind, chain=(off.tid,), room=cause.room)
         case "block":
-            yield from _device(log, log.blocks[cause.ids[0]], start, end)
+            yield from _device(log, log.blocks[cause.ids[0]], start, end, cause.room)
         case "commit":
             yield from _follow(program, log, off.tid, "journal", program.journal_tid, start, end)
         case "reply":
@@ -179,16 +183,20 @@ def _follow(program: Program, log: Log, tid: int, edge: Edge, other: int, start:
         yield leaf.under(tid, edge)
 
 
-def _device(log: Log, block: Block, start: int, end: int) -> Iterator[Leaf]:
-    """Until it was issued it queued behind those that were asked for earlier, then it was served."""
+def _device(log: Log, block: Block, start: int, end: int, room: Need | None) -> Iterator[Leaf]:
+    """Until it was issued it queued behind those that were asked for earlier, then it was served; behind nobody's where
+    they are its own.
+    """
     issue = end if block.issue_ns is None else min(max(block.issue_ns, start), end)
     for other in log.blocks[: block.number]:
         begin, stop = max(start, other.issue_ns or issue), min(issue, other.complete_ns or issue)
         if stop > begin:
-            chain = (block.tid,)
-            yield Leaf(start_ns=begin, end_ns=stop, kind="device", chain=chain, stage="queue", behind=other.tid)
+            behind = None if other.writer == block.tid else other.writer
+            yield Leaf(
+                start_ns=begin, end_ns=stop, kind="device", chain=(block.tid,), stage="queue", behind=behind, room=room
+            )
     if end > issue:
-        yield Leaf(start_ns=issue, end_ns=end, kind="device", chain=(block.tid,), stage="service")
+        yield Leaf(start_ns=issue, end_ns=end, kind="device", chain=(block.tid,), stage="service", room=room)
 
 
 def _reply(program: Program, log: Log, off: Off, cause: Cause, start: int, end: int) -> Iterator[Leaf]:

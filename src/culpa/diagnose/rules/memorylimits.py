@@ -17,6 +17,8 @@ KILOBYTE = 1024
 NEAR_LIMIT = 0.9
 """Of the limit, used at some moment: with less the group was not full, whatever its counter says."""
 MAX_USERS = 3
+MIN_GROWTH_BYTES = 16 << 20
+"""What a process grew by in the window; less is no news where a host runs short."""
 _HITS = {
     "memory.limit_in_bytes": ("memory.failcnt", "memory.failcnt", "memory.usage_in_bytes"),
     "memory.max": ("memory.events", "max", "memory.current"),
@@ -82,8 +84,11 @@ def has_room_for_swap(picture: Picture) -> bool:
 
 
 def memory_users(picture: Picture) -> Iterator[Evidence]:
-    """Who holds the memory, resident and in swap together, the most first; culpa is gone after the window."""
+    """Who holds the memory, resident and in swap together, the most first, and how much of it since the window began;
+    culpa is gone after the window.
+    """
     rows = picture.capture.frame(COUNTERS).filter(pl.col("field").is_in(["VmRSS", "VmSwap"])).sort("ts_ns")
+    counters = Counters(rows)
     last = rows.group_by("object", "field", maintain_order=True).agg(pl.col("value").last())
     held: dict[int, dict[str, float]] = {}
     for who, field, value in last.iter_rows():
@@ -92,9 +97,12 @@ def memory_users(picture: Picture) -> Iterator[Evidence]:
     for pid in largest[:MAX_USERS]:
         swapped = held[pid].get("VmSwap", 0.0)
         more = f", and {format_bytes(swapped)} in swap" if swapped else ""
+        source = f"/proc/{pid}/status"
+        grown = KILOBYTE * (counters.delta(source, str(pid), "VmRSS") or 0.0)
+        since = f", {format_bytes(grown)} of it since the window began" if grown >= MIN_GROWTH_BYTES else ""
         yield Evidence(
-            fact=f"{picture.objects.process(pid).comm or 'process'}[{pid}] holds memory{more}",
-            value=int(held[pid].get("VmRSS", 0.0)), unit="B", threshold=None, source=f"/proc/{pid}/status",
+            fact=f"{picture.objects.process(pid).comm or 'process'}[{pid}] holds memory{more}{since}",
+            value=int(held[pid].get("VmRSS", 0.0)), unit="B", threshold=None, source=source,
         )  # fmt: skip
 
 
