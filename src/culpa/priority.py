@@ -1,4 +1,7 @@
-"""culpa's place among the programs of a host that has work of its own: after them, as long as that leaves it something.
+"""culpa's place among the programs of a host that has work of its own: after them where that can wait.
+
+While it watches, its clocks run and its buffers fill, so that it takes part like any other program. What it does before
+and after, loading itself and judging, is most of its work, and waits for a CPU that nobody else wants.
 
 Linux keeps these settings by thread; threads and processes inherit those of the thread that starts them.
 """
@@ -8,7 +11,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +31,13 @@ _ORDINARY: Final = os.sched_param(0)
 
 
 class Priority:
-    """Of the calling process: `give_way` once, at the beginning, in its first thread."""
+    """Of all threads of the calling process."""
 
     def __init__(self) -> None:
-        self._usual: int | None = None
+        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
+        self._lock = threading.Lock()
+        self._took_part = threading.Event()
+        self._took_part.set()
 
     def give_way(self) -> None:
         """Run, from now on, only where no other program wants to; once that is too little, less than others.
@@ -38,69 +45,73 @@ class Priority:
         All stays as it is where this could not be taken back (which needs root), or where somebody has chosen how culpa
         is to be scheduled.
         """
-        usual = os.getpriority(os.PRIO_PROCESS, 0)
-        if os.sched_getscheduler(0) != os.SCHED_OTHER or not _can_take_back(usual):
+        if os.sched_getscheduler(0) != os.SCHED_OTHER or not self._can_take_back():
             return
-        _wait_behind_others(usual)
-        self._usual = usual
-        threading.Thread(target=self._until_starved, name="culpa-priority", daemon=True).start()
+        self._took_part = threading.Event()
+        with self._lock:
+            _set_all(os.SCHED_IDLE, min(LEAST_URGENT, self._usual + LESS))
+        watcher = threading.Thread(
+            target=self._until_starved, args=(self._took_part,), name="culpa-priority", daemon=True
+        )
+        watcher.start()
 
-    def be_prompt(self) -> None:
-        """The calling thread measures time, or empties what would overflow: it is as urgent as any."""
-        if self._usual is not None:
-            _queue_with_others(0, self._usual)
+    @contextmanager
+    def taking_part(self) -> Iterator[None]:
+        """Run like any other program for as long as this lasts."""
+        gave_way = not self._took_part.is_set()
+        self._take_part()
+        try:
+            yield
+        finally:
+            if gave_way:
+                self.give_way()
 
-    def release(self, pid: int) -> None:
-        """A program that was just started is not to give way with culpa."""
-        if self._usual is not None:
-            with suppress(ProcessLookupError):  # it has ended
-                _queue_with_others(pid, self._usual)
+    def _take_part(self) -> None:
+        self._took_part.set()
+        if os.sched_getscheduler(0) == os.SCHED_IDLE or os.getpriority(os.PRIO_PROCESS, 0) != self._usual:
+            with self._lock:
+                _set_all(os.SCHED_OTHER, self._usual)
 
-    def _until_starved(self) -> None:
-        self.be_prompt()
+    def _until_starved(self, took_part: threading.Event) -> None:
+        _set(0, os.SCHED_OTHER, self._usual)
         waited, then = _waited_ns(), time.monotonic_ns()
-        while True:
-            time.sleep(LOOK_SECONDS)
+        while not took_part.wait(LOOK_SECONDS):
             seen, now = _waited_ns(), time.monotonic_ns()
             # A thread without a CPU may hold Python's lock: then this one is late itself.
             late = now - then > LATE * LOOK_SECONDS * NS_PER_SECOND
             if late or any(ns - waited.get(tid, 0) > MOST_WAITING * (now - then) for tid, ns in seen.items()):
-                return insist()
+                with self._lock:
+                    if not took_part.is_set():
+                        _set_all(os.SCHED_OTHER, min(LEAST_URGENT, self._usual + LESS))
+                return
             waited, then = seen, now
 
+    def _can_take_back(self) -> bool:
+        """Tried in a thread that ends: a container's root may lack the right."""
+        able = []
 
-def _wait_behind_others(usual: int) -> None:
-    """The calling thread: the kernel heeds the second where the first was taken back."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, _ORDINARY)
-    os.setpriority(os.PRIO_PROCESS, 0, min(LEAST_URGENT, usual + LESS))
+        def attempt() -> None:
+            _set(0, os.SCHED_IDLE, min(LEAST_URGENT, self._usual + LESS))
+            with suppress(PermissionError):
+                _set(0, os.SCHED_OTHER, self._usual)
+                able.append(True)
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+        return bool(able)
 
 
-def _queue_with_others(tid: int, usual: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, tid, usual)
-    os.sched_setscheduler(tid, os.SCHED_OTHER, _ORDINARY)
-
-
-def insist() -> None:
-    """All threads of this process take part again, those that waited behind all others with less weight."""
+def _set_all(policy: int, nice: int) -> None:
     for task in TASKS.iterdir():
         with suppress(ProcessLookupError):  # it has ended
-            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, _ORDINARY)
+            _set(int(task.name), policy, nice)
 
 
-def _can_take_back(usual: int) -> bool:
-    """Tried in a thread that ends: a container's root may lack the right."""
-    able = []
-
-    def attempt() -> None:
-        _wait_behind_others(usual)
-        with suppress(PermissionError):
-            _queue_with_others(0, usual)
-            able.append(True)
-
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    thread.join()
-    return bool(able)
+def _set(tid: int, policy: int, nice: int) -> None:
+    """Of one thread; 0 is the calling one. The kernel heeds the nice value under the ordinary policy only."""
+    os.setpriority(os.PRIO_PROCESS, tid, nice)
+    os.sched_setscheduler(tid, policy, _ORDINARY)
 
 
 def _waited_ns() -> dict[int, int]:

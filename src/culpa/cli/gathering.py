@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from culpa.errors import UsageError
+from culpa.priority import PRIORITY
 from culpa.units import printable
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def gather(target: Target, how: Options, talk: Talk) -> Capture:
         return opened(target, how)
     _settle(how, talk)
     try:
-        return record(target, how, progress=talk.say, live=talk.live, enough=_share)
+        with PRIORITY.taking_part():
+            return record(target, how, progress=talk.say, live=talk.live, enough=_share)
     finally:
         talk.clear()
 

@@ -23,7 +23,6 @@ import polars as pl
 from culpa.collect.exchange import Sent
 from culpa.collect.probe import request_rows
 from culpa.errors import CulpaError, UsageError
-from culpa.priority import PRIORITY
 from culpa.units import Pid, printable
 
 LAUNCHER: Final = Path(__file__).with_name("launcher.py")
@@ -90,7 +89,6 @@ class CommandProbe:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(go_read)
             os.close(status_write)
-        PRIORITY.release(self._process.pid)
         if os.read(self._status, 1) != b".":
             self.stop()
             raise CulpaError("cannot start a process for the command", way_out="try again, or watch it by its PID")

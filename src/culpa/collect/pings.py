@@ -17,7 +17,6 @@ from culpa.collect.exchange import Sent
 from culpa.collect.probe import request_rows
 from culpa.collect.redis_answers import NotAnswered, refusal
 from culpa.collect.redis_link import Link, Talker
-from culpa.priority import PRIORITY
 from culpa.units import NS_PER_SECOND, format_ns, printable
 
 PINGS_PER_SECOND: Final = 40
@@ -97,7 +96,6 @@ class PingProbe:
         )
 
     def _run(self) -> None:
-        PRIORITY.be_prompt()
         try:
             while not self._stopping.is_set() and len(self._sent) < MAX_SENT:
                 sent = self._one()

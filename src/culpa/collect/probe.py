@@ -20,7 +20,6 @@ from culpa.capture import schema
 from culpa.capture.manifest import BlindSpot
 from culpa.collect.exchange import SAFE_METHODS, Exchange, HttpPlan, Outcome, Sent, port_of, shown_url
 from culpa.errors import CulpaError
-from culpa.priority import PRIORITY
 from culpa.units import NS_PER_SECOND, printable
 
 MIN_INTERVAL_NS: Final = NS_PER_SECOND // 20
@@ -107,7 +106,6 @@ class HttpProbe:
         return (*notes, _error_path(wrong, len(sent)))
 
     def _run(self) -> None:
-        PRIORITY.be_prompt()
         try:
             self._repeat()
         finally:

@@ -30,7 +30,6 @@ from culpa.collect.trace.rows import TABLES, Rows, open_calls
 from culpa.collect.trace.shortfalls import Shortfalls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
-from culpa.priority import PRIORITY
 
 DRAIN_SECONDS: Final = 0.025
 BUSY_DRAIN_SECONDS: Final = 0.005
@@ -263,8 +262,6 @@ class Tracer:
                 if self._probes is None:
                     return
                 fullest = self._probes.fill()
-                if fullest > BUSY_FILL:
-                    PRIORITY.be_prompt()  # before it overflows
                 self._drain(at_leisure=True)
                 self._rows.convert_one()
                 self._watch_cost(self._probes)
