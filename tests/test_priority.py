@@ -106,3 +106,9 @@ def test_a_chosen_policy_stays() -> None:
     before = f"os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\n{BUSY.lstrip()}"
     argv = [sys.executable, "-c", f"import os\n{before}", "0"]
     assert subprocess.check_output(argv, timeout=PATIENCE_S).split() == [b"3", b"3"]
+
+
+def test_in_a_pid_namespace_whose_proc_is_another_s_nothing_is_touched() -> None:
+    """The numbers there are those of other programs."""
+    argv = ["unshare", "--pid", "--fork", sys.executable, "-c", BUSY, "0"]
+    assert subprocess.check_output(argv, timeout=PATIENCE_S).split() == [b"0", b"0"]

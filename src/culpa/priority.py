@@ -26,7 +26,7 @@ LATE: Final = 2.0
 LESS: Final = 5
 """By so much nicer than it was started: a third of the CPU of a program beside it that wants all of it."""
 LEAST_URGENT: Final = 19
-TASKS: Final = Path("/proc/self/task")
+SELF: Final = Path("/proc/self")
 _ORDINARY: Final = os.sched_param(0)
 
 
@@ -42,10 +42,10 @@ class Priority:
     def give_way(self) -> None:
         """Run, from now on, only where no other program wants to; once that is too little, less than others.
 
-        All stays as it is where this could not be taken back (which needs root), or where somebody has chosen how culpa
-        is to be scheduled.
+        All stays as it is where this could not be taken back (which needs root), where somebody has chosen how culpa is
+        to be scheduled, and where /proc does not tell its own threads.
         """
-        if os.sched_getscheduler(0) != os.SCHED_OTHER or not self._can_take_back():
+        if os.sched_getscheduler(0) != os.SCHED_OTHER or not _own_threads() or not self._can_take_back():
             return
         self._took_part = threading.Event()
         with self._lock:
@@ -102,8 +102,20 @@ class Priority:
         return bool(able)
 
 
+def _own_threads() -> list[Path]:
+    """Those of this process in /proc; none where it is not mounted, or is that of another pid namespace, in which these
+    numbers are somebody else's.
+    """
+    try:
+        if str(SELF.readlink()) != str(os.getpid()):
+            return []
+        return list((SELF / "task").iterdir())
+    except FileNotFoundError:
+        return []
+
+
 def _set_all(policy: int, nice: int) -> None:
-    for task in TASKS.iterdir():
+    for task in _own_threads():
         with suppress(ProcessLookupError):  # it has ended
             _set(int(task.name), policy, nice)
 
@@ -119,7 +131,7 @@ def _waited_ns() -> dict[int, int]:
     the kernel does not count.
     """
     found = {}
-    for task in TASKS.iterdir():
+    for task in _own_threads():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             found[int(task.name)] = int(task.joinpath("schedstat").read_bytes().split()[1])
     return found
