@@ -244,6 +244,7 @@ def starved(view: RedisView) -> Iterator[Finding]:
             *view.stall_facts(moments),
         ),
         confidence=0.9,
+        by_chance=True,
         fixes=(Fix(id="redis-cpu-share", change="move other programs away from its CPUs (taskset, cpuset), or give "
                    "it a higher priority (renice)", reversible=True, risk="the others get slower"),),
     )  # fmt: skip
