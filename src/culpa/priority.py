@@ -1,7 +1,7 @@
 """culpa's place among the programs of a host that has work of its own: after them where that can wait.
 
 While it watches, its clocks run and its buffers fill, so that it takes part like any other program. What it does before
-and after, loading itself and judging, waits for a CPU that nobody else wants.
+and after, loading itself, looking around and judging, waits for a CPU that nobody else wants.
 
 Linux keeps these settings by thread; threads and processes inherit those of the thread that starts them.
 """

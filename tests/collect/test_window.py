@@ -74,6 +74,17 @@ def test_nothing_to_blame_can_be_steady() -> None:
     assert end_of(window("watch"), {t: share(0.0, cause=None) for t in (1.0, 2.0, 3.0)}) == (3.0, "steady")
 
 
+@pytest.mark.parametrize("kind", ["url", "watch"])
+def test_too_much_to_judge_meanwhile_lasts_six_seconds(kind: Kind) -> None:
+    """One event less, and it goes on: it may still become steady."""
+    for events, expected in ((JUDGEABLE_EVENTS, None), (JUDGEABLE_EVENTS + 1, "limit")):
+        asked = window(kind)
+        asked.request_ended(0, SECOND)
+        asked.judged(SECOND, share(0.8), SECOND)
+        assert asked.ends(6 * SECOND - 1, events) is None
+        assert asked.ends(6 * SECOND, events) == expected
+
+
 def test_a_url_waits_for_its_first_request() -> None:
     """For 120 s at most, without judging meanwhile."""
     asked = window("url")

@@ -233,6 +233,7 @@ TASKS = table(
     "Every thread that appears anywhere in the capture.",
     ("tid", I32, "", "the thread"),
     ("pid", I32, "", "its process"),
+    ("ppid", I32, "", "the parent of its process when it was first seen to do anything; null: not known"),
     ("comm", STR, "", "its name, as the kernel keeps it (15 bytes)"),
     ("kernel", BOOL, "", "a kernel thread"),
     ("watched_ns", I64, "ns", "since when it was watched; null: never (a waker or a peer)"),

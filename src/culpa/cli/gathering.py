@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from culpa.errors import UsageError
-from culpa.priority import PRIORITY
 from culpa.units import printable
 
 if TYPE_CHECKING:
@@ -110,8 +109,7 @@ def gather(target: Target, how: Options, talk: Talk) -> Capture:
         return opened(target, how)
     _settle(how, talk)
     try:
-        with PRIORITY.taking_part():
-            return record(target, how, progress=talk.say, live=talk.live, enough=_share)
+        return record(target, how, progress=talk.say, live=talk.live, enough=_share)
     finally:
         talk.clear()
 
@@ -133,7 +131,7 @@ def _share(capture: Capture) -> Share | None:
     from culpa.units import NS_PER_SECOND
 
     verdict = judge(capture)
-    first = verdict.causes[0] if verdict.causes else None
+    first = next((cause for cause in verdict.causes if cause.level != "note"), None)
     return Share(
         cause=first.id if first else None,
         share=first.share if first else 0.0,

@@ -121,11 +121,15 @@ class Sampler:
         with self._lock:
             return self._result()
 
-    def stop(self) -> SamplerResult:
-        """End sampling, close every file, and give what was sampled. A second call gives the same again."""
+    def end(self) -> None:
+        """End sampling; what was sampled stays."""
         self._stopping.set()
         if self._worker is not None:
             self._worker.join()
+
+    def stop(self) -> SamplerResult:
+        """End sampling, close every file, and give what was sampled. A second call gives the same again."""
+        self.end()
         with self._lock:
             for thread in self._threads.values():
                 thread.close()

@@ -38,6 +38,7 @@ from culpa.collect.resolve import process_stat, resolve
 from culpa.collect.watch import Limits, Watch
 from culpa.collect.window import Kind, Share, Window
 from culpa.errors import CulpaError, Interrupted, TargetVanished, UsageError
+from culpa.priority import PRIORITY
 from culpa.target import CaptureTarget, CommandTarget, GroupTarget, HostTarget, RedisTarget, Target, UrlTarget
 from culpa.units import NS_PER_SECOND, format_ns, printable
 
@@ -131,7 +132,8 @@ class _Recording:
                 target.argv, user=user_for(options.user), output_to_stderr=options.output_to_stderr
             )
             stack.callback(self._probe.stop)
-            pids: tuple[int, ...] = (self._probe.prepare(),)
+            with PRIORITY.taking_part():  # the command is started like any other
+                pids: tuple[int, ...] = (self._probe.prepare(),)
         elif options.checkup is not None:
             pids = self._examine(options.checkup, stack)
         else:
@@ -205,7 +207,8 @@ class _Recording:
         self._host_view = HostView(mine)
         if self._options.baseline:
             self._say("keeps one CPU busy for a second, to see how late this host lets it run")
-            self._host_view.baseline()
+            with PRIORITY.taking_part():
+                self._host_view.baseline()
         self._host_view.start()
         return () if mine is None else (mine,)
 

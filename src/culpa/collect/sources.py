@@ -66,6 +66,9 @@ class Source(Protocol):
     def snapshot(self) -> Seen:
         """Rows so far; watching goes on."""
 
+    def end(self) -> None:
+        """See nothing more from now on."""
+
     def stop(self) -> Seen:
         """End and give all rows; a second call gives none."""
 
@@ -117,6 +120,11 @@ class TraceSource:
         """Rows so far."""
         return Seen(tables={}) if self._tracer is None else _from_trace(self._tracer.snapshot())
 
+    def end(self) -> None:
+        """Detach; the last events are still to be read."""
+        if self._tracer is not None:
+            self._tracer.detach()
+
     def stop(self) -> Seen:
         """Detach, and give all rows."""
         tracer, self._tracer = self._tracer, None
@@ -167,6 +175,11 @@ class SampleSource:
     def snapshot(self) -> Seen:
         """Rows so far."""
         return Seen(tables={}) if self._sampler is None else _from_samples(self._sampler.snapshot())
+
+    def end(self) -> None:
+        """End sweeping."""
+        if self._sampler is not None:
+            self._sampler.end()
 
     def stop(self) -> Seen:
         """End sweeping, and give all rows."""

@@ -33,6 +33,7 @@ from culpa.collect.resolve import peers_of, process_stat
 from culpa.collect.sockets import SocketTable
 from culpa.collect.sources import Seen, Source, open_source
 from culpa.collect.stacks import StackSampler
+from culpa.priority import PRIORITY
 from culpa.syscalls import NARROW
 from culpa.units import NS_PER_SECOND
 
@@ -73,6 +74,7 @@ class Watch:
         self._members = members
         self._limits = limits
         self._stack = ExitStack()
+        self._part = self._stack.enter_context(ExitStack())
         self._self = own_pid()
         self._cpu_before_ns = _own_cpu_ns()
         self._roles: dict[int, str] = dict.fromkeys(sorted(pids), "target")
@@ -101,12 +103,16 @@ class Watch:
         self._stack.close()
 
     def start(self) -> None:
-        """Find the peers, attach, and read what the threads are doing; the window starts here."""
+        """Find the peers, attach, and read what the threads are doing; the window starts here.
+
+        From here to its end culpa takes part in the host like any other program: its clocks run, its buffers fill.
+        """
         table = SocketTable.read(PROC, talk=True)
         peers = self._peers(table)
         self._roles |= dict.fromkeys(sorted(peers), "peer")
         self._sockets.append(socket_rows(self._roles, table=table))
         self._counters.start()
+        self._part.enter_context(PRIORITY.taking_part())
         source, spots = open_source(
             self._targets,
             peers=peers,
@@ -178,6 +184,8 @@ class Watch:
         end_ns = time.monotonic_ns()
         self._look_at_threads(self._present())
         counters = self._counters.stop()
+        self._source.end()
+        self._part.close()
         self._look_around()
         self._opened = opened(self._present())
         seen = self._source.stop()
@@ -315,10 +323,13 @@ class Watch:
         last = pl.concat([everything, there]).unique("pid", keep="last", maintain_order=True)
         if schema.TASKS.name not in tables:
             return last
-        # One that was gone before anybody looked still has the name that the events gave its first thread.
-        names = tables[schema.TASKS.name].filter(pl.col("tid") == pl.col("pid")).unique("pid", keep="last")
-        named_so = last.join(names.select("pid", traced=pl.col("comm")), on="pid", how="left", maintain_order="left")
-        return named_so.with_columns(comm=pl.coalesce("comm", "traced")).select(list(schema.PROCESSES.schema))
+        # One that was gone before anybody looked still has what the events said of its first thread.
+        first = tables[schema.TASKS.name].filter(pl.col("tid") == pl.col("pid")).unique("pid", keep="last")
+        told = first.select("pid", traced=pl.col("comm"), parent=pl.col("ppid"))
+        told_so = last.join(told, on="pid", how="left", maintain_order="left").with_columns(
+            comm=pl.coalesce("comm", "traced"), ppid=pl.coalesce("ppid", "parent")
+        )
+        return told_so.select(list(schema.PROCESSES.schema))
 
     def _cost(self, seen: Seen) -> Cost:
         return Cost(

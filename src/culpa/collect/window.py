@@ -24,6 +24,8 @@ JUDGE_COST_FACTOR: Final = 3
 """Judging may take a quarter of the time at most: the watched host has better things to do."""
 JUDGEABLE_EVENTS: Final = 300_000
 """Above it judging while watching would hold up the draining of events, and lose some."""
+UNJUDGED_NS: Final = 6 * NS_PER_SECOND
+"""So long a window lasts that has too many events to be judged meanwhile: it could never be known to be steady."""
 MOST_EVENTS: Final = 3_000_000
 """Recording stops there, and so does the window: what is not recorded would only dilute what is. A command goes on."""
 ENOUGH_EVENTS: Final = 1_000_000
@@ -110,7 +112,8 @@ class Window:
             return None
         if self._kind == "url" and self._first_request is None:
             return "request" if self._no_more_requests else None
-        if events >= ENOUGH_EVENTS or (self._detail_over != "no" and (self._kind == "url" or self._seen_enough())):
+        over = self._detail_over != "no" or (events > JUDGEABLE_EVENTS and elapsed_ns >= UNJUDGED_NS)
+        if events >= ENOUGH_EVENTS or (over and (self._kind == "url" or self._seen_enough())):
             return "limit"
         if self._kind == "url" and self._first_request is not None:
             return self._url_ends(self._first_request, elapsed_ns)

@@ -83,8 +83,11 @@ SOCKET_EVENT: Final = np.dtype(
     ]
 )  # fmt: skip
 TASK_EVENT: Final = np.dtype(
-    [("ts_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("kind", "<u4"), ("kernel", "<u4"), ("comm", "u1", (16,))]
-)
+    [
+        ("ts_ns", "<u8"), ("tid", "<u4"), ("pid", "<u4"), ("ppid", "<u4"), ("kind", "<u2"), ("kernel", "<u2"),
+        ("comm", "u1", (16,)),
+    ]
+)  # fmt: skip
 FILE_EVENT: Final = np.dtype(
     [
         ("ino", "<u8"), ("dev", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("fd", "<u4"), ("mnt_ns", "<u4"),

@@ -43,6 +43,7 @@ class Task:
     pid: int | None
     comm: str | None
     kernel: bool | None
+    ppid: int | None = None
     watched_ns: int | None = None
     exit_ns: int | None = None
 
@@ -76,14 +77,15 @@ class Identities:
 
     def take_tasks(self, records: Records) -> None:
         """TASK_EVENT records: threads that began to be watched, executed a program, or ended."""
-        for ts_ns, tid, pid, kind, kernel, comm in records.tolist():
+        for ts_ns, tid, pid, ppid, kind, kernel, comm in records.tolist():
             task = self.tasks.get(tid)
             if task is None or task.pid != pid or (task.exit_ns is not None and kind != events.TASK_EXIT):
                 if task is None and len(self.tasks) >= MAX_OBJECTS:
                     continue
                 if task is not None and task.watched_ns is not None and tid == pid == task.pid:
                     self.reused.add(pid)
-                task = self.tasks[tid] = Task(tid=tid, pid=pid, comm=None, kernel=bool(kernel), watched_ns=ts_ns)
+                task = Task(tid=tid, pid=pid, ppid=ppid, comm=None, kernel=bool(kernel), watched_ns=ts_ns)
+                self.tasks[tid] = task
             task.comm, task.kernel = _text(bytes(comm)), bool(kernel)
             task.watched_ns = ts_ns if task.watched_ns is None else task.watched_ns
             if kind == events.TASK_EXIT:

@@ -118,7 +118,7 @@ class Tracer:
         self._stacks: dict[int, list[str]] = {}
         self._state_stacks: dict[tuple[int, ...], int] = {}
         self._symbols: KernelSymbols | None = None
-        self._paused = self._full = False
+        self._paused = self._full = self._detached = False
         self._budget = None if budget_percent is None else Budget(budget_percent)
         self._costs: list[ProbeCost] = []
         self._spent_ns = 0.0
@@ -166,6 +166,8 @@ class Tracer:
     def _put_watch(self, pid: int, *, excluded: bool) -> None:
         state = np.zeros(1, dtype=events.WATCH_STATE)
         state["excluded"] = excluded
+        if not excluded:
+            self._loaded().object.put("hints", pid & 0xFFFF, np.ones(1, dtype="<u4"), replace=True)
         self._loaded().object.put("watched", pid, state, replace=True)
 
     def watched(self) -> frozenset[int]:
@@ -215,13 +217,20 @@ class Tracer:
             self._sum_up()
             return self._result(last=False)
 
+    def detach(self) -> None:
+        """Record nothing from now on; `stop` still gives what there is."""
+        self._end_thread()
+        with self._lock:
+            if not self._detached:
+                self._detached = True
+                self._sum_up()
+                self._loaded().detach()
+
     def stop(self) -> TraceResult:
         """Detach first, then read what is left, and free everything."""
         try:
-            self._end_thread()
+            self.detach()
             with self._lock:
-                self._sum_up()
-                self._loaded().detach()
                 self._drain()
                 self._loaded().unmap()  # the rings are as large as the tables that are now put together
                 self._identities.refresh_paths(self._paths, MAX_REFRESHED_FILES)

@@ -143,6 +143,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	u32 flags;
+	struct task_struct *real_parent;
 	char comm[COMM_BYTES];
 	struct files_struct *files;
 	struct nsproxy *nsproxy;

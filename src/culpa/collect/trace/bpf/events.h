@@ -199,8 +199,9 @@ struct task_event {
 	u64 ts_ns;
 	u32 tid;
 	u32 pid;
-	u32 kind;
-	u32 kernel;
+	u32 ppid;
+	u16 kind;
+	u16 kernel;
 	u8 comm[COMM_BYTES];
 };
 

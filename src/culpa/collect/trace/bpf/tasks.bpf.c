@@ -9,6 +9,11 @@ volatile struct trace_counters counters SEC(".bss.counters");
 
 struct { MAP_KIND(MAP_HASH); MAP_SIZE(8192); MAP_KEY(u32); MAP_VALUE(struct watch_state); } watched SEC(".maps");
 /*
+ * Nearly every call and switch of a host is of a process that is not watched. An array is asked by single instructions, a
+ * hash is not: this one knows for the last 16 bits of a process's number whether one of those was ever to be watched.
+ */
+struct { MAP_KIND(MAP_ARRAY); MAP_SIZE(1 << 16); MAP_KEY(u32); MAP_VALUE(u32); } hints SEC(".maps");
+/*
  * The states of the threads lie in an array, since that is found by single instructions; each CPU has a seat that says
  * where the state of its last thread lies, so that the hash is asked but rarely.
  */
@@ -46,6 +51,7 @@ NOINLINE int report_task(struct task_struct *task, u32 kind)
 	event->ts_ns = ktime_ns();
 	event->tid = LOAD(task, pid);
 	event->pid = LOAD(task, tgid);
+	event->ppid = LOAD(LOAD(task, real_parent), tgid);
 	event->kind = kind;
 	event->kernel = (LOAD(task, flags) & PF_KTHREAD) != 0;
 	read_kernel(event->comm, COMM_BYTES, &task->comm);
@@ -103,12 +109,29 @@ INLINE void thread_ends(u32 tid)
 		map_push(&free_slots, &slot, ANY);
 }
 
+INLINE u32 *hint_of(u32 pid)
+{
+	u32 key = pid & 0xffff;
+
+	return map_lookup(&hints, &key);
+}
+
+INLINE int may_be_watched(u32 pid)
+{
+	u32 *hint = hint_of(pid);
+
+	return hint && *hint;
+}
+
 /* The state of a watched thread; null for all others. */
 INLINE struct thread_state *thread_of(u32 tid, u32 pid, struct task_struct *task)
 {
-	struct watch_state *watch = map_lookup(&watched, &pid);
+	struct watch_state *watch;
 	u32 *slot;
 
+	if (!may_be_watched(pid))
+		return 0;
+	watch = map_lookup(&watched, &pid);
 	if (!watch || watch->excluded)
 		return 0;
 	slot = map_lookup(&slot_of_tid, &tid);
@@ -118,10 +141,15 @@ INLINE struct thread_state *thread_of(u32 tid, u32 pid, struct task_struct *task
 /* The same for the thread that runs on this CPU, or is about to. */
 INLINE struct thread_state *running_thread(u32 tid, u32 pid, struct task_struct *task)
 {
-	u32 cpu = cpu_id();
-	struct seat *seat = map_lookup(&seats, &cpu);
-	struct thread_state *thread = seat && seat->tid == tid ? thread_at(seat->slot, tid) : 0;
+	u32 cpu;
+	struct seat *seat;
+	struct thread_state *thread;
 
+	if (!may_be_watched(pid))
+		return 0;
+	cpu = cpu_id();
+	seat = map_lookup(&seats, &cpu);
+	thread = seat && seat->tid == tid ? thread_at(seat->slot, tid) : 0;
 	if (thread)
 		return thread;
 	thread = thread_of(tid, pid, task);
@@ -163,7 +191,10 @@ INLINE int is_messenger(struct task_struct *task)
 NOINLINE int watch_process(u32 pid, u32 depth)
 {
 	struct watch_state watch = { .depth = depth, .grown = 1 };
+	u32 *hint = hint_of(pid);
 
+	if (hint)
+		*hint = 1;
 	if (counters.grown >= settings.max_grown || map_update(&watched, &pid, &watch, NOEXIST)) {
 		COUNT(&counters.refused, 1);
 		return 0;
