@@ -278,6 +278,17 @@ def test_a_traced_command_is_seen_from_its_exec_on() -> None:
     assert calls.height > 10
 
 
+@pytest.mark.trace
+def test_a_child_that_ended_before_anybody_looked_has_its_parent() -> None:
+    """Its number too is told by the kernel alone: each lives for a moment."""
+    loop = "while :; do (read -r word < /dev/null); sleep 0.05; done"
+    with program("sh", "-c", loop) as process:
+        capture = recorded(PidTarget(pid=process.pid, display="shell"), trace=True, for_ns=10**9)
+    gone = capture.frame(schema.PROCESSES).filter(pl.col("starttime").is_null(), pl.col("comm").is_in(["sh", "sleep"]))
+    assert gone.height >= 10
+    assert set(gone["ppid"]) == {process.pid}
+
+
 def test_the_peers_are_watched_too(tmp_path: Path, server: tuple[int, int]) -> None:
     """Who the target talks to is in the capture as a peer, with both ends of the socket."""
     client = f"import socket; s = socket.create_connection(('127.0.0.1', {server[1]})); print(1, flush=True); s.recv(1)"
