@@ -155,7 +155,7 @@ def port_of(client: redis.Redis) -> int:
 def recorded(
     port: int, *, trace: bool = False, password: str | None = None, user: str | None = None, for_ns: int = WINDOW_NS,
     path: str | None = None, tls: Tls | None = None, baseline: bool = False,
-    latency_monitor: bool = False,
+    latency_monitor: bool = False, budget_percent: float = Options().budget_percent,
 ) -> Capture:  # fmt: skip
     """A check-up of the server on that port of this host."""
     url = f"unix://{path}" if path else f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}"
@@ -164,7 +164,10 @@ def recorded(
         credentials=Credentials(username=user, password=password), tls=tls,
     )  # fmt: skip
     said: list[str] = []
-    options = Options(for_ns=for_ns, trace=trace, checkup=link, baseline=baseline, latency_monitor=latency_monitor)
+    options = Options(
+        for_ns=for_ns, trace=trace, checkup=link, baseline=baseline, latency_monitor=latency_monitor,
+        budget_percent=budget_percent,
+    )  # fmt: skip
     return record(parse_target(url), options, progress=said.append, enough=lambda _: None)
 
 

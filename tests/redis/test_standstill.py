@@ -1,4 +1,4 @@
-"""A server that stands still when the window ends is not waited for."""
+"""A server that stands still: at the end of the window, and after single events were no longer recorded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import EACH_SERVER, cause, examined, needs_redis, serving
+import redis
+from servers import EACH_SERVER, cause, everywhere, examined, needs_redis, port_of, recorded, serving
 
 from culpa.collect import checkup
+from culpa.collect.trace.tracer import usable
+from culpa.diagnose.judge import judge
 
 pytestmark = [pytest.mark.redis, needs_redis]
 
@@ -37,3 +40,45 @@ def test_a_server_that_stands_still_at_the_end_is_told_within_seconds(tmp_path: 
     assert "slow" == verdict.state
     assert cause(verdict, verdict.causes[0].id)
     assert any("stood still" in spot.why for spot in verdict.blind_spots)
+
+
+RECORDS_SECONDS, PULSES = 5.0, 10
+
+
+def _asked_without_end(port: int, over: threading.Event) -> None:
+    with redis.Redis(port=port) as client:
+        while not over.is_set():
+            client.ping()
+
+
+@pytest.mark.root
+@pytest.mark.trace
+def test_what_was_only_summed_up_is_no_standstill_without_a_reason(tmp_path: Path) -> None:
+    """Stopped a tenth of a second again and again, after records ended: why, nobody saw, nor that it had no reason."""
+    if error := usable():
+        pytest.skip(f"tracing is impossible here: {error}")
+    over = threading.Event()
+    with serving(tmp_path) as client:
+        pid = int(client.info("server")["process_id"])
+
+        def stop_and_go() -> None:
+            for _ in range(PULSES):
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.1)
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.1)
+
+        load = threading.Thread(target=_asked_without_end, args=(port_of(client), over))
+        later = threading.Timer(RECORDS_SECONDS + 1, stop_and_go)
+        load.start()
+        later.start()
+        window_ns = round((RECORDS_SECONDS + 3) * 1e9)
+        capture = recorded(port_of(client), trace=True, for_ns=window_ns, budget_percent=0.1)
+        over.set()
+        later.join()
+        load.join()
+    evidence = capture.manifest.evidence
+    assert evidence.sums_from_ns is not None
+    assert evidence.sums_from_ns < capture.manifest.window.start_ns + RECORDS_SECONDS * 1e9
+    verdict = judge(capture)
+    assert "redis.stall.unattributed" not in {one.id for one in everywhere(verdict.causes)}

@@ -12,6 +12,8 @@ from culpa.units import NS_PER_SECOND
 MEASURED_EVENTS: Final = 20_000
 """Sample of the probes' run time; measuring each run of a probe costs half as much again as the probe."""
 MEASURED_NS: Final = NS_PER_SECOND
+STALE_NS: Final = 10 * NS_PER_SECOND
+"""After that a sample of other processes' calls says little of how many they are now."""
 SLIDING_NS: Final = NS_PER_SECOND // 2
 PATIENCE_NS: Final = NS_PER_SECOND
 """The cost must stay above the budget for so long: a burst is worth its price."""
@@ -26,8 +28,10 @@ class ProbeCost:
     which the probes only turn away: that grows with time and not with the events.
     """
 
-    def __init__(self, probes: Probes, *, now_ns: int, events: int) -> None:
+    def __init__(self, probes: Probes, *, now_ns: int, events: int, again: bool = False) -> None:
+        """`again`: since an earlier sample was above the budget."""
         probes.start_measuring()
+        self._again = again
         self._probes = probes
         self.start_ns, self._start_events = now_ns, events
         self._start_cost_ns = probes.probe_cpu_ns()
@@ -44,6 +48,11 @@ class ProbeCost:
         """Run time, time and events since the start."""
         cost_ns = self._probes.probe_cpu_ns() - self._start_cost_ns
         return cost_ns, max(1, now_ns - self.start_ns), events - self._start_events
+
+    def is_doubtful(self, now_ns: int) -> bool:
+        """Whether it stands for other processes' calls, as they were once or long ago: another sample would tell."""
+        by_time = self._sampled is not None and self._sampled[2] < MEASURED_EVENTS
+        return by_time and (not self._again or now_ns - self.start_ns >= STALE_NS)
 
     def between(self, elapsed_ns: int, events: int) -> float:
         """Run time in ns that so many events in so long a stretch cost; 0 before anything was measured."""

@@ -311,12 +311,19 @@ class Tracer:
             return
         thread_ns = time.thread_time_ns()
         self._full = self._events >= self._max_events
-        if self._full or self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns):
+        exceeded = self._budget.exceeded(cost, now_ns=now_ns, events=self._events, thread_ns=thread_ns)
+        if exceeded and not self._full and cost.is_doubtful(now_ns):
+            self._measure_anew(probes, now_ns)
+            self._budget.forget()
+        elif exceeded or self._full:
             self._end_detail(probes)
+
+    def _measure_anew(self, probes: Probes, now_ns: int) -> None:
+        self._spent_ns += self._costs[-1].total_ns(now_ns, self._events)
+        self._costs.append(ProbeCost(probes, now_ns=now_ns, events=self._events, again=True))
 
     def _end_detail(self, probes: Probes) -> None:
         """Go over to sums. What is open now is kept as at the end of a window, so the records are whole up to now."""
-        self._spent_ns = self._costs[-1].total_ns(time.monotonic_ns(), self._events)
         self._detail_end_ns = time.monotonic_ns()
         probes.end_records()
         self._drain()
@@ -325,7 +332,7 @@ class Tracer:
         self._name_stacks()
         from_ns = time.monotonic_ns()
         probes.begin_sums(from_ns, sums.seeds(threads, from_ns))
-        self._costs.append(ProbeCost(probes, now_ns=from_ns, events=self._events))
+        self._measure_anew(probes, from_ns)
         self._sums_from_ns = from_ns
 
     def _keep_waits(self, found: Records) -> None:

@@ -37,13 +37,16 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
 
     Where the host is traced, two things are left out: time in which the main thread slept until something should arrive
     (the question was on its way to it, or culpa's own thread was late), and time in which it was ready to run and had
-    no CPU, because of other programs (`redis.cpu.starved`) or of culpa itself.
+    no CPU, because of other programs (`redis.cpu.starved`) or of culpa itself. Where events were only summed up,
+    nothing is said: nobody saw what the server did then.
 
     What to do: look at the server from its own host, where the waits of its main thread can be followed.
     """
     picture = view.picture
     if not picture.is_checkup:
         raise Unseen("the server was not asked PING: that is for culpa redis URL")
+    if picture.seen == "sums":
+        raise Unseen("what the server did was only summed up, and sums do not tell when")
     rest = _unexplained(view)
     idle = [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]
     if known := [*idle, *view.nodes(Kind.RUNNABLE)]:
