@@ -26,7 +26,7 @@ from culpa.fix.processes import starttime_of
 from culpa.report.envelope import to_json
 
 pytestmark = [pytest.mark.redis, needs_redis]
-TRY = ("redis-hz", "--try", "22s")
+TRY = ("redis-hz", "--try", "30s")
 VERIFY = ("redis-hz", "--apply", "--verify", "--for", "3s")
 
 

@@ -23,10 +23,10 @@ Times = NDArray[np.float64]
 Counts = NDArray[np.float32]
 
 CONFIDENCE: Final = 0.95
-CHANCE: Final = 0.02
-"""As large a difference, one way or the other, by the drawn order alone; two quantiles are looked at for a gain."""
+CHANCE: Final = 0.025
+"""Of as large a difference, one way or the other, by the drawn order alone: 5 % for both quantiles together."""
 LEAST_PAIRS: Final = 8
-"""Of 8 pairs 256 orders can be drawn: fewer cannot tell 1 in 50 from chance well."""
+"""Of 8 pairs 256 orders can be drawn: fewer cannot tell 1 in 40 from chance well."""
 LEAST_FOR_P99: Final = 100
 """Answers on each side; as for the p99 of a verdict."""
 LEAST_FOR_P50: Final = 40
@@ -36,7 +36,7 @@ DRAWS: Final = 1000
 GROUP: Final = 5
 """Answers in a row that count as one where a single block is judged."""
 MOST: Final = 4
-SURPRISE: Final = 0.001
+SURPRISE: Final = 0.0003
 """Chance of as many slow groups in one block, were it as the time without the fix."""
 SHORTEST_SECONDS: Final = 1e-9
 _CELLS: Final = 4_000_000
@@ -122,7 +122,7 @@ def worse(off: Sequence[Times], on: Times) -> bool:
 def far_worse(off: Sequence[Times], on: Times) -> bool:
     """Whether half of a block takes longer than the slowest hundredth without the fix: no noise that was seen is so."""
     calm = np.concatenate(off) if off else np.empty(0)
-    if len(calm) < LEAST_FOR_P50 or len(on) < 2 * GROUP:
+    if len(calm) < LEAST_FOR_P50 or len(on) < 4 * GROUP:  # of fewer a single burst may be half
         return False
     return float(np.median(on)) > WORSE * float(np.quantile(calm, 0.99))
 

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 
 from culpa.fix.alternation import Times, far_worse, worse
-from culpa.units import NS_PER_SECOND, format_seconds
+from culpa.units import NS_PER_SECOND, format_seconds, format_share
 
 POLL_SECONDS: Final = 0.05
 STALL_SECONDS: Final = 1.0
@@ -76,7 +76,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """Why a fix has to go at once, in words that follow "with the fix". `sure`: a burst of the usual noise is not so."""
+    """Why a fix has to go at once, in words that follow "with the fix". `sure`: no burst of noise is so."""
 
     kind: Literal["errors", "worse"]
     words: str
@@ -118,7 +118,7 @@ def alarm(off: Sequence[Stretch], on: Stretch, waits_seconds: float) -> Alarm | 
     if sure or worse(calm, on.times):
         p99 = float(np.quantile(np.concatenate(calm), 0.99))
         above = float((on.times > p99).mean())
-        words = f"{above:.0%} of the answers are slower than the p99 without it"
+        words = f"{format_share(above)} of the answers are slower than the p99 without it"
         return Alarm(kind="worse", words=f"{words} ({format_seconds(p99)})", sure=sure)
     return None
 

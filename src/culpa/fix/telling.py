@@ -12,7 +12,7 @@ from typing import Final
 from culpa.fix.parameters import State
 from culpa.fix.trialviews import FixMeasured, contrast_in_words, percent, side_in_words
 from culpa.fix.views import FixApplied, FixList, FixLog, FixUndone, FixView, RecordView, UndoneView
-from culpa.units import printable
+from culpa.units import format_seconds, printable
 
 LABEL_CELLS: Final = 10
 _STATES: Final = {
@@ -92,9 +92,11 @@ def undone(done: FixUndone, width: int) -> Iterator[str]:
 
 def measured(done: FixMeasured, width: int) -> Iterator[str]:
     """What was measured without a fix and with it, what that proves, and how it stands now."""
-    blocks = f" in {done.pairs} pairs of blocks of {done.block_seconds:.2g} s, in a drawn order" if done.pairs else ""
-    yield f"{printable(done.fix.id, 60)}  {_MODES[done.mode]}{blocks}"
+    yield f"{printable(done.fix.id, 60)}  {_MODES[done.mode]}"
     yield from _sets(done.fix, width)
+    if done.pairs:
+        blocks = f"{done.pairs} pairs of blocks of {format_seconds(done.block_seconds)}, one off and one on"
+        yield from _field("trial", f"{blocks}, in a drawn order", width)
     yield from _field("asked", done.asked, width)
     yield from _field("without", side_in_words(done.off), width)
     yield from _field("with", side_in_words(done.on), width)

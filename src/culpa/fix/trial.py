@@ -22,14 +22,15 @@ from culpa.fix.alternation import Contrast
 from culpa.fix.measuring import Alarm, Probe, Stretch, Watch, alarm
 from culpa.fix.run import Undone
 from culpa.fix.switch import Disturbed, Switch
-from culpa.units import NS_PER_SECOND, format_seconds
+from culpa.units import NS_PER_SECOND, format_seconds, format_share
 
 DEFAULT_SECONDS: Final = 10.0
 """Before, and after, where nothing is said."""
 PAIRS: Final = 30
 """Of blocks, where there is time for them: more of them are shorter, and what a switch upsets takes more of each."""
 LEAST_BLOCK_SECONDS: Final = 0.8
-ANSWERS_A_BLOCK: Final = 10
+ANSWERS_A_BLOCK: Final = 22
+"""That are counted: with fewer a burst of slow ones is most of a block."""
 SETTLE_SHARE: Final = 0.25
 """Of a block, at its begin: not counted, since what was under way belongs to the block before."""
 BASELINE_SHARE: Final = 0.1
@@ -146,7 +147,7 @@ class Trial:
         drift = [_halves(before, quantile) for quantile in (0.5, 0.99)]
         judged = p99 or p50
         if judged is not None and judged.low > alternation.WORSE:
-            why = f"the {'p99' if p99 else 'p50'} rose by more than {alternation.WORSE - 1:.0%} beyond noise"
+            why = f"the {'p99' if p99 else 'p50'} rose by more than {format_share(alternation.WORSE - 1)} beyond noise"
             return self._stopped("verify", "worse", why, p50=p50, p99=p99)
         result: Result = "cannot-tell" if p50 is None else "fell" if _fell(p50, p99) else "no-difference"
         return Measured(

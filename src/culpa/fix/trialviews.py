@@ -11,7 +11,7 @@ from culpa.fix.run import Undone
 from culpa.fix.switch import Switch
 from culpa.fix.trial import Measured, Mode, Result, Side
 from culpa.fix.views import FixView, RecordView, UndoneView, of_record, of_undone
-from culpa.units import format_seconds
+from culpa.units import format_seconds, format_share
 
 ALTERNATE: Final = "culpa fix ID --try 60s turns it off and on, and can tell"
 
@@ -109,7 +109,8 @@ def _too_little(measured: Measured) -> str:
 
 def _proved(measured: Measured, *, rose: bool) -> str:
     named = (("p50", measured.p50), ("p99", measured.p99))
-    return " and ".join(f"{name} by {abs(one.ratio - 1):.0%}" for name, one in named if one and _is(one, rose=rose))
+    moved = [(name, one) for name, one in named if one and _is(one, rose=rose)]
+    return " and ".join(f"{name} by {format_share(abs(one.ratio - 1))}" for name, one in moved)
 
 
 def _is(one: Contrast, *, rose: bool) -> bool:
@@ -129,16 +130,17 @@ def _state(undone: Undone | None, switch: Switch) -> str:
 
 
 def percent(share: float) -> str:
-    """A change, with its sign."""
-    return f"{share:+.1%}" if abs(share) < 0.0995 else f"{share:+.0%}"
+    """A change, with its sign: `-24 %`, `+0.4 %`."""
+    return f"{100 * share:+.1f} %" if abs(share) < 0.0995 else f"{100 * share:+.0f} %"
 
 
 def contrast_in_words(one: ContrastView | None) -> str:
     """A change and its interval."""
     if one is None:
         return "too few answers for an interval"
-    chance = f"; by chance in {one.chance:.1%} of orders" if one.chance is not None else ""
-    return f"{percent(one.change)} ({CONFIDENCE:.0%} interval {percent(one.low)} to {percent(one.high)}{chance})"
+    chance = f"; by the order alone in {format_share(one.chance)}" if one.chance is not None else ""
+    interval = f"{format_share(CONFIDENCE)} interval {percent(one.low)} to {percent(one.high)}"
+    return f"{percent(one.change)} ({interval}{chance})"
 
 
 def side_in_words(side: SideView) -> str:
