@@ -184,7 +184,6 @@ class Trial:
             found = self._believe(seen) if on else None
             if found is None and seen is not None:
                 self._switch.off()
-                self._watch.until(end, f"{shown}, taken out early")
             if found is None and number % 2:
                 found = self._worse_so_far()
             if found is not None:
@@ -230,7 +229,7 @@ class Trial:
         return found
 
     def _block(self, end: float, counted_from: float, state: str, *, on: bool) -> Alarm | None:
-        """Wait to its end; with the fix on, no longer than all is well."""
+        """Wait to its end; with the fix on, no longer than all is well. What is not sure is only judged at its end."""
         start_ns, counted_ns = time.monotonic_ns(), round(counted_from * NS_PER_SECOND)
 
         def now() -> Stretch:
@@ -240,7 +239,10 @@ class Trial:
         def look() -> Alarm | None:
             return alarm([*self._calm, *self._off], now(), self._watch.waits_seconds(start_ns))
 
-        found = (self._watch.until(end, state, look) or look()) if on else self._watch.until(end, state)
+        def look_for_the_worst() -> Alarm | None:
+            return seen if (seen := look()) is not None and seen.sure else None
+
+        found = self._watch.until(end, state, look_for_the_worst) or look() if on else self._watch.until(end, state)
         (self._on if on else self._off).append(now())
         return found
 
