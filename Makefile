@@ -39,8 +39,9 @@ bench: setup
 score: setup  ## all labs with and without tracing, and the sound ones a hundred times: docs/reference/score.json
 	$(BIN)/python bench/score.py
 
-soak: setup  ## a hundred runs of labs in which nothing is wrong, a hundred fixes killed half-way; fails at one that is not right
+soak: setup  ## a hundred runs of labs in which nothing is wrong, a hundred fixes and a hundred trials killed half-way, gains told from none; fails at one that is not right
 	PYTHONPATH=tests/redis $(BIN)/python tests/fix/kills.py 100
+	PYTHONPATH=tests/redis $(BIN)/python tests/fix/trials.py 300
 	$(BIN)/culpa lab bench --sound --runs 100
 
 docs: setup  ## docs/reference anew from the code

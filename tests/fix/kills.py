@@ -32,10 +32,11 @@ from culpa.fix.processes import threads_of
 WORKER = """
 import os, random, sys, time
 from pathlib import Path
-from fixing import CONNECTS, applied, kernel_setting, process_setting, redis_setting
+from fixing import CONNECTS, applied, kernel_setting, known, process_setting, redis_setting
 from culpa.errors import CulpaError
 from culpa.fix import run
 from culpa.fix.journal import Journal
+from culpa.fix.switch import Switch
 journal, port, pid, kinds = Journal(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split(",")
 FIXES = {
     "redis": [("redis-hz", lambda: redis_setting(port, "hz", "100")),
@@ -53,7 +54,13 @@ for line in sys.stdin:
         while True:
             for id, parameters in random.sample([one for kind in kinds for one in FIXES[kind]], 2):
                 try:
-                    applied(id, parameters(), journal)
+                    if random.random() < float(sys.argv[5]):
+                        switch = Switch(known(id), parameters(), cause="some.cause", seen_unix=time.time(),
+                                        journal=journal, connects=CONNECTS)
+                        for _ in range(random.randrange(1, 6)):
+                            (switch.off if switch.is_on else switch.on)()
+                    else:
+                        applied(id, parameters(), journal)
                 except CulpaError as error:
                     if "is in place" not in str(error):
                         print("refused:", error, file=sys.stderr, flush=True)
@@ -64,7 +71,10 @@ for line in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""For each seed that it reads: a child that applies and undoes until it is killed; its number, then how it ended."""
+"""For each seed that it reads: a child that applies and undoes until it is killed; its number, then how it ended.
+
+Such a share of the fixes as its last argument says is turned on and off as a trial does.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +88,8 @@ class Count:
     wrong: tuple[str, ...]
 
 
-def kills(runs: int, seed: int) -> Count:
-    """So many runs, each with its own moment."""
+def kills(runs: int, seed: int, *, tried: float = 0.0) -> Count:
+    """So many runs, each with its own moment; such a share of the fixes is turned on and off as a trial does."""
     kinds = ["redis"]
     if _writable(VM / "dirty_background_ratio"):
         kinds.append("kernel")
@@ -93,7 +103,7 @@ def kills(runs: int, seed: int) -> Count:
             _make_threads_differ(child.pid)
         client.config_set("appendfsync", "always")
         state = Path(folder) / "culpa"
-        with _worker(state, port_of(client), child.pid, kinds) as worker:
+        with _worker(state, port_of(client), child.pid, kinds, tried) as worker:
             return _count(runs, random.Random(seed), state, client, child.pid, worker, kinds)
 
 
@@ -158,10 +168,10 @@ def _everything(client: redis.Redis, pid: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _worker(state: Path, port: int, pid: int, kinds: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _worker(state: Path, port: int, pid: int, kinds: list[str], tried: float) -> Iterator[subprocess.Popen[str]]:
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "redis"), *sys.path])}
-    argv = [sys.executable, "-c", WORKER, str(state), str(port), str(pid), ",".join(kinds)]
+    argv = [sys.executable, "-c", WORKER, str(state), str(port), str(pid), ",".join(kinds), str(tried)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as worker:
         try:
             yield worker
@@ -172,13 +182,16 @@ def _worker(state: Path, port: int, pid: int, kinds: list[str]) -> Iterator[subp
 def main() -> None:
     """Print the counts; exit 1 unless all runs were right."""
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
-    count = kills(int(sys.argv[1]), seed)
-    print(
-        f"killed while applying or undoing ({', '.join(count.kinds)}; seed {seed}): as before after "
-        f"culpa fix --undo all in {count.right} of {count.runs} runs; something was in place in {count.left_open}"
-    )
-    print("".join(f"{line}\n" for line in count.wrong), end="")
-    sys.exit(count.right != count.runs)
+    right = True
+    for what, tried in (("applying or undoing", 0.0), ("a trial turned it off and on", 1.0)):
+        count = kills(int(sys.argv[1]), seed, tried=tried)
+        print(
+            f"killed while {what} ({', '.join(count.kinds)}; seed {seed}): as before after culpa fix --undo all in "
+            f"{count.right} of {count.runs} runs; something was in place in {count.left_open}"
+        )
+        print("".join(f"{line}\n" for line in count.wrong), end="")
+        right = right and count.right == count.runs
+    sys.exit(not right)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from kills import kills
 from servers import needs_redis
 
 RUNS = 20
-"""`make soak` has a hundred."""
+RUNS_OF_TRIALS = 6
+"""`make soak` has a hundred of each."""
 
 
 @pytest.mark.redis
 @needs_redis
-def test_whenever_it_is_killed_everything_can_be_taken_back() -> None:
-    """Of all kinds that can be changed here; some of the kills have left something to take back."""
-    count = kills(RUNS, seed=7)
+@pytest.mark.parametrize(("runs", "tried"), [(RUNS, 0.0), (RUNS_OF_TRIALS, 1.0)])
+def test_whenever_it_is_killed_everything_can_be_taken_back(runs: int, tried: float) -> None:
+    """Of all kinds that can be changed here, also within a trial; some kills have left something to take back."""
+    count = kills(runs, seed=7, tried=tried)
     assert () == count.wrong
     assert 0 < count.left_open

@@ -77,7 +77,7 @@ class Ways:
     """
 
     def __init__(self, url: str | None, tls: Tls, talk: Talk, *, trusted: bool) -> None:
-        self._tls = tls
+        self.tls = tls
         self._trusted = trusted
         self._link: Link | None = reach(url, tls, talk)[1] if url is not None else None
 
@@ -102,7 +102,7 @@ class Ways:
         from culpa.fix.hands import Unreachable
 
         try:
-            return _Answers(parameters.server, self._link_to(parameters).connect(silence_seconds=SILENCE_SECONDS))
+            return _Answers(parameters.server, self.link_to(parameters).connect(silence_seconds=SILENCE_SECONDS))
         except NotAnswered as reason:
             raise _unreachable(parameters.server, reason) from reason
         except UnicodeError as error:
@@ -113,7 +113,8 @@ class Ways:
         address = self._link.address
         return (address.host, address.port, address.path) == (one.host, one.port, one.path)
 
-    def _link_to(self, one: RedisSetting) -> Link:
+    def link_to(self, one: RedisSetting) -> Link:
+        """How that server is reached, with the credentials it may be given."""
         from culpa.collect.redis_answers import PASSWORD_VARIABLE as OTHER_VARIABLE
         from culpa.collect.redis_answers import Address, Credentials
         from culpa.collect.redis_link import Link
@@ -124,7 +125,7 @@ class Ways:
         return Link(
             address=Address(host=one.host, port=one.port, path=one.path),
             credentials=Credentials(username=(one.user or None) if said else None, password=said or None),
-            tls=self._tls if one.tls else None,
+            tls=self.tls if one.tls else None,
         )
 
 

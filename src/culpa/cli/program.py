@@ -49,8 +49,10 @@ app.command(
     epilog=example("culpa redis redis://127.0.0.1:6379", "culpa redis rediss://me@cache.example:6380 --for 30s"),
 )(redis.redis)
 app.command(
-    short_help="Apply a fix, and take it back.",
-    epilog=example("culpa fix", "culpa fix redis-hz --apply", "culpa fix --undo all"),
+    short_help="Apply a fix, measure what it does, and take it back.",
+    epilog=example(
+        "culpa fix", "culpa fix redis-hz --try 60s", "culpa fix redis-hz --apply --verify", "culpa fix --undo all"
+    ),
 )(fix.fix)
 app.command(short_help="What this host lets culpa see.", epilog=example("culpa doctor"))(doctor.doctor)
 app.add_typer(lab.app, name="lab")

@@ -31,13 +31,18 @@ PROMPT_NS: Final = NS_PER_SECOND // 1000
 class PingProbe:
     """Sends PING from a thread of its own until it is stopped."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, interval_ns: int = INTERVAL_NS) -> None:
         """Connect; where the connection is lost later a new one is made.
+
+        Args:
+            link: the server.
+            interval_ns: from one question to the next.
 
         Raises:
             NotAnswered: the server cannot be reached.
         """
         self._link = link
+        self._interval_ns = interval_ns
         self._talker: Talker | None = link.connect(silence_seconds=SILENCE_SECONDS)
         self._lock = threading.Lock()
         self._sent: list[Sent] = []
@@ -60,6 +65,10 @@ class PingProbe:
         """The one that is open now."""
         with self._lock:
             return self._open
+
+    def lost(self) -> tuple[str, ...]:
+        """Why the connection was lost, each time."""
+        return tuple(self._lost)
 
     def halt(self) -> None:
         """Send no more: whatever was sent began before this returns."""
@@ -100,7 +109,7 @@ class PingProbe:
             while not self._stopping.is_set() and len(self._sent) < MAX_SENT:
                 sent = self._one()
                 if sent is not None:
-                    pause = sent.start_ns + INTERVAL_NS - time.monotonic_ns()
+                    pause = sent.start_ns + self._interval_ns - time.monotonic_ns()
                     self._stopping.wait(max(0, pause) / NS_PER_SECOND)
                 elif not self._stopping.wait(1.0):
                     self._connect_again()

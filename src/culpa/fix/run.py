@@ -164,9 +164,9 @@ def _taken_back(record: Record, hand: Hand, journal: Journal, why: str) -> Culpa
     """A fix that was refused, or half of it, or changed to something else than was asked: as before, if that can be."""
     try:
         goal = hand.goal(record.before, record.during, hand.read())
-        if not _reached(hand, goal):
+        if not reached(hand, goal):
             hand.write(goal)
-        if _reached(hand, goal):
+        if reached(hand, goal):
             journal.close(record, "refused", why)
             return CulpaError(f"{why}; it is as it was before")
     except (Refused, Unreachable) as reason:
@@ -251,7 +251,7 @@ def _undo(record: Record, hand: Hand, journal: Journal, *, anyway: bool) -> Undo
     if all(now.get(name) == value for name, value in goal.items()):
         return _closed(journal, record, "as-before", f"{what} is as it was before")
     hand.write(goal)
-    if not _reached(hand, goal):
+    if not reached(hand, goal):
         raise Unreachable("it reads otherwise than it was set")
     values = sorted({printable(value, 80) for value in goal.values()} - {"0"}) or ["0"]
     return _closed(journal, record, "undone", f"{what} is {' and '.join(values) or repr('')} again")
@@ -262,7 +262,7 @@ def _closed(journal: Journal, record: Record, outcome: Outcome, sentence: str) -
     return Undone(record=record, ended=outcome, sentence=f"{sentence} ({told})" if told else sentence)
 
 
-def _reached(hand: Hand, goal: State) -> bool:
+def reached(hand: Hand, goal: State) -> bool:
     """Whether it reads as it shall; parts that have ended meanwhile are not missed."""
     now = hand.read()
     return all(now[name] == value for name, value in goal.items() if name in now)

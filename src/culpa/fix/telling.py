@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from culpa.fix.parameters import State
-from culpa.fix.views import FixApplied, FixList, FixLog, FixUndone, FixView, RecordView
-from culpa.units import printable
+from culpa.fix.trialviews import FixMeasured, contrast_in_words, percent, side_in_words
+from culpa.fix.views import FixApplied, FixList, FixLog, FixUndone, FixView, RecordView, UndoneView
+from culpa.units import format_seconds, printable
 
 LABEL_CELLS: Final = 10
 _STATES: Final = {
@@ -22,6 +23,7 @@ _OUTCOMES: Final = {
     None: "in place", "undone": "taken back", "as-before": "was as before", "gone": "gone with its target",
     "kept": "kept on purpose", "refused": "was not taken",
 }  # fmt: skip
+_MODES: Final = {"verify": "measured before and after", "try": "measured off and on"}
 MOST_VALUES: Final = 4
 
 
@@ -32,11 +34,8 @@ def listing(fixes: FixList, width: int) -> Iterator[str]:
         yield ""
         yield f"{printable(fix.id, 60)}  {_STATES[fix.state]}"
         yield from _field("for", f"{fix.title} ({fix.cause})", width)
-        if fix.target is not None and fix.before is not None and fix.after is not None:
-            yield from _field("sets", f"{fix.target} from {_values(fix.before)} to {_values(fix.after)}", width)
-        elif fix.target is not None:
-            yield from _field("sets", fix.target, width)
-        else:
+        yield from _sets(fix, width)
+        if fix.target is None:
             yield from _field("do", fix.does, width)
         if fix.why_not:
             yield from _field("why not", fix.why_not, width)
@@ -86,13 +85,36 @@ def undone(done: FixUndone, width: int) -> Iterator[str]:
     """What was taken back, and the way out for what was not."""
     for one in done.records:
         yield from _field(one.record, one.sentence, width)
-        if one.ended == "changed":
-            yield from _field("", f"to put it back all the same: culpa fix --undo {one.record} --anyway", width)
-            yield from _field("", f"to leave it as it is:        culpa fix --undo {one.record} --keep", width)
-        if one.ended == "failed":
-            yield from _field("", f"to give it up, and leave it as it is: culpa fix --undo {one.record} --keep", width)
+        yield from _ways_out(one, width)
         yield from _commands("by hand", one.by_hand)
     yield from _odd(done.strange, width)
+
+
+def measured(done: FixMeasured, width: int) -> Iterator[str]:
+    """What was measured without a fix and with it, what that proves, and how it stands now."""
+    yield f"{printable(done.fix.id, 60)}  {_MODES[done.mode]}"
+    yield from _sets(done.fix, width)
+    if done.pairs:
+        blocks = f"{done.pairs} pairs of blocks of {format_seconds(done.block_seconds)}, one off and one on"
+        yield from _field("trial", f"{blocks}, in a drawn order", width)
+    yield from _field("asked", done.asked, width)
+    yield from _field("without", side_in_words(done.off), width)
+    yield from _field("with", side_in_words(done.on), width)
+    if not done.undone or done.p50 or done.p99:
+        yield from _field("p50", contrast_in_words(done.p50), width)
+        yield from _field("p99", contrast_in_words(done.p99), width)
+    if done.drift_p50 is not None:
+        p99 = f", p99 {percent(done.drift_p99)}" if done.drift_p99 is not None else ""
+        yield from _field("drift", f"by itself, before the fix: p50 {percent(done.drift_p50)}{p99}", width)
+    yield from _field("result", done.sentence, width)
+    yield from _field("state", done.state, width)
+    if done.undone is not None:
+        yield from _ways_out(done.undone, width)
+        yield from _commands("by hand", done.undone.by_hand)
+    elif done.record is not None:
+        yield from _field("may lose", done.fix.loses, width)
+        yield from _field("undo", f"culpa fix --undo {done.record.id}", width)
+        yield from _commands("by hand", done.record.by_hand)
 
 
 def log(history: FixLog, width: int) -> Iterator[str]:
@@ -106,6 +128,24 @@ def log(history: FixLog, width: int) -> Iterator[str]:
     if not history.records:
         yield "No fix was applied yet."
     yield from _odd(history.strange, width)
+
+
+def _sets(fix: FixView, width: int) -> Iterator[str]:
+    """What it changes, as far as that is known."""
+    if fix.target is not None and fix.before is not None and fix.after is not None:
+        yield from _field("sets", f"{fix.target} from {_values(fix.before)} to {_values(fix.after)}", width)
+    elif fix.target is not None:
+        yield from _field("sets", fix.target, width)
+
+
+def _ways_out(one: UndoneView, width: int) -> Iterator[str]:
+    """Of a record that stays open."""
+    if one.ended == "changed":
+        yield from _field("", f"to put it back all the same: culpa fix --undo {one.record} --anyway", width)
+        yield from _field("", f"to leave it as it is:        culpa fix --undo {one.record} --keep", width)
+    if one.ended == "failed":
+        yield from _field("", f"to try it again: culpa fix --undo {one.record}", width)
+        yield from _field("", f"to give it up, and leave it as it is: culpa fix --undo {one.record} --keep", width)
 
 
 def _still_open(records: Iterable[RecordView], strange: Iterable[str], width: int) -> Iterator[str]:
