@@ -215,7 +215,7 @@ def score_page() -> str:
         where nothing is wrong, nothing is named. What was missed stays in the table.
 
         *Stalls* are those of the labs of `culpa redis`: PINGs of a client of the lab's own that waited 5 ms or longer
-        while culpa watched. It asks every 5 ms, culpa every 25 ms, so that culpa meets a part of their time: what one
+        while culpa watched. It asks every 10 ms, culpa every 25 ms, so that culpa meets a part of their time: what one
         of its own PINGs, itself of 5 ms or longer, waited through as well. Attributed is the share of that part which
         the verdict puts down to a cause that is true in that lab, or says to be a wait of Redis' main thread for a CPU.
         That Redis was computing, and `redis.stall.unattributed`, do not count; nor does a lab in which only the latter

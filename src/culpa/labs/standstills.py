@@ -1,9 +1,9 @@
 """How long clients of a Redis server waited, by a client of the lab's own, and what a verdict says of that time.
 
-The lab's client (`apps/redis_clock.py`) asks five times as often as culpa's and knows nothing of it; a standstill is a
-PING of its that waited 5 ms or longer. Of its time counts as met what such a PING of culpa's waited through as well. Of
-that counts as attributed what the verdict puts down to a cause that is true in this lab, and what it says to be a wait
-for a CPU. culpa asks every 25 ms: it meets a standstill of 30 ms for certain, of shorter ones some, of none the whole.
+The lab's client (`apps/redis_clock.py`) asks every 10 ms and knows nothing of culpa; a standstill is a PING of its that
+waited 5 ms or longer. Of its time counts as met what such a PING of culpa's waited through as well. Of that counts as
+attributed what the verdict puts down to a cause that is true in this lab, and what it says to be a wait for a CPU.
+culpa asks every 25 ms: it meets a standstill of 30 ms for certain, of shorter ones some, and of hardly any the whole.
 """
 
 from __future__ import annotations
