@@ -213,6 +213,13 @@ def score_page() -> str:
         random from the printed seed. `make score` runs them and writes [score.json](score.json), from which this page
         is made. In brackets stand Wilson 95 % intervals. *first right*: the first head is the first true cause, or,
         where nothing is wrong, nothing is named. What was missed stays in the table.
+
+        *Stalls* are those of the labs of `culpa redis`: PINGs of a client of the lab's own that waited 5 ms or longer
+        while culpa watched. It asks every 10 ms, culpa every 25 ms, so that culpa meets a part of their time: what one
+        of its own PINGs, itself of 5 ms or longer, waited through as well. Attributed is the share of that part which
+        the verdict puts down to a cause that is true in that lab, or says to be a wait of Redis' main thread for a CPU.
+        That Redis was computing, and `redis.stall.unattributed`, do not count; nor does a lab in which only the latter
+        is true. What culpa did not meet is in neither.
         """
     )
     parts = json.loads(SCORE.read_text(encoding="utf-8"))["parts"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -14,7 +14,7 @@ from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot
 from culpa.diagnose import causes as causes_of
-from culpa.diagnose import detail, redisserved, sampled, smallcalls, summed, tree, workers
+from culpa.diagnose import detail, redisserved, sampled, smallcalls, stalls, summed, tree, workers
 from culpa.diagnose.acquittals import figures
 from culpa.diagnose.causes import Found
 from culpa.diagnose.moments import Moments
@@ -32,6 +32,7 @@ from culpa.diagnose.verdict import (
     Node,
     Observed,
     Root,
+    Stalls,
     State,
     TargetView,
     Verdict,
@@ -66,15 +67,15 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
     served = redisserved.find(capture, exchanges)
     capture = capture.without_rows(schema.MESSAGES)  # a large table, and the exchanges say all that is asked of it
     picture = replace(draw(capture, exchanges), asked=asked, asked_until_ns=end_ns, served=served)
-    heads, broken, checks = _heads(picture, rules)
+    said = _opinion(picture, rules)
     if sums is not None:
         # The trouble may have come, or shown itself, only after single events ended.
         later = draw_sums(backing.united(sums), exchanges)
         later = replace(later, asked=asked, asked_until_ns=end_ns, served=served, small_calls=smallcalls.named(picture))
-        heads_later, broken_later, checks_later = _heads(later, rules)
-        if _worst_ns(later, heads_later, known={cause.id for cause in heads}) > _worst_ns(picture, heads):
-            picture, heads, broken, checks = later, heads_later, broken_later, checks_later
-    manifest = capture.manifest
+        said_later, known = _opinion(later, rules), {cause.id for cause in said.heads}
+        if _worst_ns(later, said_later.heads, known=known) > _worst_ns(picture, said.heads):
+            picture, said = later, said_later
+    manifest, heads = capture.manifest, said.heads
     state = _state(picture, heads)
     blame = tree.of(picture)
     return Verdict(
@@ -93,8 +94,8 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         blame=blame,
         causes=heads,
         ruled_out=ruled_out(picture),
-        blind_spots=manifest.blind_spots + broken, checks=checks if picture.is_checkup else (),
-        commands=_commands(picture),
+        blind_spots=manifest.blind_spots + said.broken, checks=said.checks if picture.is_checkup else (),
+        commands=_commands(picture), stalls=said.stalls,
         cost=CostView(
             events=manifest.cost.events, lost_events=manifest.cost.lost_events,
             probe_cpu_seconds=manifest.cost.probe_cpu_ns / NS_PER_SECOND,
@@ -110,11 +111,20 @@ def _asked(capture: Capture) -> pl.DataFrame | None:
     return sampled.own_requests(capture)
 
 
-def _heads(
-    picture: Picture, rules: tuple[Rule, ...]
-) -> tuple[tuple[Cause, ...], tuple[BlindSpot, ...], tuple[CheckAnswer, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opinion:
+    """What the rules say of one picture; `broken`: those that failed."""
+
+    heads: tuple[Cause, ...]
+    broken: tuple[BlindSpot, ...]
+    checks: tuple[CheckAnswer, ...]
+    stalls: Stalls | None
+
+
+def _opinion(picture: Picture, rules: tuple[Rule, ...]) -> _Opinion:
     found, broken, checks = _ask(picture, rules)
-    return causes_of.arrange(picture, found), broken, checks
+    heads = causes_of.arrange(picture, found)
+    return _Opinion(heads=heads, broken=broken, checks=checks, stalls=stalls.of(picture, found))
 
 
 def _worst_ns(picture: Picture, heads: tuple[Cause, ...], known: Collection[str] = ()) -> float:
@@ -149,12 +159,7 @@ def _ask(
 
 def _explained(found: list[Found]) -> Moments:
     """Where the causes found so far lie."""
-    parts = [entry.finding.moments for entry in found]
-    return Moments.union(
-        np.concatenate([np.zeros(0, np.int64), *(part.item for part in parts)]),
-        np.concatenate([np.zeros(0, np.int64), *(part.start_ns for part in parts)]),
-        np.concatenate([np.zeros(0, np.int64), *(part.end_ns for part in parts)]),
-    )
+    return Moments.of_all(entry.finding.moments for entry in found)
 
 
 def _commands(picture: Picture) -> tuple[Commands, ...]:

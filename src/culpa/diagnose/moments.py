@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,16 @@ class Moments:
         columns = (np.array(column, np.int64) for column in (item, start_ns, end_ns))
         return Moments.union(*columns)
 
+    @staticmethod
+    def of_all(parts: Iterable[Moments]) -> Moments:
+        """What any of them holds."""
+        all_parts = [Moments.of_rows([], [], []), *parts]
+        return Moments.union(
+            np.concatenate([part.item for part in all_parts]),
+            np.concatenate([part.start_ns for part in all_parts]),
+            np.concatenate([part.end_ns for part in all_parts]),
+        )
+
     @property
     def ns(self) -> int:
         """Their total length."""
@@ -75,11 +86,7 @@ class Moments:
 
     def plus(self, other: Moments) -> Moments:
         """What either holds."""
-        return Moments.union(
-            np.concatenate([self.item, other.item]),
-            np.concatenate([self.start_ns, other.start_ns]),
-            np.concatenate([self.end_ns, other.end_ns]),
-        )
+        return Moments.of_all((self, other))
 
     def longest(self, ns: int) -> Moments:
         """The longest intervals, the last of them cut, so that they add up to at most `ns`."""

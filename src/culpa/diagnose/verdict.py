@@ -196,6 +196,45 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
     """What these figures cannot tell."""
 
 
+class StallPart(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a stall lies in the time of the causes of one id, notes among them."""
+
+    id: str
+    seconds: float
+
+
+class Stall(msgspec.Struct, frozen=True, kw_only=True):
+    """One PING that waited 5 ms or longer. `at`: when it was sent, on the watching host's CLOCK_MONOTONIC.
+
+    `named_seconds` lie in the time of any cause, which may be several at once; `cpu_seconds` in none, but the server's
+    main thread was ready to run then and had no CPU.
+    """
+
+    at: float
+    seconds: float
+    named_seconds: float
+    cpu_seconds: float
+    causes: tuple[StallPart, ...]
+
+
+class Stalls(msgspec.Struct, frozen=True, kw_only=True):
+    """A check-up's PINGs that waited 5 ms or longer, and what of their time is attributed.
+
+    What is in neither `named_seconds` nor `cpu_seconds` no cause accounts for; `redis.stall.unattributed` names none,
+    and that a thread computes or sleeps (`cpu.busy`, `sleep.by-choice`) is no reason. `since` and `until` bound the
+    time judged, on CLOCK_MONOTONIC like `Stall.at`. `each` holds the longest thousand in order of time.
+    """
+
+    since: float
+    until: float
+    count: int
+    seconds: float
+    longest_seconds: float
+    named_seconds: float
+    cpu_seconds: float
+    each: tuple[Stall, ...]
+
+
 class RuledOut(msgspec.Struct, frozen=True, kw_only=True):
     """A usual suspect with the figure that acquits it."""
 
@@ -286,4 +325,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What was examined where one server was: every check with its answer."""
     commands: tuple[Commands, ...] = ()
     """What each Redis server that was asked was busy with."""
+    stalls: Stalls | None = None
+    """Of one Redis server: who waited for it; null where nobody asked it PING, or single moments are not known."""
     cost: CostView

@@ -14,10 +14,11 @@ import msgspec
 
 from culpa.diagnose.verdict import Node, Verdict
 from culpa.errors import LabError, UsageError
-from culpa.labs import catalogue, run
-from culpa.labs.lab import Family, Lab, LabResult, Measured, Parameters, Score, Stage, Truth
+from culpa.labs import catalogue, run, standstills
+from culpa.labs.lab import Family, Lab, LabResult, Measured, Parameters, Score, Stage, Standstills, Truth
 from culpa.labs.product import NoVerdictError
 from culpa.labs.rates import Calibration, calibration, quantile, wilson
+from culpa.labs.standstills import Attribution
 from culpa.units import format_seconds
 
 SCHEMA = "culpa.bench/1"
@@ -41,7 +42,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One diagnosis without its verdict.
 
     `seconds`: from culpa's start to its verdict; `explained`: the share of the root's time that has an explanation.
-    Both are null where it gave none. `disturbed`: what disturbed the run from outside.
+    Both are null where it gave none. `disturbed`: what disturbed the run from outside. `standstills`: of check-ups.
     """
 
     lab: str
@@ -55,6 +56,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
     explained: float | None
     disturbed: tuple[str, ...] = ()
+    standstills: Standstills | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     least_explained: float | None
     median_prediction_error: float | None
     calibration: tuple[Calibration, ...]
+    standstills: Attribution | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,9 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
         least_explained=min(explained, default=None),
         median_prediction_error=round(median(errors), 4) if errors else None,
         calibration=calibration((head.confidence, head.right) for case in cases for head in case.heads),
+        standstills=standstills.summed(
+            [(case.lab, bool(case.truth.causes), case.standstills) for case in cases if case.standstills is not None]
+        ),
     )
 
 
@@ -183,6 +189,8 @@ def table(bench: Bench) -> Iterator[str]:
         yield f"  {'explained':18} {shares}"
     if bench.median_prediction_error is not None:
         yield f"  {'prediction error':18} median {bench.median_prediction_error:.0%} of the saving"
+    if bench.standstills is not None:
+        yield from standstills.lines(bench.standstills)
     for step in bench.calibration:
         yield f"  {f'sure {step.low:.1f} to {step.high:.1f}':18} {step.right} of {step.named} right"
     for case in bench.cases:
@@ -223,6 +231,7 @@ def _cases(lab: Lab, result: LabResult) -> Iterator[Case]:
             seconds=round(stage.seconds, 3),
             explained=_explained(stage.verdict),
             disturbed=result.disturbed,
+            standstills=stage.standstills,
         )
 
 
@@ -289,9 +298,10 @@ def _said(case: Case) -> str:
     named = ", ".join(head.id for head in case.heads) or "nothing named"
     named += f" in {format_seconds(case.seconds)}" if case.seconds is not None else ""
     missed = f"; missed: {', '.join(case.score.missed)}" if case.score.missed else ""
+    stood = f"; {standstills.spoken(case.standstills)}" if case.standstills is not None else ""
     false = f"; false: {', '.join(case.score.false_alarms)}" if case.score.false_alarms else ""
     disturbed = "".join(f"; disturbed: {sentence}" for sentence in case.disturbed)
-    return named + missed + false + disturbed
+    return named + missed + false + stood + disturbed
 
 
 def _spoken(rate: Rate) -> str:

@@ -115,8 +115,27 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     longest: bool = False
 
 
+class Standstills(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how long (s) the lab's own client of a Redis server waited 5 ms or longer while culpa watched.
+
+    `met_seconds`: of it, what culpa's own PINGs lived through; `attributed_seconds`: of that, what the verdict puts
+    down to a true cause or calls a wait for a CPU; `cpu_seconds`: the latter, where no cause covers it.
+    """
+
+    count: int
+    seconds: float
+    met_seconds: float
+    attributed_seconds: float
+    cpu_seconds: float
+
+    @property
+    def share(self) -> float | None:
+        """The attributed share of what was met; None of nothing."""
+        return self.attributed_seconds / self.met_seconds if self.met_seconds else None
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis within a run. `seconds`: from culpa's start to its verdict."""
+    """One diagnosis within a run. `seconds`: from culpa's start to its verdict. `standstills`: of a check-up."""
 
     name: str
     url: str
@@ -125,6 +144,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     measured: Measured
     score: Score
     seconds: float
+    standstills: Standstills | None = None
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from culpa.labs import product, redis_server, slowdisk, stand
+from culpa.labs import product, redis_server, slowdisk, stand, standstills
 from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
 from culpa.labs.rates import quantile
 from culpa.labs.score import score
@@ -70,6 +70,14 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """A verdict, and how long the lab's own client waited meanwhile."""
+
+    judged: product.Judged
+    waits: tuple[standstills.Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """A running server on its site; `disk` is where its files are, if the case has a disk of its own."""
 
@@ -115,11 +123,15 @@ class Scene:
 
         wait_until(is_late, what="a client to wait")
 
-    def judge(self, url: str) -> product.Judged:
-        """Have culpa examine the server."""
+    def judge(self, url: str) -> Examined:
+        """Have culpa examine the server, while a client of the lab's own measures how long it keeps one waiting."""
         seconds = WATCHED_SMALL_S if self.conditions.parameters.small else WATCHED_S
+        clock = self.program("redis_clock.py", str(self.server.port))
         self.conditions.progress(f"culpa redis {url}")
-        return product.redis(self.site, url, trace=self.conditions.trace, seconds=seconds)
+        judged = product.redis(self.site, url, trace=self.conditions.trace, seconds=seconds)
+        clock.require_running()
+        clock.stop()
+        return Examined(judged=judged, waits=standstills.told(clock))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +203,12 @@ def _play(cases: Cases, conditions: Conditions) -> Played:
         if scene.disk is not None:
             scene.await_stall()  # a disk has some writes to spare at first
         before = scene.lateness()
-        truth, judged = _truth(cases, scene, beside), scene.judge(_url(scene, drawn))
+        truth, examined = _truth(cases, scene, beside), scene.judge(_url(scene, drawn))
         _require(*loads, *(program for programs in beside for program in programs))
         for one, load, programs in zip(drawn, loads, beside, strict=True):
             _repair(scene, one, load, programs)
         measured = Measured(before=before, after_fix=scene.lateness())
-        return _played(scene, drawn, truth, judged, measured)
+        return _played(scene, drawn, truth, examined, measured)
 
 
 def _repair(scene: Scene, drawn: Drawn, load: Program, beside: Programs) -> None:
@@ -221,9 +233,9 @@ def _play_healthy(case: Case, conditions: Conditions) -> Played:
         load = scene.load(drawn.sound or drawn.load)
         beside = drawn.harmless() if drawn.harmless else ()
         measured = Measured(before=scene.lateness())
-        judged = scene.judge(_url(scene, (drawn,)))
+        examined = scene.judge(_url(scene, (drawn,)))
         _require(load, *beside)
-        return _played(scene, (drawn,), Truth(causes=()), judged, measured)
+        return _played(scene, (drawn,), Truth(causes=()), examined, measured)
 
 
 def _prepared(cases: Cases, here: Site, conditions: Conditions) -> tuple[Scene, tuple[Drawn, ...]]:
@@ -275,8 +287,9 @@ def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
     )
 
 
-def _played(scene: Scene, drawn: tuple[Drawn, ...], truth: Truth, judged: product.Judged, measured: Measured) -> Played:
-    conditions = scene.conditions
+def _played(scene: Scene, drawn: tuple[Drawn, ...], truth: Truth, examined: Examined, measured: Measured) -> Played:
+    conditions, judged = scene.conditions, examined.judged
+    true = {*truth.causes, *truth.may, *ALSO_TRUE}
     stage = Stage(
         name="as found" if truth.causes else "healthy",
         url=_url(scene, drawn),
@@ -285,6 +298,7 @@ def _played(scene: Scene, drawn: tuple[Drawn, ...], truth: Truth, judged: produc
         measured=measured,
         score=score(judged.verdict, truth, measured, acquit=conditions.trace),
         seconds=judged.seconds,
+        standstills=standstills.held_against(judged.verdict, examined.waits, true=true),
     )
     amounts = {name: amount for one in drawn for name, amount in one.amounts.items()}
     return Played(stages=(stage,), disk="ordinary", drawn=amounts)
