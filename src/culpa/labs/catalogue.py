@@ -8,6 +8,7 @@ from culpa.collect.trace import tracer
 from culpa.errors import UsageError
 from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis_server, slowdisk, swaparea
 from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
+from culpa.labs.app_keys import APP_KEYS, APP_KEYS_HEALTHY
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -124,6 +125,8 @@ LABS: tuple[Lab, ...] = (
     NAME_LOOKUP_LAB,
     NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,
+    APP_KEYS,
+    APP_KEYS_HEALTHY,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
     JOURNAL_WAIT_LAB,

@@ -6,7 +6,7 @@ from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.acceptqueue import accept_queue
 from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_pool import exhausted
-from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
+from culpa.diagnose.rules.app_redis import round_trips, slow_command, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
@@ -63,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     write_slow_disk,
     write_in_read_path,
     round_trips,
+    slow_command,
     temp_churn,
     log_flood,
     small_writes,
