@@ -1,16 +1,19 @@
-"""What an application asks of its Redis that takes the server long: named for that, and not else."""
+"""What an application asks of its Redis, or of its MySQL, that takes the server long: named for that, and not else."""
 
 from __future__ import annotations
 
 import pytest
-from scene import APP, MS, Scene
+from scene import APP, MS, REDIS, Scene
 
 from culpa.diagnose.judge import judge
 from culpa.diagnose.verdict import Cause, Verdict
 
-SLOW_COMMAND = "app.redis.slow-command"
+SLOW_COMMAND, MISSING_INDEX = "app.redis.slow-command", "db.mysql.missing-index"
 ASKED = pytest.mark.parametrize("appendfsync", ["everysec", None], ids=["asked", "not-asked"])
 """Whether the server behind the target told of itself."""
+NO_INDEX = 0x22
+"""Autocommit, and no index used."""
+STATEMENT = "SELECT id FROM goods WHERE name = ?"
 
 
 def arrived() -> Scene:
@@ -69,3 +72,33 @@ def test_many_long_commands_are_no_round_trips() -> None:
     causes = named(verdict_on(scene))
     assert SLOW_COMMAND in causes
     assert "app.redis.round-trips" not in causes
+
+
+def test_a_statement_that_used_no_index_is_named_with_its_table_and_the_explain() -> None:
+    """The server says so with its answer, and its thread computes for 90 ms."""
+    scene = arrived()
+    scene.redis("SELECT", STATEMENT, work_ns=90 * MS, protocol="mysql", status=NO_INDEX)
+    found = named(verdict_on(scene, None))[MISSING_INDEX]
+
+    assert found.who is not None
+    assert (REDIS, "A query scans a whole table (goods)") == (found.who.pid, found.title)
+    assert f"EXPLAIN {STATEMENT}" in [evidence.value for evidence in found.evidence]
+    assert "(name)" in str(found.fixes[0].change)
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "slow"),
+    [
+        (STATEMENT, 0x02, {"work_ns": 90 * MS}),
+        (STATEMENT, NO_INDEX, {"sync_ns": 90 * MS}),
+        ("SELECT COUNT(*) FROM goods", NO_INDEX, {"work_ns": 90 * MS}),
+        (STATEMENT, NO_INDEX, {}),
+    ],
+    ids=["by-an-index", "waiting", "all-rows", "quick"],
+)
+def test_other_statements_that_take_long_lack_no_index(statement: str, status: int, slow: dict[str, int]) -> None:
+    """One that uses an index, one whose time is spent in a wait, one that wants all rows, one that takes no time."""
+    scene = arrived()
+    scene.compute(10 * MS)
+    scene.redis("SELECT", statement, protocol="mysql", status=status, **slow)  # type: ignore[arg-type]  # one of two
+    assert MISSING_INDEX not in named(verdict_on(scene, None))

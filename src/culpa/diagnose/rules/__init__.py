@@ -13,6 +13,7 @@ from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.mysql import missing_index
 from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
@@ -64,6 +65,7 @@ RULES: tuple[Rule, ...] = (
     write_in_read_path,
     round_trips,
     slow_command,
+    missing_index,
     temp_churn,
     log_flood,
     small_writes,
