@@ -53,6 +53,19 @@ def test_a_command_that_keeps_the_server_long_is_the_applications(appendfsync: s
         assert "redis.command.slow" in {cause.id for cause in head.because}
 
 
+def test_a_program_that_serves_nobody_is_named_as_well() -> None:
+    """A job that asks for all of a hash, five times: its share is that of its thread's time."""
+    scene = Scene()
+    for _ in range(5):
+        scene.redis("HGETALL", "cart:*", work_ns=20 * MS)
+        scene.compute(5 * MS)
+    scene.asleep_since = scene.now
+    head = judge(scene.capture(appendfsync="everysec", kind="process")).causes[0]
+
+    assert (SLOW_COMMAND, "The application asks Redis for an O(N) answer (HGETALL cart:*)") == (head.id, head.title)
+    assert any(evidence.fact.startswith("HGETALL cart:*: 5 times, mean 20") for evidence in head.evidence)
+
+
 @ASKED
 @pytest.mark.parametrize("verb", ["SCAN", "GET", "DEL"])
 def test_steps_quick_commands_and_what_others_account_for_are_not(verb: str, appendfsync: str | None) -> None:

@@ -133,6 +133,11 @@ def _method(picture: Picture, rows: pl.DataFrame) -> str:
     return _spoken(*counted.select("verb", "detail").row(0))
 
 
+def _within(picture: Picture, rows: pl.DataFrame) -> str:
+    """` within GET /path`; nothing where the target serves nobody."""
+    return "" if picture.root.requests.is_empty() else f" within {_method(picture, rows)}"
+
+
 def _peer(picture: Picture, rows: pl.DataFrame) -> str | None:
     socket = picture.objects.sockets.get(int(rows["ino"].mode().sort()[0]))
     return socket.peer if socket else None
@@ -314,7 +319,7 @@ def slow_command(picture: Picture) -> Iterator[Finding]:
                     risk="a change of the program; what is read in steps may change between two of them",
                 ),
             ),
-            title=f"The application asks Redis for an O(N) answer ({name} within {_method(picture, mine)})",
+            title=f"The application asks Redis for an O(N) answer ({name}{_within(picture, mine)})",
         )
 
 
@@ -330,9 +335,10 @@ def _slow_evidence(
     picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, moments: Moments, line: CodeLine | None
 ) -> Iterator[Evidence]:
     for verb, detail, trips, wait_ns, a_request in shapes.head(3).iter_rows():
+        served = not picture.root.requests.is_empty()
+        often = f"{format_count(a_request)} a request" if served else f"{format_count(trips)} times"
         yield Evidence(
-            fact=f"{_spoken(verb, detail)}: {format_count(a_request)} a request within {_method(picture, rows)}, "
-            f"mean {wait_ns / trips / 1e6:.3g} ms",
+            fact=f"{_spoken(verb, detail)}: {often}{_within(picture, rows)}, mean {wait_ns / trips / 1e6:.3g} ms",
             value=seconds(wait_ns), unit="s", threshold=None, source="messages",
         )  # fmt: skip
     worked_ns = int(rows["worked_ns"].sum())
