@@ -72,6 +72,7 @@ class Scene:
         protocol: str,
         verb: str | None = None,
         detail: str | None = None,
+        status: int = 0,
     ) -> None:
         """One message on a socket."""
         self.add(
@@ -86,7 +87,7 @@ class Scene:
             kind=kind,
             verb=verb,
             detail=detail,
-            status=0 if kind == "response" else None,
+            status=status if kind == "response" else None,
             commands=1,
             bytes=40,
         )
@@ -127,29 +128,42 @@ class Scene:
         self.message(APP, APP_HTTP, read, read + WAKE_NS, "in", "request", "http", method, path)
         self.now = read + WAKE_NS
 
-    def redis(self, verb: str, key: str | None = "thing:*", *, sync_ns: int = 0, journal: bool = True) -> None:
-        """One command: the service writes, Redis wakes, works, perhaps syncs, answers; the service sleeps meanwhile."""
+    def redis(
+        self,
+        verb: str,
+        key: str | None = "thing:*",
+        *,
+        sync_ns: int = 0,
+        journal: bool = True,
+        work_ns: int = WORK_NS,
+        protocol: str = "resp",
+        status: int = 0,
+    ) -> None:
+        """One command: the service writes, Redis wakes, works, perhaps syncs, answers; the service sleeps meanwhile.
+
+        With another `protocol` it is a server of another kind, in Redis' place.
+        """
         sent = self.now + ASK_NS
         self.call(APP, SENDTO, self.now, sent, ino=APP_REDIS)
-        self.message(APP, APP_REDIS, self.now, sent, "out", "request", "resp", verb, key)
+        self.message(APP, APP_REDIS, self.now, sent, "out", "request", protocol, verb, key)
         redis_on = sent + 2 * WAKE_NS
         self.sleep(REDIS, self.redis_since, sent + WAKE_NS, redis_on)
         self.call(REDIS, EPOLL, self.redis_since, redis_on, ino=98, kind="anon", ret=1)
         read = redis_on + WAKE_NS
         self.call(REDIS, READ, redis_on, read, ino=REDIS_APP)
-        self.message(REDIS, REDIS_APP, redis_on, read, "in", "request", "resp", verb, key)
-        done = read + WORK_NS
+        self.message(REDIS, REDIS_APP, redis_on, read, "in", "request", protocol, verb, key)
+        done = read + work_ns
         if sync_ns:
             done = self._sync(done, sync_ns, journal=journal)
         wrote = done + ASK_NS
         self.call(REDIS, WRITE, done, wrote, ino=REDIS_APP)
-        self.message(REDIS, REDIS_APP, done, wrote, "out", "response", "resp")
+        self.message(REDIS, REDIS_APP, done, wrote, "out", "response", protocol, status=status)
         self.redis_since = wrote + WAKE_NS
         off = sent + WAKE_NS
         on = wrote + WAKE_NS
         self.sleep(APP, off, wrote, on, waker=REDIS)
         self.call(APP, RECVFROM, sent, on + WAKE_NS, ino=APP_REDIS)
-        self.message(APP, APP_REDIS, sent, on + WAKE_NS, "in", "response", "resp")
+        self.message(APP, APP_REDIS, sent, on + WAKE_NS, "in", "response", protocol, status=status)
         self.now = on + WAKE_NS + GAP_NS
 
     redis_since: int = 1_000 * MS

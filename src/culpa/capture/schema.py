@@ -20,7 +20,7 @@ REPEATED: Final = pl.Categorical()
 """Text of which many rows hold the same."""
 FILE_TYPE: Final = pl.Enum(["reg", "dir", "chr", "blk", "fifo", "sock", "anon"])
 DIRECTION: Final = pl.Enum(["in", "out"])
-PROTOCOL: Final = pl.Enum(["http", "resp", "unknown"])
+PROTOCOL: Final = pl.Enum(["http", "resp", "mysql", "unknown"])
 MESSAGE_KIND: Final = pl.Enum(["request", "response", "data"])
 INTERFACE: Final = pl.Enum(["io_uring", "libaio"])
 OPERATION: Final = pl.Enum(["read", "write", "flush", "discard", "other"])
@@ -85,17 +85,34 @@ MESSAGES = table(
     ("pid", I32, "", "its process"),
     ("ino", U64, "", "socket inode, in `sockets`"),
     ("direction", DIRECTION, "", "in (read by this process) or out (written by it)"),
-    ("protocol", PROTOCOL, "", "http, resp, unknown"),
+    ("protocol", PROTOCOL, "", "http, resp, mysql (also MariaDB), unknown"),
     ("kind", MESSAGE_KIND, "", "request, response; data: a later part, or an unknown protocol"),
-    ("verb", REPEATED, "", "HTTP method or Redis command in upper case; null for responses and data"),
+    (
+        "verb",
+        REPEATED,
+        "",
+        "HTTP method, Redis command or first word of an SQL statement, in upper case; null for responses and data",
+    ),
     (
         "detail",
         REPEATED,
         "",
-        "HTTP path without query, or the pattern of the first key (`uuid:*`); null where there is none",
+        "HTTP path without query, the pattern of the first key (`uuid:*`), or the statement with `?` for each literal; "
+        "null where there is none",
     ),
-    ("status", I32, "", "HTTP status of a response; for RESP 1 if it is an error, else 0; null otherwise"),
-    ("commands", I32, "", "whole RESP commands recognised in the first bytes (pipelining); 1 for HTTP; null for data"),
+    (
+        "status",
+        I32,
+        "",
+        "HTTP status of a response; for RESP 1 if it is an error, else 0; the status flags of a MySQL server where they "
+        "are in the first bytes; null otherwise",
+    ),
+    (
+        "commands",
+        I32,
+        "",
+        "whole RESP commands recognised in the first bytes (pipelining); 1 for HTTP and MySQL; null for data",
+    ),
     ("bytes", I64, "B", "bytes moved"),
 )
 

@@ -29,7 +29,8 @@ def repeated(picture: Picture) -> pl.DataFrame:
         .fill_null(pl.col("ask_start_ns"))
         .clip(upper_bound=pl.col("ask_start_ns"))
     )
-    return rows.filter((pl.len().over(_SHAPE) >= MIN_TRIPS) & pl.col("verb").is_not_null())
+    named = pl.col("verb").is_not_null() & (pl.col("protocol") != "mysql")  # of SQL no rule counts the trips
+    return rows.filter((pl.len().over(_SHAPE) >= MIN_TRIPS) & named)
 
 
 def spent(trips: pl.DataFrame) -> Moments:

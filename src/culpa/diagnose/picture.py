@@ -13,7 +13,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
-from culpa.diagnose import filecalls, rereads, sampled, smallcalls, summed
+from culpa.diagnose import filecalls, rereads, sampled, slowcommands, smallcalls, summed
 from culpa.diagnose import root as root_of
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.filecalls import FileCalls
@@ -161,6 +161,11 @@ class Picture:
         asked.
         """
         return _own_exchanges(self)
+
+    @cached_property
+    def slow_commands(self) -> pl.DataFrame:
+        """The target's own commands that kept a Redis server's thread long, as from `slowcommands.found`."""
+        return slowcommands.found(self)
 
 
 def draw(capture: Capture, found: Requests) -> Picture:

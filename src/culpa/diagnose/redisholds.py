@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
     from culpa.diagnose.redisview import RedisView
 
 MIN_HOLD_NS = 1_000_000
@@ -66,45 +67,70 @@ def seen(view: RedisView) -> tuple[Hold, ...] | None:
     picture = view.picture
     if view.pid is None or picture.graph is None:
         return None
-    rows = picture.requests.exchanges.filter(
-        (pl.col("role") == "server") & (pl.col("pid") == view.pid) & pl.col("ask_end_ns").is_not_null()
-    ).sort("ask_end_ns")
+    rows = _asked(picture, view.pid)
     if rows.is_empty():
         return None
-    end_ns = picture.capture.manifest.window.end_ns
-    next_ns = pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
-    rows = rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
     messages = dict(rows.group_by("verb").len().iter_rows())
-    rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
-    lengths = _computed_ns(view, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
-    rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
     sizes, sampled = {(hold.verb, hold.pattern): hold for hold in view.logged}, _sampled(view)
-    columns = rows.select("verb", "detail", "ask_end_ns", "until", "length")
     found = []
-    for verb, pattern, start, until, length in columns.iter_rows():
-        ran = view.grown(f"cmdstat_{(verb or '').lower()}", "calls")
-        if is_one_of_many(length, messages=messages[verb], commands=ran):
+    for hold in _long(picture, view.pid, rows):
+        ran = view.grown(f"cmdstat_{hold.verb.lower()}", "calls")
+        if is_one_of_many(hold.length_ns, messages=messages.get(hold.verb, 1), commands=ran):
             continue
-        told = sizes.get((verb, pattern)) or sampled.get(pattern)
-        found.append(
-            Hold(
-                verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length,
-                arguments=told.arguments if told else None, option=told.option if told else None,
-                type=told.type if told else None, elements=told.elements if told else None,
-                bytes=told.bytes if told else None,
-            )
-        )  # fmt: skip
+        found.append(_sized(hold, sizes.get((hold.verb, hold.pattern)) or sampled.get(hold.pattern)))
     threshold_us, new = view.number("slowlog-log-slower-than", "CONFIG GET"), view.number("new", "SLOWLOG GET")
     if threshold_us is None or threshold_us < 0 or new is None or new >= SLOW_LOG_FULL:
         return tuple(found)
     return accounted(found, view.logged, threshold_ns=int(threshold_us * 1000))
 
 
-def _computed_ns(view: RedisView, start_ns: Int64s, end_ns: Int64s) -> Int64s:
+def _sized(hold: Hold, told: Hold | None) -> Hold:
+    """With what another witness knows of its arguments and its key."""
+    if told is None:
+        return hold
+    return replace(
+        hold, arguments=told.arguments, option=told.option, type=told.type, elements=told.elements, bytes=told.bytes
+    )
+
+
+def of_process(picture: Picture, pid: int) -> tuple[Hold, ...]:
+    """What a server that was not asked is seen to have worked on for long; nothing where events were not recorded.
+
+    A message of several commands counts as one of the first.
+    """
+    return () if picture.graph is None else _long(picture, pid, _asked(picture, pid))
+
+
+def _asked(picture: Picture, pid: int) -> pl.DataFrame:
+    """The server's exchanges whose question was read in the window, with `until`: when the next one was read, or this
+    one answered.
+    """
+    rows = picture.requests.exchanges.filter(
+        (pl.col("role") == "server") & (pl.col("pid") == pid) & pl.col("ask_end_ns").is_not_null()
+    ).sort("ask_end_ns")
+    end_ns = picture.capture.manifest.window.end_ns
+    next_ns = pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
+    return rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+
+
+def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
+    """Those of the rows, as from `_asked`, on which the main thread computed for `MIN_HOLD_NS`."""
+    rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
+    lengths = _computed_ns(picture, pid, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
+    rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
+    return tuple(
+        Hold(verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length)
+        for verb, pattern, start, until, length in rows.select(
+            "verb", "detail", "ask_end_ns", "until", "length"
+        ).iter_rows()
+    )
+
+
+def _computed_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s) -> Int64s:
     """How long the main thread was on a CPU within each stretch of time."""
-    graph = view.picture.graph
+    graph = picture.graph
     assert graph is not None
-    lane = int(graph.axis.lane(np.array([view.pid], dtype=np.int64))[0])
+    lane = int(graph.axis.lane(np.array([pid], dtype=np.int64))[0])
     zero = np.zeros(len(start_ns), np.int64)
     if lane < 0:
         return zero

@@ -6,8 +6,9 @@ import os
 
 from culpa.collect.trace import tracer
 from culpa.errors import UsageError
-from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis_server, slowdisk, swaparea
+from culpa.labs import async_io, cpuquota, loopdev, mariadb, memorygroup, postgres, redis_server, slowdisk, swaparea
 from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
+from culpa.labs.app_keys import APP_KEYS, APP_KEYS_HEALTHY
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
@@ -31,6 +32,7 @@ from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
 from culpa.labs.logapp import LOGAPP, LOGAPP_CACHED, LOGAPP_HEALTHY
 from culpa.labs.loop_blocked import LOOP_BLOCKED, LOOP_BLOCKED_HEALTHY
 from culpa.labs.mem_swap import AREA_BYTES, MEM_LIMIT, MEM_LIMIT_HEALTHY, MEM_SWAP, MEM_SWAP_HEALTHY
+from culpa.labs.mysql_scan import MYSQL_SCAN, MYSQL_SCAN_HEALTHY
 from culpa.labs.name_lookup import NAME_LOOKUP_HEALTHY, NAME_LOOKUP_LAB
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
 from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
@@ -124,6 +126,10 @@ LABS: tuple[Lab, ...] = (
     NAME_LOOKUP_LAB,
     NAME_LOOKUP_HEALTHY,
     CACHE_ASIDE,
+    APP_KEYS,
+    APP_KEYS_HEALTHY,
+    MYSQL_SCAN,
+    MYSQL_SCAN_HEALTHY,
     DIRTY_THROTTLE_LAB,
     DIRTY_THROTTLE_HEALTHY,
     JOURNAL_WAIT_LAB,
@@ -193,6 +199,8 @@ def missing(need: Need) -> str | None:
         return async_io.why_not()
     if need == "postgres":
         return postgres.why_not()
+    if need == "mariadb":
+        return mariadb.why_not()
     if need == "swap":
         return memorygroup.why_not() or swaparea.why_not(AREA_BYTES)
     if need == "tun":

@@ -20,7 +20,7 @@ LAB_SCHEMA = "culpa.lab/1"
 
 Need = Literal[
     "root", "trace", "redis-server", "slow-disk", "io-uring", "cpu-quota", "ip", "perl", "tun", "node", "postgres",
-    "swap", "loop",
+    "swap", "loop", "mariadb",
 ]  # fmt: skip
 """`trace`: the truth of the lab cannot be told by samples, which see neither sleeps nor waits for peers."""
 Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]

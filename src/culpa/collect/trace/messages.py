@@ -1,4 +1,4 @@
-"""The captured first bytes of socket reads and writes -> protocol, verb, key pattern, path, status.
+"""The captured first bytes of socket reads and writes -> protocol, verb, key pattern, path, digest, status.
 
 Two steps, both on whole columns. `parse` looks at each message alone, right after it was drained, so that the bytes,
 which hold passwords and cookies, live no longer than that. `settle` then decides per socket what one message leaves
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from culpa.capture import schema
-from culpa.collect.trace import resp
+from culpa.collect.trace import mysql, resp
 from culpa.collect.trace.redis_commands import KEY_FIRST, KEY_FIRST_PREFIXES, KNOWN
 
 CHUNK_ROWS: Final = 1 << 15
@@ -22,6 +22,7 @@ CHUNK_ROWS: Final = 1 << 15
 LONGEST_VERB: Final = 32
 LONGEST_KEY: Final = 128
 LONGEST_DETAIL: Final = 160
+LONGEST_STATEMENT: Final = 240
 CERTAIN_VOTES: Final = 3
 """From so many messages of one role on, a message of the other role in that direction is taken for a later part."""
 
@@ -82,6 +83,7 @@ def _parse_chunk(payload: npt.NDArray[np.uint8], captured: resp.Ints) -> pl.Data
     _http_requests(columns, requests, text, width, captured)
     _http_answers(columns, answers, head)
     _redis(columns, redis, payload, text, captured)
+    _mysql(columns, payload, text, captured)
     return columns.frame()
 
 
@@ -179,6 +181,25 @@ def _keys(
     end = np.minimum(start + np.minimum(found.key_bytes[having], LONGEST_KEY), limit[having])
     keys = [text[a:b].decode("latin-1") for a, b in zip(start.tolist(), end.tolist(), strict=True)]
     columns.detail[rows[having]] = key_patterns(pl.Series("key", keys, dtype=pl.String)).to_list()
+
+
+def _mysql(columns: _Columns, payload: npt.NDArray[np.uint8], text: bytes, captured: resp.Ints) -> None:
+    width = payload.shape[1]
+    rows = mysql.questions(payload, captured)
+    if rows.size:
+        ends = zip(rows * width + mysql.HEADER + 1, rows * width + captured[rows], strict=True)
+        statements = pl.Series("text", [text[a:b].decode("latin-1") for a, b in ends], dtype=pl.String)
+        verbs = mysql.verbs(statements)
+        good = verbs.is_not_null()
+        chosen = rows[good.to_numpy()]
+        columns.protocol[chosen], columns.kind[chosen], columns.commands[chosen] = "mysql", "request", 1
+        columns.verb[chosen] = verbs.filter(good).to_list()
+        columns.detail[chosen] = mysql.digests(statements.filter(good), LONGEST_STATEMENT).to_list()
+    for row in mysql.answers(payload, captured).tolist():
+        status = mysql.flags(text[row * width : row * width + captured[row]])
+        if status is not None:
+            columns.protocol[row], columns.kind[row], columns.commands[row] = "mysql", "response", 1
+            columns.status[row] = status
 
 
 def key_patterns(keys: pl.Series) -> pl.Series:

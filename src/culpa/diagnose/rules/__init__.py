@@ -6,13 +6,14 @@ from culpa.diagnose.rule import Rule
 from culpa.diagnose.rules.acceptqueue import accept_queue
 from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_pool import exhausted
-from culpa.diagnose.rules.app_redis import round_trips, write_in_read_path
+from culpa.diagnose.rules.app_redis import round_trips, slow_command, write_in_read_path
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
 from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
+from culpa.diagnose.rules.mysql import missing_index
 from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
@@ -63,6 +64,8 @@ RULES: tuple[Rule, ...] = (
     write_slow_disk,
     write_in_read_path,
     round_trips,
+    slow_command,
+    missing_index,
     temp_churn,
     log_flood,
     small_writes,

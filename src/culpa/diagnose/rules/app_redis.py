@@ -8,17 +8,17 @@ from math import sqrt
 import polars as pl
 
 from culpa.capture.schema import MESSAGES
-from culpa.diagnose import chatter
+from culpa.diagnose import chatter, slowcommands
 from culpa.diagnose.code import CodeLine, line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules import redis_commands
+from culpa.diagnose.rules import redis_commands, redis_holds
 from culpa.diagnose.rules.evidence import code_evidence, items_of, of_finished, seconds
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
 from culpa.model.kinds import Kind
-from culpa.units import NS_PER_SECOND, format_count
+from culpa.units import NS_PER_SECOND, format_bytes, format_count
 
 READ_METHODS = ("GET", "HEAD")
 """HTTP methods that are defined as safe (RFC 9110, 9.2.1)."""
@@ -26,6 +26,9 @@ MIN_WRITE_SHARE = 0.10
 """The writes' own wait as a share of the request, from which they matter."""
 MIN_TRIPS_SHARE = 0.30
 """The waiting in round trips as a share of the request, from which batching pays."""
+MIN_SLOW_SHARE = 0.10
+"""The wait for long commands as a share of the request, from which it matters; waits for a CPU within it do not count
+for that."""
 
 
 def _resp(picture: Picture) -> pl.DataFrame:
@@ -130,6 +133,11 @@ def _method(picture: Picture, rows: pl.DataFrame) -> str:
     return _spoken(*counted.select("verb", "detail").row(0))
 
 
+def _within(picture: Picture, rows: pl.DataFrame) -> str:
+    """` within GET /path`; nothing where the target serves nobody."""
+    return "" if picture.root.requests.is_empty() else f" within {_method(picture, rows)}"
+
+
 def _peer(picture: Picture, rows: pl.DataFrame) -> str | None:
     socket = picture.objects.sockets.get(int(rows["ino"].mode().sort()[0]))
     return socket.peer if socket else None
@@ -171,12 +179,14 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
     delay; the server itself works only a fraction of that time.
 
     How sure: each trip is measured from the write of the command to the read of its answer, in the thread that serves
-    the request. Time in which the server was blocked (a disk, another client) is not counted: that has another cause.
+    the request. Time in which the server was blocked (a disk, another client), or was at one long command, is not
+    counted: that has another cause.
 
     What to do: a pipeline, one command for many keys (MGET, SADD with many members), a larger COUNT for SCAN.
     """
     many = chatter.repeated(picture).filter(pl.col("protocol") == "resp")
     blocked = picture.moments(*picture.nodes(Kind.FSYNC, Kind.IO, Kind.SLEEP, Kind.STOPPED, Kind.LOCK))
+    blocked = blocked.plus(slowcommands.spent(picture, picture.slow_commands))
     for (pid,), mine in many.group_by("pid", maintain_order=True):
         trips = chatter.waited(mine)
         moments = chatter.spent(mine).minus(blocked)
@@ -256,3 +266,105 @@ def _batched(picture: Picture, trips: Moments, moments: Moments, working: int) -
     high = max(total - trips.ns / requests + work, 1.0)
     low = min(max(total - moments.ns / requests, 0.0) + work + 1.0, high)
     return Predicted(p50=sqrt(low * high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND)
+
+
+@rule(
+    id="app.redis.slow-command",
+    title="The application asks Redis for an O(N) answer",
+    needs=(MESSAGES,),
+    fixes=("app-ask-redis-for-less",),
+    fires=(Lab("app-keys"),),
+    silent=(Lab("app-keys-healthy"), Lab("redis-slow-healthy"), Lab("cache-aside")),
+)
+def slow_command(picture: Picture) -> Iterator[Finding]:
+    """What it detects: a request waits for a command whose work grows with the data (KEYS, HGETALL, SMEMBERS or LRANGE
+    of a large key, SORT, a whole ZRANGE): the server's one thread works on that very command meanwhile.
+
+    Why it slows you: the request waits for all of that work, for the sending of the answer, and for its own reading of
+    it; every other client of that server waits as well.
+
+    How sure: the command is read from both ends of the connection, and what the server's main thread computed between
+    reading and answering it is measured. Commands of one shape count if they usually take a millisecond or more, or
+    return much; steps of a scan and batches that the caller names one by one only from 10 ms on, pipelines never.
+    Waiting behind the commands of others is not counted. What the server itself shows of it stands in the because
+    (`redis.command.slow`, `redis.bigkey.read`): the program's line is nearer to a change.
+
+    What to do: ask for what is needed (HGET, LRANGE with bounds, ZRANGE by index), keep an index instead of searching
+    with KEYS, walk in steps outside of the request (SCAN and its kin), or keep the result under a key of its own.
+    """
+    others = redis_holds.OTHERS_WORK | redis_holds.INTERNAL
+    slow = picture.slow_commands.filter(~pl.col("verb").is_in(list(others)))
+    queued = picture.moments(*picture.nodes(Kind.RUNNABLE))
+    for (pid,), mine in slow.group_by("pid", maintain_order=True):
+        moments = slowcommands.spent(picture, mine)
+        if picture.share(moments.minus(queued).ns) < MIN_SLOW_SHARE:
+            continue
+        shapes = _shapes(picture, mine)
+        verb, detail = shapes.select("verb", "detail").row(0)
+        line = line_of(picture, dict.fromkeys(mine["tid"].unique().to_list(), moments), [verb])
+        name = _spoken(verb, detail)
+        yield Finding(
+            moments=moments,
+            nearness=Nearness.CODE,
+            pid=int(str(pid)),
+            tid=int(mine["tid"].mode().sort()[0]),
+            on=On(code=line.place if line else None, peer=_peer(picture, mine), command=name),
+            evidence=tuple(_slow_evidence(picture, mine, shapes, moments, line)),
+            confidence=0.95 if line else 0.9,
+            fixes=(
+                Fix(
+                    id="app-ask-redis-for-less",
+                    change=f"{_instead(verb)} (now: {name})",
+                    reversible=True,
+                    risk="a change of the program; what is read in steps may change between two of them",
+                ),
+            ),
+            title=f"The application asks Redis for an O(N) answer ({name}{_within(picture, mine)})",
+        )
+
+
+def _instead(verb: str) -> str:
+    if verb == "KEYS":
+        return "keep an index of the keys that belong together and read that, or walk with SCAN outside of the request"
+    if verb in redis_holds.WHOLE_READS:
+        return "read only what the request needs (HGET, HMGET, LRANGE or ZRANGE with bounds), or walk in steps"
+    return "keep the result under a key of its own, or ask for a part of it, in steps, or a replica"
+
+
+def _slow_evidence(
+    picture: Picture, rows: pl.DataFrame, shapes: pl.DataFrame, moments: Moments, line: CodeLine | None
+) -> Iterator[Evidence]:
+    for verb, detail, trips, wait_ns, a_request in shapes.head(3).iter_rows():
+        served = not picture.root.requests.is_empty()
+        often = f"{format_count(a_request)} a request" if served else f"{format_count(trips)} times"
+        yield Evidence(
+            fact=f"{_spoken(verb, detail)}: {often}{_within(picture, rows)}, mean {wait_ns / trips / 1e6:.3g} ms",
+            value=seconds(wait_ns), unit="s", threshold=None, source="messages",
+        )  # fmt: skip
+    worked_ns = int(rows["worked_ns"].sum())
+    yield Evidence(
+        fact="of these waits, the server's main thread was running for these very commands, mean "
+        f"{worked_ns / len(rows) / 1e6:.3g} ms",
+        value=seconds(worked_ns), unit="s", threshold=None, source="messages, offcpu: main thread",
+    )  # fmt: skip
+    largest = rows["answer_bytes"].max()
+    if isinstance(largest, int):
+        yield Evidence(
+            fact="the largest answer", value=format_bytes(largest), unit="", threshold=None, source="messages"
+        )
+    sized = rows.drop_nulls("elements").sort("elements", "detail")
+    if not sized.is_empty():
+        kind, detail, elements = sized.select("type", "detail", "elements").row(-1)
+        yield Evidence(
+            fact=f"elements of the {kind or 'key'} {detail or ''}".rstrip(), value=elements, unit="", threshold=None,
+            source="TYPE and length",
+        )  # fmt: skip
+    yield Evidence(
+        fact="share of the request spent on them",
+        value=round(picture.share(moments.ns), 4),
+        unit="",
+        threshold=MIN_SLOW_SHARE,
+        source="messages",
+    )
+    if line is not None:
+        yield code_evidence(line)
