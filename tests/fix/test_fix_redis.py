@@ -41,9 +41,12 @@ pytestmark = [pytest.mark.redis, needs_redis]
 
 VALUES = {
     "redis-appendfsync-everysec": "everysec", "redis-save-rarely": "3600 1", "redis-hz": "100",
-    "redis-monitor-on": "5", "redis-slowlog-on": "9999",
+    "redis-monitor-on": "5", "redis-slowlog-on": "9999", "redis-defrag-gently": "5",
+    "redis-aof-rewrite-later": "67108864", "redis-aof-rewrite-rarely": "100", "redis-repl-backlog": "67108864",
 }  # fmt: skip
-OFF = {"appendfsync": "always", "hz": "10", "save": "", "latency-monitor-threshold": "0"}
+OFF = {
+    "appendfsync": "always", "hz": "10", "save": "", "latency-monitor-threshold": "0", "active-defrag-cycle-max": "25",
+}  # fmt: skip
 SETTINGS = [(one.id, name) for one in REMEDIES if one.kind == "redis" for name in one.settings]
 
 

@@ -24,6 +24,7 @@ SICK = {check: sick for check, settings, sick in CASES if not settings}
 NOT_ASKED_FOR = {"redis.cpu.host-latency"}
 WITH_TRACING = {
     "redis.aof.write-behind-fsync", "redis.aof.write-behind-child", "redis.aof.write-slow-disk", "redis.disk.slow",
+    "redis.cycle.batch",
 }  # fmt: skip
 """What they tell of a stall is not seen without; where there was none, nothing has to be."""
 

@@ -44,7 +44,8 @@ MAX_NAMES: Final = 256
 MAX_CLIENTS: Final = 20_000
 MAX_SETTINGS: Final = 2000
 SETTINGS: Final = (
-    "active-expire-effort", "activedefrag", "activerehashing", "aof-rewrite-incremental-fsync", "appenddirname",
+    "active-defrag-cycle-max", "active-expire-effort", "activedefrag", "activerehashing",
+    "aof-rewrite-incremental-fsync", "appenddirname",
     "appendfilename", "appendfsync", "appendonly", "auto-aof-rewrite-min-size", "auto-aof-rewrite-percentage",
     "bgsave_cpulist", "bio_cpulist", "busy-reply-threshold", "client-output-buffer-limit", "cluster-node-timeout",
     "commandlog-execution-slower-than", "commandlog-large-reply-max-len", "commandlog-large-request-max-len",

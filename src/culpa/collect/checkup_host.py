@@ -16,6 +16,7 @@ from typing import Final
 import polars as pl
 
 from culpa.capture.schema import COUNTERS
+from culpa.collect import clocksource, numa
 from culpa.collect.procfs import PROC, parse_stat, read_bounded, read_text
 from culpa.units import NS_PER_SECOND
 
@@ -38,6 +39,7 @@ class HostView:
         self._proc = proc_root
         self._sys = sys_root
         self._rows: list[Row] = []
+        self._nodes: dict[int, str] = {}
 
     def baseline(self, length_ns: int = BASELINE_NS) -> None:
         """Keep one CPU busy for a second, and note the longest time for which it did not run."""
@@ -45,7 +47,7 @@ class HostView:
         self._note("intrinsic latency", "", "longest_ns", float(longest_ns))
 
     def start(self) -> None:
-        """Faults so far, and what does not change."""
+        """Faults and the CPU time of ended children so far, and what does not change."""
         if self._pid is None:
             return
         self._faults(self._pid)
@@ -56,9 +58,11 @@ class HostView:
         if chosen is not None:
             source = "/sys/kernel/mm/transparent_hugepage/enabled"
             self._note(source, "", "always", float(chosen[1] == "always"))
-        nodes = [path for path in (self._sys / "devices/system/node").glob("node[0-9]*") if path.is_dir()]
-        if nodes:
-            self._note("/sys/devices/system/node", "", "nodes", float(len(nodes)))
+        for source, who, field, value in clocksource.readings(self._sys):
+            self._note(source, who, field, value)
+        self._nodes = numa.nodes(self._sys)
+        if self._nodes:
+            self._note(f"/sys/{numa.NODES}", "", "nodes", float(len(self._nodes)))
 
     def stop(self) -> pl.DataFrame:
         """Faults by now, and its memory; everything as `schema.COUNTERS`."""
@@ -67,6 +71,8 @@ class HostView:
             source = f"/proc/{self._pid}/smaps_rollup"
             for name, value in _SMAPS.findall(read_text(self._proc / str(self._pid) / "smaps_rollup") or ""):
                 self._note(source, str(self._pid), name, float(value))
+            if len(self._nodes) > 1:
+                self._numa(self._pid)
         names = ("ts_ns", "source", "object", "field", "value")
         return COUNTERS.frame({name: [row[at] for row in self._rows] for at, name in enumerate(names)})
 
@@ -76,6 +82,8 @@ class HostView:
         if parse_stat(raw or b"") is not None and len(fields) > 9:
             self._note(f"/proc/{pid}/stat", str(pid), "minflt", float(fields[7]))
             self._note(f"/proc/{pid}/stat", str(pid), "majflt", float(fields[9]))
+        if len(fields) > 14:
+            self._note(f"/proc/{pid}/stat", str(pid), "children_ticks", float(fields[13]) + float(fields[14]))
 
     def _allowed(self, pid: int) -> Iterator[tuple[str, int]]:
         """Each thread and on how many CPUs it may run."""
@@ -96,6 +104,19 @@ class HostView:
                 path = self._sys / f"devices/system/cpu/cpu{cpu}/topology" / file
                 for other in cpus_of((read_text(path) or "").strip())[:MAX_SIBLINGS]:
                     self._note(f"/sys/devices/system/cpu/cpu{cpu}/topology/{file}", f"cpu{cpu}", field, float(other))
+
+    def _numa(self, pid: int) -> None:
+        """Its memory by node, and of each node the CPUs that its main thread may run on."""
+        text = read_text(self._proc / str(pid) / "numa_maps")
+        allowed = _ALLOWED.search(read_text(self._proc / str(pid) / "task" / str(pid) / "status") or "")
+        if text is None or allowed is None:
+            return
+        for node, kilobytes in numa.held_kb(text, self._nodes):
+            self._note(f"/proc/{pid}/numa_maps", f"node{node}", "held_kb", kilobytes)
+        may_run = set(cpus_of(allowed[1]))
+        for node, cpus in self._nodes.items():
+            self._note(f"/sys/{numa.NODES}/node{node}/cpulist", f"node{node}", "allowed_cpus",
+                       float(len(may_run.intersection(cpus_of(cpus)))))  # fmt: skip
 
     def _note(self, source: str, who: str, field: str, value: float) -> None:
         self._rows.append((time.monotonic_ns(), source, who, field, value))

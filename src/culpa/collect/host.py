@@ -55,9 +55,9 @@ _VMSTAT = (
 )  # fmt: skip
 _NET = frozenset(
     {
-        "RetransSegs", "OutSegs", "InSegs", "AttemptFails", "EstabResets", "InErrs", "CurrEstab", "ListenOverflows",
-        "ListenDrops", "TCPTimeouts", "TCPLostRetransmit", "TCPSynRetrans", "TCPBacklogDrop", "TCPRcvQDrop",
-        "TCPZeroWindowDrop", "TCPAbortOnMemory", "TCPReqQFullDrop",
+        "RetransSegs", "OutSegs", "InSegs", "AttemptFails", "EstabResets", "InErrs", "CurrEstab", "PassiveOpens",
+        "ListenOverflows", "ListenDrops", "TCPTimeouts", "TCPLostRetransmit", "TCPSynRetrans", "TCPBacklogDrop",
+        "TCPRcvQDrop", "TCPZeroWindowDrop", "TCPAbortOnMemory", "TCPReqQFullDrop",
     }
 )  # fmt: skip
 _SETTINGS = (
@@ -178,6 +178,8 @@ def parse_uptime(text: str) -> float:
 
 
 _GROUP_FLAT = {UNIFIED: ("cpu.stat", "memory.events"), "cpu": ("cpu.stat",), "memory": ("memory.oom_control",)}
+_UNRECLAIMABLE = frozenset({"anon", "shmem", "total_rss", "total_shmem"})
+"""Of memory.stat: what cannot be dropped as the page cache can, in version 2 and, with its children's, in version 1."""
 _GROUP_LIMITS = {
     UNIFIED: ("cpu.max", "memory.high", "memory.max", "memory.current", "memory.swap.current", "io.max"),
     "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
@@ -195,6 +197,9 @@ def group_counters(directory: Path, controller: str) -> Iterator[Counter]:
     who = str(directory)
     for name in _GROUP_FLAT.get(controller, ()):
         yield from parse_flat(read_text(directory / name) or "", f"{directory}/{name}", who)
+    if controller in (UNIFIED, "memory"):
+        stat = parse_flat(read_text(directory / "memory.stat") or "", f"{directory}/memory.stat", who)
+        yield from (counter for counter in stat if counter.field in _UNRECLAIMABLE)
     for name in _GROUP_LIMITS.get(controller, ()):
         yield from parse_limits(read_text(directory / name) or "", f"{directory}/{name}", who, name)
     for name in _GROUP_PRESSURE.get(controller, ()):

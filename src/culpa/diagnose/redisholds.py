@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.runqueue import throttled
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -31,6 +32,8 @@ LONGER_THAN_LOGGED, LOGGED_PART = 1.5, 4
 """The slow log leaves out the reading of the question and the writing of the answer: a little, or of a large answer
 most of the time.
 """
+USUAL_PERIOD_US = 100_000
+"""Of a CPU quota (cpu.cfs_period_us, cpu.max)."""
 FORKING = frozenset({"BGSAVE", "BGREWRITEAOF", "SYNC", "PSYNC"})
 """Commands that are as long as the fork they begin with, which is a cause of its own."""
 BLOCKING = frozenset({"MIGRATE"})
@@ -116,7 +119,7 @@ def _asked(picture: Picture, pid: int) -> pl.DataFrame:
 def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
     """Those of the rows, as from `_asked`, on which the main thread computed for `MIN_HOLD_NS`."""
     rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
-    lengths = _computed_ns(picture, pid, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
+    lengths = computed_ns(picture, pid, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
     rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
     return tuple(
         Hold(verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length)
@@ -126,8 +129,8 @@ def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
     )
 
 
-def _computed_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s) -> Int64s:
-    """How long the main thread was on a CPU within each stretch of time."""
+def computed_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s) -> Int64s:
+    """How long the main thread was on a CPU within each stretch of time; needs waits that were seen one by one."""
     graph = picture.graph
     assert graph is not None
     lane = int(graph.axis.lane(np.array([pid], dtype=np.int64))[0])
@@ -172,6 +175,26 @@ def logged(view: RedisView) -> tuple[Hold, ...]:
                 type=entry.get("type"), elements=_whole(entry.get("length")), bytes=_whole(entry.get("bytes")),
             )
         )  # fmt: skip
+    return tuple(found)
+
+
+def unstopped(view: RedisView, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
+    """Entries of the slow log without the time for which a CPU quota stopped their command: the log's clock went on.
+
+    Each period of it that a command was in may have had a stop, as long as they were in the mean. What is then below
+    the log's own threshold is a short command that was stopped.
+    """
+    taken = throttled(view.picture) if view.pid in view.picture.capture.manifest.target.pids else None
+    threshold_us = view.number("slowlog-log-slower-than", "CONFIG GET")
+    if taken is None or not taken.times or threshold_us is None:
+        return holds
+    period_ns = int(1000 * (taken.period_us or USUAL_PERIOD_US))
+    stop_ns = min(taken.ns // taken.times, period_ns)
+    found = []
+    for hold in holds:
+        left_ns = hold.length_ns - stop_ns * math.ceil(hold.length_ns / period_ns)
+        if left_ns >= 1000 * threshold_us:
+            found.append(replace(hold, length_ns=left_ns))
     return tuple(found)
 
 

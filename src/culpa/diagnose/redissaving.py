@@ -68,6 +68,44 @@ def rewrite_buffer(view: RedisView) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """Memory (bytes) that a save, or a rewrite, is expected to copy from now on."""
+
+    what: str
+    to_come_bytes: float
+    source: str
+
+
+def copies(view: RedisView) -> Copies | None:
+    """Of the child at work by the pace of the window (since 6.2), else of the next one by what the last one copied.
+
+    None where it does not save and is not asked to, or where none of its children has copied anything yet.
+    """
+    resident = view.number("used_memory_rss")
+    saves, appends = bool((view.setting("save") or "").strip()), view.setting("appendonly") == "yes"
+    if any(view.number(field) for field in ("rdb_bgsave_in_progress", "aof_rewrite_in_progress")):
+        return _going_on(view, resident)
+    lasts = {"rdb_last_cow_size": saves, "aof_last_cow_size": appends}
+    found = [(size, field) for field, again in lasts.items() if again and (size := view.number(field))]
+    if not found:
+        return None
+    size, field = max(found)
+    return Copies(what="copied by the last of its children", to_come_bytes=min(size, resident or size),
+                  source=f"INFO persistence: {field}")  # fmt: skip
+
+
+def _going_on(view: RedisView, resident: float | None) -> Copies | None:
+    """What the child at work has still to copy, if writes go on as in the window; never more than there is."""
+    save, sizes = progress(view), view.values("current_cow_size")
+    if save is None or save.expected_s is None or len(sizes) < MIN_LOOKS or resident is None or view.seconds <= 0:
+        return None
+    pace = (sizes[-1] - sizes[0]) / view.seconds
+    to_come = min(pace * max(0.0, save.expected_s - save.seconds), resident - sizes[-1])
+    return Copies(what="the save under way copies, at this pace, beyond what it has", to_come_bytes=max(0.0, to_come),
+                  source="INFO persistence: current_cow_size, current_save_keys_*")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChildTime:
     """What its children did in the window, ns."""
 
@@ -103,6 +141,14 @@ def children(view: RedisView) -> frozenset[int]:
         return frozenset()
     processes = view.picture.capture.frame(schema.PROCESSES)
     return frozenset(processes.filter(pl.col("ppid") == view.pid)["pid"].drop_nulls().to_list())
+
+
+def ended_children_s(view: RedisView) -> float | None:
+    """CPU time (s) of the children of its that ended in the window, as the kernel counts it; None where not seen."""
+    mine = (pl.col("field") == "children_ticks") & (pl.col("object") == str(view.pid))
+    values = view.picture.capture.frame(schema.COUNTERS).filter(mine).sort("ts_ns")["value"].drop_nulls().to_list()
+    ticks = view.picture.capture.manifest.host.ticks_per_second
+    return (values[-1] - values[0]) / ticks if len(values) > 1 and ticks else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,6 +27,12 @@ SERVED: dict[str, pl.DataType | type[pl.DataType]] = {
     "verb": schema.REPEATED, "pattern": schema.REPEATED, "ino": pl.UInt64, "read_ns": pl.Int64, "held_ns": pl.Int64,
     "waited_ns": pl.Int64, "waited_most_ns": pl.Int64, "several": pl.Boolean, "reply_bytes": pl.Int64,
 }  # fmt: skip
+LONG_READ_NS = 1_000_000
+"""Commands take microseconds: what was read in one go and takes a millisecond is long, or many."""
+LONG_READS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "verb": schema.REPEATED, "pattern": schema.REPEATED, "ino": pl.UInt64, "several": pl.Boolean, "exit_ns": pl.Int64,
+    "until_ns": pl.Int64, "bytes": pl.Int64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,7 +44,9 @@ class Served:
     thread last woke, at most from when it looked before or had answered this client); several (it holds more than one
     command); reply_bytes. `slice_request` and `slice_ns`: every stretch of the thread's time with its request (-1:
     asked before the window) in order of time; `waits_from` and `waits_to`: of each request the stretches that lie in
-    `waited_most_ns`. `elsewhere` and `written_elsewhere` count messages that other threads read and wrote.
+    `waited_most_ns`. `long_reads`: reads that ended at exit_ns and after which the thread turned to nothing else for a
+    millisecond or more (until_ns): bytes of the read, and verb, pattern, ino and several of the request that it is part
+    of. `elsewhere` and `written_elsewhere` count messages that other threads read and wrote.
     """
 
     requests: pl.DataFrame
@@ -46,6 +54,7 @@ class Served:
     slice_ns: Int64s
     waits_from: Int64s
     waits_to: Int64s
+    long_reads: pl.DataFrame
     elsewhere: int
     written_elsewhere: int
 
@@ -85,9 +94,10 @@ def _of(capture: Capture, found: Requests, pid: int) -> Served | None:
         return None
     messages = _Messages(rows)
     calls = _Calls(capture, pid)
-    slice_ns = _lengths(messages, calls, end_ns)
+    until = _until(messages, calls, end_ns)
+    slice_ns = _lengths(messages, calls, until)
     request_of = _requests(messages)
-    return _served(messages, calls, slice_ns, request_of, (others[0, 0], others[0, 1]))
+    return _served(messages, calls, slice_ns, until, request_of, (others[0, 0], others[0, 1]))
 
 
 class _Messages:
@@ -167,14 +177,19 @@ class _Calls:
         self.foreign = Moments.union(nobody, both["start"].to_numpy(), both["end"].to_numpy())
 
 
-def _lengths(messages: _Messages, calls: _Calls, end_ns: int) -> Int64s:
-    """How long the thread was at each message: a write, or a read and what was done until it turned elsewhere."""
+def _until(messages: _Messages, calls: _Calls, end_ns: int) -> Int64s:
+    """When the thread was done with each message: a write at its end, a read when it turned elsewhere."""
     reads = np.flatnonzero(messages.read)
     turned = np.append(calls.enter, end_ns)
     other = turned[np.minimum(np.searchsorted(calls.enter, messages.exit[reads]), len(calls.enter))]
     until = np.minimum(np.append(messages.enter[1:], end_ns)[reads], other)
-    ends = messages.exit.copy()
+    ends: Int64s = messages.exit.copy()
     ends[reads] = np.maximum(until, ends[reads])
+    return ends
+
+
+def _lengths(messages: _Messages, calls: _Calls, ends: Int64s) -> Int64s:
+    """How long the thread was at each message, what was not its own left out."""
     lengths = ends - messages.enter
     foreign = calls.foreign
     at = np.searchsorted(messages.enter, foreign.start_ns, side="right") - 1
@@ -190,7 +205,9 @@ def _requests(messages: _Messages) -> Int32s:
     return messages.last(messages.asks)
 
 
-def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int32s, others: tuple[int, int]) -> Served:
+def _served(
+    messages: _Messages, calls: _Calls, slice_ns: Int64s, until: Int64s, asked_by: Int32s, others: tuple[int, int],
+) -> Served:  # fmt: skip
     size = len(messages.enter)
     asks = np.flatnonzero(messages.asks)
     number = np.full(size + 1, -1, np.int64)
@@ -208,8 +225,15 @@ def _served(messages: _Messages, calls: _Calls, slice_ns: Int64s, asked_by: Int3
         read_ns=pl.Series(read_ns), held_ns=pl.Series(held), waited_ns=pl.Series(read_ns - looked),
         waited_most_ns=pl.Series(read_ns - earliest), several=pl.Series(several), reply_bytes=pl.Series(replied),
     )  # fmt: skip
+    long = np.flatnonzero(known & messages.read & (until - messages.exit >= LONG_READ_NS))
+    of = frame[request[long]].select("verb", "pattern", "ino", "several")
+    long_reads = of.with_columns(
+        exit_ns=pl.Series(messages.exit[long], dtype=pl.Int64), until_ns=pl.Series(until[long], dtype=pl.Int64),
+        bytes=pl.Series(messages.bytes[long], dtype=pl.Int64),
+    )  # fmt: skip
     return Served(
-        requests=frame.select(list(SERVED)), slice_request=request, slice_ns=slice_ns,
+        long_reads=long_reads.select(list(LONG_READS)), requests=frame.select(list(SERVED)), slice_request=request,
+        slice_ns=slice_ns,
         waits_from=np.searchsorted(messages.enter, earliest), waits_to=asks, elsewhere=others[0],
         written_elsewhere=others[1],
     )  # fmt: skip

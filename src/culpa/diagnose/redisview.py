@@ -345,7 +345,7 @@ class RedisView:
     def holds(self) -> tuple[Hold, ...]:
         """Commands that took long: seen on its sockets where events were recorded, else by its slow log."""
         seen = redisholds.seen(self)
-        return seen if seen is not None else self.logged
+        return seen if seen is not None else redisholds.unstopped(self, self.logged)
 
     @cached_property
     def logged(self) -> tuple[Hold, ...]:

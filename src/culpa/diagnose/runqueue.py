@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,10 +12,12 @@ import polars as pl
 from culpa.capture import schema
 from culpa.diagnose.blame import Coverage
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.picture import Picture
 from culpa.model.axis import Int64s
 from culpa.model.calls import integers
 from culpa.model.kinds import Kind
+
+if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
 
 IDLE_TASK = 0
 MIN_WAIT_NS = 500_000

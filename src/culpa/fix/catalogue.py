@@ -96,6 +96,24 @@ REMEDIES: Final[tuple[Remedy, ...]] = (
         does="expired keys are looked for more often and in smaller steps", costs="a little more CPU when it is idle",
     ),
     _redis(
+        "redis-defrag-gently", "active-defrag-cycle-max", values=number(1, 24),
+        does="active defragmentation takes less of the main thread's time at once",
+        costs="fragmented memory comes back more slowly",
+    ),
+    _redis(
+        "redis-aof-rewrite-later", "auto-aof-rewrite-min-size", values=_BYTES,
+        does="the append-only file is not rewritten before it is so long", costs="the file grows longer, and a restart",
+    ),
+    _redis(
+        "redis-aof-rewrite-rarely", "auto-aof-rewrite-percentage", values=number(50, 10_000),
+        does="the append-only file is not rewritten before it has grown by so much",
+        costs="the file grows longer, and a restart",
+    ),
+    _redis(
+        "redis-repl-backlog", "repl-backlog-size", values=_BYTES,
+        does="a replica that was away goes on where it stopped, and takes no full copy", costs="so much memory",
+    ),
+    _redis(
         "redis-monitor-on", "latency-monitor-threshold", values=number(1, 10_000),
         does="Redis notes what takes long in its own main thread", costs="nothing that can be measured",
     ),

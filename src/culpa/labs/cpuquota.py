@@ -24,6 +24,10 @@ class Quota:
         """Let the quota hold for a process."""
         groups.admit(self.group, pid)
 
+    def release(self, pid: int) -> None:
+        """Put a process back into the group above, which has no quota: it outlives this one."""
+        groups.admit(self.group.parent, pid)
+
     def lift(self) -> None:
         """Take the limit away; the group stays."""
         if (self.group / _V2_MAX).exists():

@@ -12,6 +12,8 @@ FILL_SET = "for i = 1, ARGV[1] do redis.call('SADD', KEYS[1], 'member:' .. i) en
 FILL_HASH = "for i = 1, ARGV[1] do redis.call('HSET', KEYS[1], 'field:' .. i, i) end"
 FILL_LIST = "for i = 1, ARGV[1] do redis.call('RPUSH', KEYS[1], 'element:' .. i) end"
 COUNT_UP = "local sum = 0; for i = 1, tonumber(ARGV[1]) do sum = sum + i end; return sum"
+AT_ONCE = 500
+"""All that a round of `apps/redis_load.py` has (`BATCH`)."""
 SMALL = 100
 """Elements of a key that nobody notices."""
 SELDOM_S = 4.0
@@ -128,6 +130,19 @@ def _migrate(scene: Scene, chance: random.Random) -> Drawn:
     )
 
 
+def _batch(_: Scene, chance: random.Random) -> Drawn:
+    """Hundreds of commands that are short each, in one pipeline or transaction, against a few at a time."""
+    kind, key, every_ms = chance.choice(("pipeline", "transaction")), name(chance), _every(chance)
+    kilobytes, few = chance.randrange(250, 450), chance.randrange(5, 15)
+    words = ("BITCOUNT", key)
+    return Drawn(
+        fill=(("SETRANGE", key, str(kilobytes * 1024 - 1), "x"),),
+        load=Load(every_ms=every_ms, words=(kind, str(AT_ONCE), *words)),
+        sound=Load(every_ms=every_ms, words=(kind, str(few), *words)),
+        amounts={"transaction": int(kind == "transaction"), "kilobytes": kilobytes, "few": few, "every_ms": every_ms},
+    )
+
+
 CASES = (
     Case(
         name="redis-keys",
@@ -183,6 +198,14 @@ CASES = (
         seed="001",
         fix="split the key",
         silent=others("redis.cluster.migrate"),
+    ),
+    Case(
+        name="redis-batch",
+        cause="redis.cycle.batch",
+        draw=_batch,
+        fix="fewer commands at once",
+        needs=("redis-server", "trace"),
+        silent=others(),
     ),
 )
 REDIS_COMMANDS = tuple(lab for case in CASES for lab in labs(case))

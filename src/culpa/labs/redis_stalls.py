@@ -9,11 +9,11 @@ import os
 import random
 from pathlib import Path
 
-from culpa.labs import ports
+from culpa.labs import cpuquota, ports
 from culpa.labs.cpu_runqueue import yield_to_others
 from culpa.labs.ports import LOOPBACK
 from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
-from culpa.labs.redis_commands import COMMANDS, FILL_SET, name, others
+from culpa.labs.redis_commands import COMMANDS, COUNT_UP, FILL_SET, name, others
 
 VALUE_BYTES = 32 << 20
 HOGS = 3
@@ -101,6 +101,31 @@ def _pinned(scene: Scene, chance: random.Random) -> Drawn:
     return Drawn(load=load, sound=calm, beside=bound, mend=lambda: bind(cpus), amounts=amounts)
 
 
+def _quota(scene: Scene, chance: random.Random) -> Drawn:
+    """In a control group that may run for a fraction of each period, against one with a quota that is never used up.
+
+    The commands are short, and more of them than the quota is enough for.
+    """
+    quota_us, loops = chance.randrange(12_000, 20_000), chance.randrange(40_000, 60_000)
+    book, name_of_group, pid = scene.site.ledger, f"{scene.site.name}-quota", scene.server.pid
+    found: list[cpuquota.Quota] = []
+
+    def limited(to_us: int) -> Programs:
+        quota = scene.site.stack.enter_context(cpuquota.quota(to_us, book=book, name=name_of_group))
+        scene.site.stack.callback(quota.release, pid)
+        quota.admit(pid)
+        found.append(quota)
+        return ()
+
+    return Drawn(
+        load=Load(every_ms=3, words=("ask", "EVAL", COUNT_UP, "0", str(loops))),
+        beside=lambda: limited(quota_us),
+        harmless=lambda: limited(cpuquota.PERIOD_US * (os.cpu_count() or 1)),
+        mend=lambda: found[0].lift(),
+        amounts={"quota_us": quota_us, "loops": loops},
+    )
+
+
 def _whole_small_sets(chance: random.Random) -> tuple[Load, dict[str, int]]:
     """A command that is none too short, and looks long where the CPU is away meanwhile."""
     every_ms = chance.randrange(15, 25)
@@ -179,6 +204,16 @@ CASES = (
         fix="let it use all CPUs",
         needs=("redis-server", "trace"),
         silent=COMMANDS,
+    ),
+    Case(
+        name="redis-quota",
+        cause="redis.cpu.quota",
+        draw=_quota,
+        measured_s=SLICES_S,
+        fix="lift the quota",
+        may=("cpu.cgroup-quota",),
+        needs=("root", "redis-server", "cpu-quota"),
+        silent=(*COMMANDS, "redis.cpu.starved", "cpu.runqueue"),
     ),
     Case(
         name="redis-stopped",

@@ -33,7 +33,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         text="Are there slow commands?",
-        checks=("redis.command.slow", "redis.script.long"),
+        checks=("redis.command.slow", "redis.script.long", "redis.cycle.batch"),
         advice="use SCAN and its kin, sort and intersect in the client; KEYS is not for production",
     ),
     Question(text="Do many keys expire at the same time?", checks=("redis.expire.burst",), figures=5),
@@ -52,12 +52,19 @@ QUESTIONS: tuple[Question, ...] = (
             "redis.aof.dirty-throttle",
             "redis.aof.fsync-late",
             "redis.aof.failing",
+            "redis.aof.rewrite-loop",
             "redis.disk.slow",
         ),
     ),
     Question(
         text="Does it use too much memory, and is it swapped?",
-        checks=("redis.mem.no-limit", "redis.evict.storm", "redis.evict.refuse"),
+        checks=(
+            "redis.mem.no-limit",
+            "redis.evict.storm",
+            "redis.evict.refuse",
+            "redis.fork.oom-risk",
+            "redis.mem.defrag-stall",
+        ),
     ),
     Question(text="Does it run with huge pages?", checks=("redis.fork.thp", "redis.fork.slow")),
     Question(
@@ -67,7 +74,14 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         text="Do cores or NUMA nodes get in its way?",
-        checks=("redis.cpu.pinned", "redis.cpu.starved", "redis.cpu.io-threads"),
+        checks=(
+            "redis.cpu.pinned",
+            "redis.cpu.numa",
+            "redis.cpu.quota",
+            "redis.cpu.starved",
+            "redis.cpu.io-threads",
+            "redis.cpu.clocksource",
+        ),
         advice="bind it to a core with all its logical CPUs, not to one of them: its background threads and its "
         "children need one as well",
     ),

@@ -18,6 +18,9 @@ from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import remote_slow
 from culpa.diagnose.rules.redis_aof import fsync_always
+from culpa.diagnose.rules.redis_children import CHILDREN
+from culpa.diagnose.rules.redis_cpus import CPUS
+from culpa.diagnose.rules.redis_cycle import batch
 from culpa.diagnose.rules.redis_disk import dirty_throttle as aof_dirty_throttle
 from culpa.diagnose.rules.redis_disk import write_behind_child, write_behind_fsync, write_slow_disk
 from culpa.diagnose.rules.redis_holds import (
@@ -29,10 +32,11 @@ from culpa.diagnose.rules.redis_holds import (
     script_long,
 )
 from culpa.diagnose.rules.redis_host import HOST_STATES, pinned
+from culpa.diagnose.rules.redis_peers import PEERS
 from culpa.diagnose.rules.redis_replies import REPLY_STATES
 from culpa.diagnose.rules.redis_rest import unattributed
 from culpa.diagnose.rules.redis_saving import SAVING
-from culpa.diagnose.rules.redis_stalls import evict_storm, expire_burst, fork_slow, load_blocks, starved
+from culpa.diagnose.rules.redis_stalls import defrag_stall, evict_storm, expire_burst, fork_slow, load_blocks, starved
 from culpa.diagnose.rules.redis_state import STATES
 from culpa.diagnose.rules.redis_swap import swapped
 from culpa.diagnose.rules.rereads import reads_again
@@ -52,8 +56,10 @@ RULES: tuple[Rule, ...] = (
     flush_sync,
     script_long,
     migrate,
+    batch,
     expire_burst,
     evict_storm,
+    defrag_stall,
     fork_slow,
     starved,
     load_blocks,
@@ -94,7 +100,10 @@ RULES: tuple[Rule, ...] = (
     busy,
     sleeping,
     pinned,
+    *CPUS,
     *SAVING,
+    *CHILDREN,
+    *PEERS,
     *STATES,
     *REPLY_STATES,
     *HOST_STATES,

@@ -26,8 +26,10 @@ FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})
 MIGRATIONS = frozenset({"MIGRATE", "RESTORE", "RESTORE-ASKING"})
 OTHERS_WORK = DELETES | FLUSHES | SCRIPTS | MIGRATIONS
-INTERNAL = FORKING | frozenset({"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT"})
-"""Long by design, and nobody waits for them in the main thread; or, of saves, because of the fork."""
+INTERNAL = FORKING | frozenset({"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP", "BRPOP", "WAIT", "EXEC"})
+"""Long by design, and nobody waits for them in the main thread; or, of saves, because of the fork; or as long as the
+commands of a transaction, which is `redis.cycle.batch`.
+"""
 LONG_NS = 10_000_000
 """The slow log's own default: a command this long is worth a word even if nobody was seen to wait for it."""
 SHARE = 0.05

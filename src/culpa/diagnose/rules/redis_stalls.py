@@ -10,6 +10,7 @@ from culpa.capture import schema
 from culpa.diagnose import runqueue
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.redisview import RedisView, each_server
+from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.redis_fixes import set_config
@@ -24,6 +25,8 @@ EXPIRE_MS = 20
 FORKS = ("fork", "vfork", "clone", "clone3")
 LONG_FORK_NS = 10_000_000
 """Shorter forks are shorter than what clients notice, whatever their rate is."""
+DEFRAG_MOST, DEFRAG_GENTLE = "active-defrag-cycle-max", 5
+"""5 % of hz 10 is 5 ms at once."""
 
 
 @rule(
@@ -138,6 +141,56 @@ def evict_storm(view: RedisView) -> Iterator[Finding]:
 
 
 @rule(
+    id="redis.mem.defrag-stall",
+    title="Redis moves its memory together before it serves",
+    needs=(),
+    fixes=("redis-defrag-gently",),
+    fires=(),
+    silent=(Lab("redis-expire"), Lab("redis-evict")),
+)
+@each_server
+def defrag_stall(view: RedisView) -> Iterator[Finding]:
+    """What it detects: active defragmentation moves values in the window, while clients wait.
+
+    Why it slows you: each cycle takes a part of the time between two timers in the main thread, up to
+    active-defrag-cycle-max percent: 25 of each 100 ms at hz 10. A large collection is moved in steps of its own.
+
+    How sure: the server's own counters of the window (values moved, time spent; before 7.0 the share of the CPU that it
+    means to use) against the stalls that no command explains; where the host is traced, what the main thread computed
+    meanwhile.
+
+    What to do: a lower active-defrag-cycle-max, or none in busy hours (activedefrag no).
+    """
+    moved, spent_ms = view.need_delta("active_defrag_hits"), view.delta("total_active_defrag_time")
+    if not moved:
+        return
+    source = "total_active_defrag_time"
+    if spent_ms is None:
+        shares = view.values("active_defrag_running")
+        spent_ms, source = 10 * view.seconds * sum(shares) / max(1, len(shares)), "active_defrag_running"
+    moments = view.free_stalls.longest(int(spent_ms * 1e6))
+    if moments.ns < STALL_NS:
+        return
+    evidence = [
+        _counter(view, "values moved", moved, "active_defrag_hits"),
+        _counter(view, "time spent with that", round(spent_ms), source, "ms"),
+    ]
+    if (ratio := view.number("allocator_frag_ratio")) is not None:
+        evidence.append(counted("fragmentation", ratio, "INFO memory: allocator_frag_ratio"))
+    most = view.number(DEFRAG_MOST, "CONFIG GET")
+    if most is not None:
+        evidence.append(counted(DEFRAG_MOST, most, "CONFIG GET", unit="%"))
+    evidence += [*view.monitored("active-defrag-cycle"), *view.stall_facts(moments)]
+    gently = str(DEFRAG_GENTLE) if most is None or most > DEFRAG_GENTLE else "1"
+    yield Finding(
+        moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
+        on=On(peer=view.server, setting=DEFRAG_MOST), evidence=tuple(evidence),
+        confidence=0.85 if source.startswith("total") else 0.7,
+        fixes=(set_config(view, "redis-defrag-gently", DEFRAG_MOST, gently, risk="memory comes back more slowly"),),
+    )  # fmt: skip
+
+
+@rule(
     id="redis.fork.slow",
     title="Redis stands still while it forks",
     needs=(),
@@ -225,12 +278,15 @@ def starved(view: RedisView) -> Iterator[Finding]:
 
     Why it slows you: everything Redis does waits for that; its own latency monitor and slow log do not see it.
 
-    How sure: the time between becoming runnable and running is measured; waits behind culpa itself are left out.
+    How sure: the time between becoming runnable and running is measured; waits behind culpa itself are left out, and
+    so is what the CPU quota of its control group took (`redis.cpu.quota`).
 
     What to do: fewer other programs on its CPUs, a higher priority, CPUs of its own.
     """
     nodes = view.nodes(Kind.RUNNABLE)
-    moments = runqueue.moments_of(runqueue.not_behind_culpa(view.picture, view.picture.blame.inside(*nodes)))
+    taken = runqueue.throttled(view.picture) if view.pid in view.picture.capture.manifest.target.pids else None
+    _, queued = runqueue.longest(view.picture.blame.inside(*nodes), taken.ns if taken else 0)
+    moments = runqueue.moments_of(runqueue.not_behind_culpa(view.picture, queued))
     if not nodes or view.picture.share(moments.ns) < 0.05:
         return
     nearness = Nearness.LIMIT if view.picture.capture.manifest.target.kind == "redis" else Nearness.KERNEL

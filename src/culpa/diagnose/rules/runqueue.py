@@ -154,31 +154,38 @@ def cgroup_quota(picture: Picture) -> Iterator[Finding]:
         nearness=Nearness.LIMIT,
         pid=picture.capture.manifest.target.pids[0] if picture.capture.manifest.target.pids else None,
         tid=None,
-        on=On(setting=_limit(quota)),
+        on=On(setting=quota_limit(quota)),
         evidence=tuple(_stopped(picture, quota, moments.ns)),
         confidence=0.9,
-        fixes=(_raised(quota),),
+        fixes=(raise_quota(quota),),
     )
 
 
 def _stopped(picture: Picture, quota: Throttled, ns: int) -> Iterator[Evidence]:
-    source = f"{quota.group}/cpu.stat"
     yield Evidence(
         fact="runnable and stopped by the quota", value=seconds(ns), unit="s",
         threshold=seconds(MIN_SHARE * picture.root.ns), source="offcpu",
     )  # fmt: skip
+    yield from quota_facts(quota)
+
+
+def quota_facts(quota: Throttled) -> Iterator[Evidence]:
+    """What the kernel counted of a group, and what it is allowed."""
+    source = f"{quota.group}/cpu.stat"
     fact = f"the group was stopped {format_count(quota.times)} times, in all"
     yield Evidence(fact=fact, value=seconds(quota.ns), unit="s", threshold=None, source=source)
-    yield Evidence(fact="the quota", value=_limit(quota), unit="", threshold=None, source=quota.group)
+    yield Evidence(fact="the quota", value=quota_limit(quota), unit="", threshold=None, source=quota.group)
 
 
-def _limit(quota: Throttled) -> str:
+def quota_limit(quota: Throttled) -> str:
+    """What the group is allowed, in words."""
     if quota.quota_us is None or quota.period_us is None:
         return f"CPU quota of {quota.group}"
     return f"{quota.quota_us / 1000:.3g} ms of CPU in every {quota.period_us / 1000:.3g} ms"
 
 
-def _raised(quota: Throttled) -> Fix:
+def raise_quota(quota: Throttled) -> Fix:
+    """What to do about it."""
     return Fix(
         id="cpu-raise-quota",
         change=f"raise the CPU quota of {quota.group} (a container's CPU limit), or take it away",

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 LOOPBACK = "127.0.0.1"
 PORTION = 500
 """Elements sent at once: what fills data must not be long itself."""
+BATCH = 500
+"""Commands of a pipeline or transaction: together less than the 16 KB that a server reads in one go."""
 PAUSE_S = 0.0005
 ORDINARY_EVERY_S = 0.005
 END = b"\r\n"
@@ -176,6 +178,29 @@ def expire(prefix: str, keys: str, spread_s: str) -> Round:
     return go
 
 
+def pipeline(at_once: str, *words: str) -> Round:
+    """`BATCH` times the same command, so many of them in one go."""
+    return _portions(int(at_once), lambda count: (command(*words) * count, count))
+
+
+def transaction(at_once: str, *words: str) -> Round:
+    """The same in transactions, each sent as a whole."""
+    begin, end = command("MULTI"), command("EXEC")
+    return _portions(int(at_once), lambda count: (begin + command(*words) * count + end, 2 * count + 2))
+
+
+def _portions(at_once: int, made: Callable[[int], tuple[bytes, int]]) -> Round:
+    sizes = [at_once] * (BATCH // at_once) + ([BATCH % at_once] if BATCH % at_once else [])
+    portions = [made(size) for size in sizes]
+
+    def go(link: Link) -> None:
+        for portion, answers in portions:
+            link.send(portion, answers)
+            time.sleep(PAUSE_S)
+
+    return go
+
+
 def resync() -> Round:
     """A replica that asks for everything and is gone at once: the server forks, and ends the child."""
 
@@ -216,7 +241,7 @@ def ordinary(port: int) -> None:
 
 KINDS: dict[str, Callable[..., Round]] = {
     "ask": ask, "scan": scan, "rebuild": rebuild, "grow": grow, "fill": fill, "fresh": fresh, "expire": expire,
-    "resync": resync,
+    "resync": resync, "pipeline": pipeline, "transaction": transaction,
 }  # fmt: skip
 
 
