@@ -28,7 +28,9 @@ class Affinities:
 
     def __init__(self, *, proc_root: Path = PROC, sys_root: Path = SYS) -> None:
         self._proc = proc_root
-        self._online = parse_cpus((read_text(sys_root / "devices/system/cpu/online") or "").strip()) or frozenset()
+        # What is set aside (isolcpus=) no thread may use that does not ask for it.
+        online, isolated = (_cpus_in(sys_root / "devices/system/cpu" / name) for name in ("online", "isolated"))
+        self._every = online - isolated
         self._seen: dict[int, tuple[int, int, str]] = {}
         self._hierarchies = Hierarchies.read(proc_root)
 
@@ -40,7 +42,7 @@ class Affinities:
                 cpus = os.sched_getaffinity(tid)
             except OSError:
                 continue
-            if cpus >= self._online:
+            if cpus >= self._every:
                 self._seen.pop(tid, None)
             elif len(self._seen) < MOST_ROWS:
                 self._seen[tid] = (ts_ns, pid, format_cpus(cpus))
@@ -66,10 +68,14 @@ class Affinities:
         for controller, file in _GROUP_FILES if membership else ():
             path = membership.paths.get(controller) if membership else None
             for directory in self._hierarchies.directories(controller, path) if path else ():
-                cpus = parse_cpus((read_text(directory / file) or "").strip())
-                if cpus:
+                if cpus := _cpus_in(directory / file):
                     return str(directory), cpus
         return None
+
+
+def _cpus_in(file: Path) -> frozenset[int]:
+    """The CPUs that a file of /sys lists; none where it is missing or empty."""
+    return parse_cpus((read_text(file) or "").strip()) or frozenset()
 
 
 def _if_as_narrow(group: tuple[str, frozenset[int]] | None, cpus: str) -> str | None:
