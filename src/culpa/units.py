@@ -22,6 +22,7 @@ MINOR_MASK = (1 << MINOR_BITS) - 1
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)?")
 _DURATION_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_CPU = re.compile(r"0|[1-9][0-9]{0,3}")
 _BYTE_STEPS = ("B", "kB", "MB", "GB", "TB")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -89,3 +90,28 @@ def printable(text: str, limit: int = 200) -> str:
     """Make a hostile name safe to show: no control or direction character, bounded length."""
     shown = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "…"
+
+
+def parse_cpus(text: str) -> frozenset[int] | None:
+    """CPUs of a list such as `0-3,8` (cpuset(7)); None where it is none, or names a CPU above 8191."""
+    cpus: set[int] = set()
+    for part in text.split(",")[:1024]:
+        bounds = part.split("-")
+        if len(bounds) > 2 or not all(_CPU.fullmatch(bound) for bound in bounds):
+            return None
+        first, last = int(bounds[0]), int(bounds[-1])
+        if not first <= last < 8192:
+            return None
+        cpus.update(range(first, last + 1))
+    return frozenset(cpus) if text.count(",") < 1024 else None
+
+
+def format_cpus(cpus: frozenset[int] | set[int]) -> str:
+    """The same as text, shortest form."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and runs[-1][1] == cpu - 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

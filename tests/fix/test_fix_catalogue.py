@@ -12,7 +12,7 @@ from culpa.errors import CulpaError
 from culpa.fix.catalogue import REMEDIES
 from culpa.fix.parameters import KernelSetting, ProcessSetting, RedisSetting, check
 from culpa.fix.proposals import proposals, seen_unix
-from culpa.fix.values import format_cpus, parse_cpus
+from culpa.units import format_cpus, parse_cpus
 
 NEIGHBOUR = Who(pid=4711, starttime=99, comm="backup")
 

@@ -45,7 +45,7 @@ _MADE_BY_KERNEL: Final = r"^iou-(wrk|sqp)-\d+$"
 _PUBLIC_COLUMNS: Final = frozenset(
     {
         "file_type", "direction", "protocol", "kind", "family", "op", "interface", "role", "fs_type", "frames", "state",
-        "wchan", "scheduler", "devices.name", "redis.source",
+        "wchan", "scheduler", "affinity.cpus", "devices.name", "redis.source",
     }
 )  # fmt: skip
 

@@ -116,6 +116,17 @@ MESSAGES = table(
     ("bytes", I64, "B", "bytes moved"),
 )
 
+RETRANSMITS = table(
+    "retransmits",
+    "One TCP segment that this host sent once more, on a socket of any process.",
+    ("ts_ns", I64, "ns", "when it was sent again"),
+    ("ino", U64, "", "socket inode, in `sockets` where a watched process used it"),
+    ("timeout_ns", I64, "ns", "how long the kernel waited for an acknowledgement, at most; null: not known"),
+    ("by_timer", BOOL, "", "because no acknowledgement came; false: those of later segments told that it was missing"),
+    ("round_trip_ns", I64, "ns", "the shortest way there and back measured on the connection; null: none yet"),
+    ("connecting", BOOL, "", "it asked for the connection (SYN)"),
+)
+
 SOCKETS = table(
     "sockets",
     "One socket that a watched process used, or that is the peer of one.",
@@ -273,6 +284,16 @@ PROCESSES = table(
     ("pidns", U64, "", "inode of its pid namespace"),
     ("role", STR, "", "target, peer, waker, child, kernel; neighbour: it holds much memory; culpa: the watcher itself"),
     ("caught", STR, "", "signals it has handlers for, e.g. `HUP INT USR1`; null: not readable"),
+)
+
+AFFINITY = table(
+    "affinity",
+    "A thread of a watched process that may run on a part of the host's CPUs only, as it was when last looked at.",
+    ("ts_ns", I64, "ns", "when that was"),
+    ("tid", I32, "", "the thread"),
+    ("pid", I32, "", "its process"),
+    ("cpus", STR, "", "the CPUs it may run on, e.g. `0-3,8`"),
+    ("cgroup", STR, "", "the control group (cpuset) that has no more CPUs than these; null: it may be given others"),
 )
 
 FILES = table(
@@ -439,8 +460,7 @@ COUNTERS = table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, ASYNC_IO, TASKS, PROCESSES, FILES, STACKS, CODE,
-    THREAD_STATES,
-    SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
+    OFFCPU, SYSCALLS, MESSAGES, RETRANSMITS, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, ASYNC_IO, TASKS, PROCESSES,
+    AFFINITY, FILES, STACKS, CODE, THREAD_STATES, SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

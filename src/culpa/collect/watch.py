@@ -20,6 +20,7 @@ from culpa import __version__
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest, Target, Window
+from culpa.collect.affinity import Affinities
 from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
 from culpa.collect.host import HostCounters, host_facts
@@ -87,6 +88,7 @@ class Watch:
         self._opened = Opened()
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
+        self._affinities = Affinities()
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         share = limits.budget_percent / 100 * STACKS_BUDGET
         self._stacks = StackSampler((), budget_share=share)
@@ -126,6 +128,7 @@ class Watch:
         self._began = Moment.now()
         self.start_ns, self.start_realtime_ns = self._began.monotonic_ns, self._began.realtime_ns
         self._look_at_threads(self._roles)
+        self._affinities.look(self._present())
         self._redis.start()
         self._stack.callback(self._redis.stop)
         self._stacks.start()
@@ -234,6 +237,7 @@ class Watch:
                 self._roles[pid] = "peer"
         self._source.watch(new - self._source.watched())
         self._sockets.append(socket_rows(self._present(), table=table))
+        self._affinities.look(self._present())
         self._meet(table)
 
     def _meet(self, table: SocketTable) -> None:
@@ -272,6 +276,7 @@ class Watch:
             schema.REQUESTS.name: requests,
             schema.COUNTERS.name: counters,
             schema.DEVICES.name: device_rows(),
+            schema.AFFINITY.name: self._affinities.rows(),
             schema.THREAD_STATES.name: pl.concat(self._states),
             schema.SOCKETS.name: _sockets([seen.tables.get(schema.SOCKETS.name), *self._sockets]),
             schema.PROCESSES.name: processes,

@@ -12,7 +12,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.diagnose.blame import Coverage
 from culpa.diagnose.moments import Moments
-from culpa.model.axis import Int64s
+from culpa.model.axis import Bools, Int64s
 from culpa.model.calls import integers
 from culpa.model.kinds import Kind
 
@@ -23,6 +23,8 @@ IDLE_TASK = 0
 MIN_WAIT_NS = 500_000
 """Shorter ones are what a wake-up takes: whoever is woken waits for its waker, or for a CPU to leave its idle state."""
 NOBODY = -1
+MOST = 0.5
+"""Of the waiting: from here on one process, or nobody, had the CPUs."""
 _NS_OF_UNIT = {"throttled_time": 1, "throttled_usec": 1_000}
 """cpu.stat of control groups: nanoseconds in version 1, microseconds in version 2."""
 
@@ -50,7 +52,13 @@ def queued(picture: Picture) -> Coverage:
     """Where in the root's time threads were runnable and not running for long; kernel threads are left out."""
     nodes = [n for n in picture.nodes(Kind.RUNNABLE) if picture.blame.nodes[n].who not in picture.objects.kernel_tids]
     found = picture.blame.inside(*nodes)
-    return _part(found, found.end_ns - found.start_ns >= MIN_WAIT_NS)
+    return part(found, found.end_ns - found.start_ns >= MIN_WAIT_NS)
+
+
+def not_of_a_quota(picture: Picture) -> Coverage:
+    """Those of `queued` that no CPU quota made."""
+    quota = throttled(picture)
+    return longest(queued(picture), quota.ns if quota else 0)[1]
 
 
 def longest(coverage: Coverage, at_most_ns: int) -> tuple[Coverage, Coverage]:
@@ -63,7 +71,7 @@ def longest(coverage: Coverage, at_most_ns: int) -> tuple[Coverage, Coverage]:
     order = np.argsort(-length, kind="stable")
     taken = np.zeros(len(length), bool)
     taken[order] = np.cumsum(length[order]) <= at_most_ns
-    return _part(coverage, taken), _part(coverage, ~taken)
+    return part(coverage, taken), part(coverage, ~taken)
 
 
 def moments_of(coverage: Coverage) -> Moments:
@@ -97,13 +105,13 @@ def occupants(coverage: Coverage, pids: Int64s) -> list[Occupant]:
 
 def behind(coverage: Coverage, pids: Int64s, occupants: Iterable[Occupant]) -> Moments:
     """The root's moments of the waits that are charged to these."""
-    return moments_of(_part(coverage, np.isin(pids, [occupant.pid for occupant in occupants])))
+    return moments_of(part(coverage, np.isin(pids, [occupant.pid for occupant in occupants])))
 
 
 def not_behind_culpa(picture: Picture, coverage: Coverage) -> Coverage:
     """The waits that culpa itself did not cause."""
     pid = _pids(picture, _ran_before(picture, coverage))
-    return _part(coverage, ~np.isin(pid, list(picture.objects.own_pids)))
+    return part(coverage, ~np.isin(pid, list(picture.objects.own_pids)))
 
 
 def throttled(picture: Picture) -> Throttled | None:
@@ -135,7 +143,8 @@ def _limit(picture: Picture, group: str, names: tuple[str, ...]) -> float | None
     return None if rows.is_empty() else float(rows["value"][-1])
 
 
-def _part(coverage: Coverage, taken: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Coverage:
+def part(coverage: Coverage, taken: Bools) -> Coverage:
+    """Some of the intervals."""
     return Coverage(**{name: getattr(coverage, name)[taken] for name in Coverage.__dataclass_fields__})
 
 

@@ -159,6 +159,11 @@ REMEDIES: Final[tuple[Remedy, ...]] = (
         costs="its threads share caches with whatever runs there",
     ),
     Remedy(
+        id="cpu-widen-affinity", kind="cpus", settings={"CPUs": CPU_LIST},
+        does="all threads of the process may run on these CPUs",
+        costs="its threads leave warm caches now and then, and share CPUs with whatever runs there",
+    ),
+    Remedy(
         id="cpu-renice-neighbour", kind="nice", settings={"nice": number(1, 19)},
         does="the process gets less CPU while others want it, all threads of it",
         costs="it takes longer itself",

@@ -17,7 +17,7 @@ from typing import Final
 from culpa.fix.hands import CLOCKS_SECONDS, Identity, Refused, Standing, Unreachable
 from culpa.fix.parameters import ProcessSetting, State
 from culpa.fix.processes import PROC, boot_id, booted_unix, starttime_of, threads_of
-from culpa.fix.values import format_cpus, parse_cpus
+from culpa.units import format_cpus, parse_cpus
 
 MOST_THREADS: Final = 4096
 MOST_PASSES: Final = 20

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from culpa.units import parse_cpus
+
 LONGEST_VALUE: Final = 200
 """Characters of any value that is written, or noted as the former one."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -44,31 +46,6 @@ SAVE_POINTS: Final = Values(
 def can_be_noted(text: str) -> bool:
     """Whether a value that was read can be written down and written again as it is."""
     return len(text) <= LONGEST_VALUE and bool(_PRINTABLE.fullmatch(text))
-
-
-def parse_cpus(text: str) -> frozenset[int] | None:
-    """CPUs of a list such as `0-3,8` (cpuset(7)); None where it is none, or names a CPU above 8191."""
-    cpus: set[int] = set()
-    for part in text.split(",")[:1024]:
-        bounds = part.split("-")
-        if len(bounds) > 2 or not all(_NUMBER.fullmatch(bound) and len(bound) <= 4 for bound in bounds):
-            return None
-        first, last = int(bounds[0]), int(bounds[-1])
-        if not first <= last < 8192:
-            return None
-        cpus.update(range(first, last + 1))
-    return frozenset(cpus) if text.count(",") < 1024 else None
-
-
-def format_cpus(cpus: frozenset[int] | set[int]) -> str:
-    """The same as text, shortest form."""
-    runs: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if runs and runs[-1][1] == cpu - 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 CPU_LIST: Final = Values(called="a list of CPUs such as 0-3,8", holds=lambda text: bool(parse_cpus(text)))

@@ -13,6 +13,7 @@ from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
+from culpa.labs.cpu_pinned import CPU_PINNED_HEALTHY, CPU_PINNED_LAB
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
 from culpa.labs.cpu_runqueue import LAB_CPU_RUNQUEUE, LAB_CPU_RUNQUEUE_HEALTHY
 from culpa.labs.dirty_throttle import DIRTY_THROTTLE_HEALTHY, DIRTY_THROTTLE_LAB
@@ -35,6 +36,12 @@ from culpa.labs.mem_swap import AREA_BYTES, MEM_LIMIT, MEM_LIMIT_HEALTHY, MEM_SW
 from culpa.labs.mysql_scan import MYSQL_SCAN, MYSQL_SCAN_HEALTHY
 from culpa.labs.name_lookup import NAME_LOOKUP_HEALTHY, NAME_LOOKUP_LAB
 from culpa.labs.node_sync import NODE_SYNC, NODE_SYNC_HEALTHY
+from culpa.labs.packet_loss import (
+    PACKET_LOSS_BESIDE,
+    PACKET_LOSS_BESIDE_HEALTHY,
+    PACKET_LOSS_HEALTHY,
+    PACKET_LOSS_LAB,
+)
 from culpa.labs.page_faults import IO_LIMIT, IO_LIMIT_HEALTHY, PAGE_FAULTS, PAGE_FAULTS_HEALTHY
 from culpa.labs.peer_in_netns import PEER_IN_NETNS, PEER_IN_NETNS_HEALTHY
 from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
@@ -99,6 +106,8 @@ LABS: tuple[Lab, ...] = (
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
     LAB_CPU_RUNQUEUE_HEALTHY,
+    CPU_PINNED_LAB,
+    CPU_PINNED_HEALTHY,
     LAB_CPU_QUOTA,
     LAB_CPU_QUOTA_HEALTHY,
     SLEEP_BY_CHOICE,
@@ -119,6 +128,10 @@ LABS: tuple[Lab, ...] = (
     PREFORK_HEALTHY,
     LAB_REMOTE_SLOW,
     LAB_REMOTE_SLOW_HEALTHY,
+    PACKET_LOSS_LAB,
+    PACKET_LOSS_HEALTHY,
+    PACKET_LOSS_BESIDE,
+    PACKET_LOSS_BESIDE_HEALTHY,
     DISK_FULL,
     DISK_FULL_HEALTHY,
     ACCEPT_QUEUE_LAB,

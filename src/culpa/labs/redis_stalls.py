@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 
 from culpa.labs import cpuquota, ports
+from culpa.labs.cpu_pinned import bind
 from culpa.labs.cpu_runqueue import yield_to_others
 from culpa.labs.ports import LOOPBACK
 from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
@@ -87,18 +87,14 @@ def _pinned(scene: Scene, chance: random.Random) -> Drawn:
     cpus = os.sched_getaffinity(0)
     cpu = chance.choice(sorted(cpus))
 
-    def bind(to: set[int]) -> None:
-        for thread in Path(f"/proc/{scene.server.pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), to)
-
     def bound() -> Programs:
-        bind({cpu})
+        bind(scene.server.pid, {cpu})
         return tuple(scene.program("burn.py", "1", str(cpu)) for _ in range(HOGS_ON_ONE))
 
     load = Load(every_ms=chance.randrange(10, 20), words=("fill", name(chance), "3000", "100"))
     amounts = {"every_ms": load.every_ms, "cpu": cpu}
     calm = Load(every_ms=100, words=load.words)
-    return Drawn(load=load, sound=calm, beside=bound, mend=lambda: bind(cpus), amounts=amounts)
+    return Drawn(load=load, sound=calm, beside=bound, mend=lambda: bind(scene.server.pid, cpus), amounts=amounts)
 
 
 def _quota(scene: Scene, chance: random.Random) -> Drawn:

@@ -6,9 +6,13 @@ whatever ends the lab.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 from culpa.labs import interfaces, ledger, loopdev, stand
 from culpa.labs.places import PREFIX
@@ -22,9 +26,29 @@ PREFIX_LENGTH = 30
 PROGRAM = "distant_host.py"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What gets lost on the way to another port of the host: each copy by that chance, drawn from the seed."""
+
+    port: int
+    what: Literal["question", "connection"]
+    chance: float
+    seed: int
+
+    @property
+    def words(self) -> list[str]:
+        """As the program takes them."""
+        return [str(self.port), self.what, str(self.chance), str(self.seed)]
+
+
+def mend(host: Program) -> None:
+    """From now on nothing gets lost."""
+    os.kill(host.pid, signal.SIGUSR1)
+
+
 @contextmanager
-def distant_host(site: Site, *, port: int, pause_s: float) -> Iterator[Program]:
-    """The program behind `THERE`, reachable from here; `port` is where it answers.
+def distant_host(site: Site, *, port: int, pause_s: float, loss: Loss | None = None) -> Iterator[Program]:
+    """The program behind `THERE`, reachable from here; `port` is where it answers, over a way that loses nothing.
 
     Raises:
         LabError: this host does not allow it.
@@ -32,6 +56,7 @@ def distant_host(site: Site, *, port: int, pause_s: float) -> Iterator[Program]:
     device = f"{PREFIX}{site.name[-4:]}"  # 14 of at most 15 characters
     site.ledger.note(ledger.Interface(name=device))
     argv = [sys.executable, str(stand.copied(site, PROGRAM, PROGRAM)), device, THERE, str(port), str(pause_s)]
+    argv += loss.words if loss else []
     program = site.start(argv, name="distant-host")
     try:
         wait_until(lambda: _made(program, device), what=f"{device} to be made")

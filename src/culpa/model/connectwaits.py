@@ -39,10 +39,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectWaits:
-    """Connections that were being made, laid onto the axis; `ino` is the socket of each span."""
+    """Connections that were being made, laid onto the axis; `ino` is the socket of each span, `call` the row of its
+    connect call.
+    """
 
     spans: Spans
     ino: Int64s
+    call: Int64s
     objects: Objects
     listeners: dict[int, list[Listener]]
 
@@ -56,8 +59,8 @@ class ConnectWaits:
         end = axis.place(lanes[known], made["over_ns"].to_numpy()[known])
         row = np.flatnonzero(known)
         return ConnectWaits(
-            spans=Spans.sorted(start, end, row), ino=made["ino"].cast(pl.Int64).to_numpy(), objects=objects,
-            listeners=_listeners(capture),
+            spans=Spans.sorted(start, end, row), ino=made["ino"].cast(pl.Int64).to_numpy(),
+            call=made["row"].cast(pl.Int64).to_numpy(), objects=objects, listeners=_listeners(capture),
         )  # fmt: skip
 
     def explain(self, pieces: Pieces, index: Int64s) -> None:
@@ -73,10 +76,12 @@ class ConnectWaits:
         for number in np.unique(row[row >= 0]).tolist():
             socket = self.objects.sockets.get(int(self.ino[number]))
             if socket is not None and socket.peer_port:
-                self._name(pieces, index[row == number], socket)
+                self._name(pieces, index[row == number], socket, int(self.call[number]))
 
-    def _name(self, pieces: Pieces, index: Int64s, socket: Socket) -> None:
+    def _name(self, pieces: Pieces, index: Int64s, socket: Socket, call: int) -> None:
+        """The wait may be in another call than the one that asked for the connection; that one says for which."""
         if not socket.peer_is_local:
+            pieces.call[index] = call
             pieces.label(index, Thing(peer=socket.peer, stage=CONNECTING), Kind.REMOTE)
             return
         listener = self._listener(socket)
@@ -94,8 +99,8 @@ class ConnectWaits:
 
 
 def _made(calls: Calls) -> pl.DataFrame:
-    """tid, ino, enter_ns and over_ns of the connect calls: when the connection was there, or was given up."""
-    every = calls.frame.lazy()
+    """tid, ino, row, enter_ns and over_ns of the connect calls: when the connection was there, or was given up."""
+    every = calls.frame.lazy().with_row_index("row")
     number = pl.col("nr").is_in(list(calls.numbers.of(syscalls.CONNECT)))
     made = every.filter(number, pl.col("file_type") == "sock").drop_nulls(["tid", "ino"]).collect()
     after = every.filter(pl.col("ino").is_in(made["ino"].implode())).select("ino", next_ns="enter_ns").collect()
@@ -106,7 +111,7 @@ def _made(calls: Calls) -> pl.DataFrame:
     )  # fmt: skip
     goes_on = (pl.col("ret") == -EINPROGRESS).fill_null(value=False)
     over = pl.when(goes_on).then(pl.col("next_ns").fill_null(FAR_NS)).otherwise("after_ns")
-    return made.select("tid", "ino", "enter_ns", over_ns=over)
+    return made.select("tid", "ino", "row", "enter_ns", over_ns=over)
 
 
 def _listeners(capture: Capture) -> dict[int, list[Listener]]:

@@ -32,6 +32,7 @@ STRUCTS = {
     "call_sum": events.CALL_SUM,
     "state_event": events.STATE_EVENT,
     "async_event": events.ASYNC_EVENT,
+    "retransmit_event": events.RETRANSMIT_EVENT,
 }
 BTF_KIND_STRUCT = 4
 

@@ -108,6 +108,12 @@ ASYNC_EVENT: Final = np.dtype(
         ("pad", "<u4"),
     ]
 )  # fmt: skip
+RETRANSMIT_EVENT: Final = np.dtype(
+    [
+        ("at_ns", "<u8"), ("ino", "<u8"), ("timeout_ticks", "<u4"), ("round_trip_us", "<u4"), ("by_timer", "<u4"),
+        ("connecting", "<u4"),
+    ]
+)  # fmt: skip
 THREAD_STATE: Final = np.dtype(
     [
         ("off_ns", "<u8"), ("wake_ns", "<u8"), ("enter_ns", "<u8"), ("arg", "<u8", (3,)), ("ino", "<u8"),
@@ -154,7 +160,7 @@ SETTINGS: Final = np.dtype(
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
     [
-        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (12,)), ("grown", "<u8"), ("refused", "<u8"),
+        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (13,)), ("grown", "<u8"), ("refused", "<u8"),
         ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"), ("unread_iocbs", "<u8"),
     ]
 )  # fmt: skip
@@ -177,7 +183,8 @@ class RingSpec:
     """Its records count as events (paths and names are by-products)."""
 
 
-OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES, USER_STACKS, ASYNC = range(12)
+OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES = range(10)
+USER_STACKS, ASYNC, RETRANSMITS = range(10, 13)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -190,6 +197,7 @@ RINGS: Final = {
     DIRTIED: RingSpec(map_name="dirtied_ring", event=DIRTIED_EVENT, size=1 << 20),
     THROTTLES: RingSpec(map_name="throttles_ring", event=THROTTLE_EVENT, size=1 << 18),
     ASYNC: RingSpec(map_name="async_ring", event=ASYNC_EVENT, size=1 << 21),
+    RETRANSMITS: RingSpec(map_name="retransmits_ring", event=RETRANSMIT_EVENT, size=1 << 18),
     USER_STACKS: RingSpec(map_name="user_stacks_ring", event=USER_STACK_EVENT, size=1 << 20, counted=False),
 }
 

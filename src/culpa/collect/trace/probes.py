@@ -41,7 +41,7 @@ _RECORDS: Final = frozenset(
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
         "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
         "balance_dirty_pages", "perf_event", "io_uring_submit_req", "io_uring_submit_sqe", "io_uring_complete",
-        "io_uring_cqring_wait",
+        "io_uring_cqring_wait", "tcp_retransmit_skb",
     }
 )  # fmt: skip
 """Tracepoints whose probes write records; the others keep the watched set."""
@@ -60,6 +60,7 @@ _UNSEEN: Final = {
     "block_rq_complete": "the end of requests to block devices",
     "writeback_dirty_folio": "who dirtied the pages that are written back",
     "balance_dirty_pages": "why writers were made to pause",
+    "tcp_retransmit_skb": "segments that TCP had to send again",
 }
 """What is not seen without a tracepoint; the others are refinements."""
 _FORMER_NAMES: Final = {"writeback_dirty_folio": "writeback_dirty_page"}

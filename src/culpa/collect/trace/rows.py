@@ -36,6 +36,7 @@ TABLES: Final = {
     events.DIRTIED: "dirtied",
     events.THROTTLES: "throttles",
     events.ASYNC: "async_io",
+    events.RETRANSMITS: "retransmits",
 }
 _CLOCK_MONOTONIC_COARSE: Final = 6
 
@@ -105,6 +106,8 @@ class Rows:
             return tables.dirtied(records)
         if ring == events.ASYNC:
             return tables.async_io(records, self.anonymous_dev)
+        if ring == events.RETRANSMITS:
+            return tables.retransmits(records, tick_ns=_tick_ns())
         if ring == events.THROTTLES:
             return tables.throttles(records, page_bytes=mmap.PAGESIZE, tick_ns=_tick_ns())
         stack_ids = records["stack_id"]

@@ -22,6 +22,8 @@ _FILE_TYPES: Final = {0o10: "reg", 0o04: "dir", 0o02: "chr", 0o06: "blk", 0o01: 
 _OPERATIONS: Final = {0: "read", 1: "write", 2: "flush", 3: "discard"}
 """enum req_op, include/linux/blk_types.h."""
 _REQ_SYNC: Final = 1 << 11
+NO_ROUND_TRIP: Final = 0xFFFFFFFF
+"""What rtt_min holds before the first one (tcp_init_sock in net/ipv4/tcp.c)."""
 
 
 def _columns(records: Records, *names: str) -> dict[str, object]:
@@ -215,6 +217,20 @@ def async_io(records: Records, anonymous_dev: int) -> pl.DataFrame:
 def open_stretches(threads: Records, event: np.dtype[np.void]) -> Records:
     """OFFCPU_EVENT records of the threads that are off their CPU now, from their THREAD_STATE."""
     return _reshaped(threads[threads["off_ns"] != 0], event)
+
+
+def retransmits(records: Records, *, tick_ns: int) -> pl.DataFrame:
+    """`schema.RETRANSMITS` from RETRANSMIT_EVENT records."""
+    frame = pl.LazyFrame(_columns(records, *(records.dtype.names or ())))
+    measured = ~pl.col("round_trip_us").is_in([0, NO_ROUND_TRIP])
+    frame = frame.with_columns(
+        ts_ns="at_ns",
+        timeout_ns=_known("timeout_ticks").cast(pl.Int64) * tick_ns,
+        round_trip_ns=pl.when(measured).then(pl.col("round_trip_us").cast(pl.Int64) * 1000),
+        by_timer=pl.col("by_timer") != 0,
+        connecting=pl.col("connecting") != 0,
+    )
+    return _declared(frame, schema.RETRANSMITS)
 
 
 def open_calls(threads: Records, event: np.dtype[np.void]) -> Records:

@@ -16,7 +16,8 @@ from culpa.diagnose.rules.memory import dirty_throttle
 from culpa.diagnose.rules.mysql import missing_index
 from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
-from culpa.diagnose.rules.network import remote_slow
+from culpa.diagnose.rules.network import loss, remote_slow
+from culpa.diagnose.rules.pinned import pinned as bound_to_cpus
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.redis_children import CHILDREN
 from culpa.diagnose.rules.redis_cpus import CPUS
@@ -89,11 +90,13 @@ RULES: tuple[Rule, ...] = (
     swap,
     cgroup_limit,
     remote_slow,
+    loss,
     name_lookup,
     accept_queue,
     contention,
     blocked,
     exhausted,
+    bound_to_cpus,
     runqueue,
     cgroup_quota,
     stopped,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,14 @@ from culpa.diagnose.code import CodeLine
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rules.crews import crews
+from culpa.diagnose.runqueue import Occupant
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import NONE, Kind
 from culpa.syscalls import Numbers
 from culpa.units import NS_PER_SECOND
+
+SHOWN = 3
+"""Processes that had the CPUs: so many are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,14 @@ def calls_behind(picture: Picture, nodes: list[int]) -> Calls | None:
 def seconds(ns: float) -> float:
     """Nanoseconds as the verdict's seconds, to the microsecond."""
     return round(ns / NS_PER_SECOND, 6)
+
+
+def had_the_cpu(picture: Picture, occupants: Sequence[Occupant]) -> Iterator[Evidence]:
+    """Who had it while others waited for it: the first few of them."""
+    for occupant in occupants[:SHOWN]:
+        name = picture.objects.process(occupant.pid).comm or "process"
+        fact = f"the CPU was with {name}[{occupant.pid}]"
+        yield Evidence(fact=fact, value=seconds(occupant.ns), unit="s", threshold=None, source="offcpu: prev_tid")
 
 
 def lasted(picture: Picture, fact: str, nodes: list[int], *, threshold: float | None = None) -> Evidence:

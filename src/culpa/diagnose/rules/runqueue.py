@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from culpa.capture.schema import COUNTERS, OFFCPU
+from culpa.diagnose.affinity import held_by_affinity
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.evidence import seconds
+from culpa.diagnose.rules.evidence import had_the_cpu, seconds
 from culpa.diagnose.runqueue import (
     IDLE_TASK,
+    MOST,
     Occupant,
     Throttled,
     behind,
     charged,
     longest,
     moments_of,
+    not_of_a_quota,
     occupants,
+    part,
     queued,
     throttled,
 )
@@ -27,10 +31,6 @@ from culpa.units import format_count
 
 MIN_SHARE = 0.1
 """Of the root's time; a cause with less is no more than a note."""
-MOST = 0.5
-"""Of the waiting: from here on one process, or nobody, had the CPUs."""
-SHOWN = 3
-"""Processes that had the CPUs: so many are named."""
 
 
 @rule(
@@ -39,7 +39,7 @@ SHOWN = 3
     needs=(OFFCPU,),
     fixes=("cpu-renice-neighbour",),
     fires=(Lab("cpu-runqueue"),),
-    silent=(Lab("cpu-runqueue-healthy"), Lab("cpu-quota"), Lab("cpu-busy-healthy")),
+    silent=(Lab("cpu-runqueue-healthy"), Lab("cpu-quota"), Lab("cpu-busy-healthy"), Lab("cpu-pinned")),
 )
 def runqueue(picture: Picture) -> Iterator[Finding]:
     """What it detects: for a tenth of the time or more, threads on the request's chain could run and had no CPU, while
@@ -53,12 +53,13 @@ def runqueue(picture: Picture) -> Iterator[Finding]:
 
     How sure: the wait is measured from the wake-up, or from the moment another thread took the CPU, to the moment it
     ran again. Who is named ran last on the CPU that it then got. Waits behind culpa itself are left out. Where the
-    CPUs idled meanwhile, or a quota stopped it, this rule is silent.
+    CPUs idled meanwhile, or a quota stopped it, this rule is silent; where CPUs idled that it may not use it is
+    `cpu.pinned`.
 
     What to do: lower the priority of the named process or move it elsewhere; give this one CPUs of its own.
     """
-    quota = throttled(picture)
-    _, rest = longest(queued(picture), quota.ns if quota else 0)
+    rest = not_of_a_quota(picture)
+    rest = part(rest, ~held_by_affinity(picture, rest))
     pids = charged(picture, rest)
     had = occupants(rest, pids)
     busy = [occupant for occupant in had if occupant.pid != IDLE_TASK]
@@ -105,10 +106,7 @@ def _who_ran(picture: Picture, others: list[Occupant], ns: int) -> Iterator[Evid
         threshold=seconds(MIN_SHARE * picture.root.ns),
         source="offcpu",
     )
-    for occupant in others[:SHOWN]:
-        name = picture.objects.process(occupant.pid).comm or "process"
-        fact = f"the CPU was with {name}[{occupant.pid}]"
-        yield Evidence(fact=fact, value=seconds(occupant.ns), unit="s", threshold=None, source="offcpu: prev_tid")
+    yield from had_the_cpu(picture, others)
     cpus = picture.capture.manifest.host.cpus
     yield Evidence(fact="CPUs of this host", value=cpus, unit="", threshold=None, source="/proc/stat")
 

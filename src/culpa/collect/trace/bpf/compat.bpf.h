@@ -172,6 +172,10 @@ struct sock_common {
 };
 struct sock { struct sock_common __sk_common; struct socket *sk_socket; };
 struct socket { short type; struct file *file; struct sock *sk; };
+struct inet_connection_sock { u32 icsk_rto; u8 icsk_retransmits; };
+struct minmax_sample { u32 v; };
+struct minmax { struct minmax_sample s[3]; };
+struct tcp_sock { u32 sacked_out; struct minmax rtt_min; };
 struct unix_address { int len; };
 struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer; };
 
@@ -215,6 +219,7 @@ struct pt_regs___arm64 { u64 regs[31]; u64 orig_x0; int syscallno; };
 /* A frozen task has a state of its own since 6.1 (f5d39b020809). */
 enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x800f, TASK_DEAD = 0x80, TASK_NOLOAD = 0x400 };
 enum { PF_KTHREAD = 0x00200000 };
+enum { TCP_SYN_SENT = 2 }; /* include/net/tcp_states.h */
 /* include/linux/blk_types.h, unchanged in all kernels that have BTF. */
 enum { REQ_OP_MASK = 0xff, REQ_OP_WRITE = 1, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000, S_IFREG = 0100000, S_IFDIR = 0040000, S_IFBLK = 0060000 };

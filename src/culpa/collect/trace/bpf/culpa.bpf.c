@@ -7,6 +7,7 @@
 #include "files.bpf.c"
 #include "async.bpf.c"
 #include "stacks.bpf.c"
+#include "tcp.bpf.c"
 #include "sched.bpf.c"
 #include "syscall.bpf.c"
 #include "block.bpf.c"
@@ -26,6 +27,7 @@ const union {
 	struct socket_event socket;
 	struct task_event task;
 	struct async_event async;
+	struct retransmit_event retransmit;
 	struct file_event file;
 	struct state_event state;
 	struct user_stack_event user_stack;

@@ -31,7 +31,7 @@ typedef signed long long s64;
 
 enum ring_id {
 	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
-	RING_THROTTLES, RING_USER_STACKS, RING_ASYNC, RINGS
+	RING_THROTTLES, RING_USER_STACKS, RING_ASYNC, RING_RETRANSMITS, RINGS
 };
 
 /* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
@@ -299,6 +299,16 @@ struct async_event {
 	u32 pad;
 };
 
+/* One TCP segment that was sent once more. */
+struct retransmit_event {
+	u64 at_ns;
+	u64 ino;
+	u32 timeout_ticks; /* 0: not known */
+	u32 round_trip_us; /* the shortest one measured; 0 or all ones: none yet */
+	u32 by_timer;
+	u32 connecting;
+};
+
 /* What one thread does at one moment. */
 struct state_event {
 	u64 now_ns;
@@ -372,8 +382,9 @@ _Static_assert(sizeof(struct task_event) == 40, "task_event");
 _Static_assert(sizeof(struct file_event) == 1080, "file_event");
 _Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
 _Static_assert(sizeof(struct async_event) == 64, "async_event");
+_Static_assert(sizeof(struct retransmit_event) == 32, "retransmit_event");
 _Static_assert(sizeof(struct trace_settings) == 1096, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 152, "trace_counters");
+_Static_assert(sizeof(struct trace_counters) == 160, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 136, "thread_state");
 _Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
 _Static_assert(sizeof(struct call_sum) == 56, "call_sum");
