@@ -19,7 +19,7 @@ CACHE_LOST, SLOW_DEVICE = "mem.cache-lost", "disk.slow-device"
 SEEN_FROM_BELOW = (SLOW_DEVICE, "disk.saturated", "disk.cgroup-throttle")
 """The same reads, seen from the disk."""
 KNOWN, NEXT = "known", "next"
-READ_IOPS = 250
+READ_IOPS, UNLIMITED = 250, 1_000_000
 SHELVES, OTHERS = "shelves", "others"
 FILE_BYTES = 256 << 10
 COLD_REQUESTS = 60
@@ -55,13 +55,25 @@ def play_cold(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case, drawn = _raised(here, conditions, requests=COLD_REQUESTS)
         _sweeper(case, SHELVES, drawn["every_ms"])
-        return replace(case.troubled(NEXT, _truth_cold(case), repaired="known"), drawn=drawn)
+        before, truth = Measured(before=case.seconds(NEXT)), _truth_cold(case)
+        stage = case.stage("as found", NEXT, truth, case.judge(NEXT, show=True), before)
+        return Played(stages=(stage,), disk=case.disk.kind, drawn=drawn)
 
 
-def _raised(here: Site, conditions: Conditions, *, requests: int) -> tuple[stand.Stand, dict[str, int]]:
+def play_cold_healthy(conditions: Conditions) -> Played:
+    """The same on a disk that nothing holds back."""
+    with opened(conditions.progress) as here:
+        case, drawn = _raised(here, conditions, requests=COLD_REQUESTS, iops=UNLIMITED)
+        _sweeper(case, SHELVES, drawn["every_ms"])
+        return replace(case.sound(NEXT), drawn=drawn)
+
+
+def _raised(
+    here: Site, conditions: Conditions, *, requests: int, iops: int = READ_IOPS
+) -> tuple[stand.Stand, dict[str, int]]:
     chance = conditions.parameters.chance("cache-lost")
-    drawn = {"files": chance.randrange(20, 40), "every_ms": chance.randrange(60, 200)}
-    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=READ_IOPS, unit="reads"))
+    drawn = {"files": chance.randrange(20, 40), "every_ms": chance.randrange(15, 45)}
+    slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=iops, unit="reads"))
     disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     conditions.progress(f"slow disk: {disk.device} on {disk.directory}, {slowness.rate}")
     _fill(disk.directory / SHELVES, drawn["files"] * requests)
@@ -95,6 +107,7 @@ def _truth(case: stand.Stand, sweeper: Program) -> Truth:
         causes=(CACHE_LOST,),
         may=SEEN_FROM_BELOW,
         who=(stand.who(CACHE_LOST, sweeper.pid),),
+        on=(TruthOn(cause=CACHE_LOST, path=f"{(case.disk.directory / SHELVES).resolve()}/*"),),
         path=(TruthStep(kind="io", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name)),
         fix="stop the sweeper",
     )
@@ -106,7 +119,6 @@ def _truth_cold(case: stand.Stand) -> Truth:
         may=("disk.cgroup-throttle",),
         on=(TruthOn(cause=SLOW_DEVICE, device=case.disk.device_name),),
         path=(TruthStep(kind="io", pid=case.app.pid), TruthStep(kind="device", device=case.disk.device_name)),
-        fix="ask /known: what was read before",
     )
 
 
@@ -124,3 +136,4 @@ CACHE_COLD = replace(
     CACHE_LOST_LAB, name="cache-cold", seed=None, fires=(SLOW_DEVICE,), silent=(CACHE_LOST, "app.io.rereads"),
     play=play_cold,
 )  # fmt: skip
+CACHE_COLD_HEALTHY = CACHE_COLD.healthy(silent=(CACHE_LOST, SLOW_DEVICE), play=play_cold_healthy)

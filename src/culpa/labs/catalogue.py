@@ -10,7 +10,7 @@ from culpa.labs import async_io, cpuquota, loopdev, memorygroup, postgres, redis
 from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
-from culpa.labs.cache_lost import CACHE_COLD, CACHE_LOST_HEALTHY, CACHE_LOST_LAB
+from culpa.labs.cache_lost import CACHE_COLD, CACHE_COLD_HEALTHY, CACHE_LOST_HEALTHY, CACHE_LOST_LAB
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_quota import LAB_CPU_QUOTA, LAB_CPU_QUOTA_HEALTHY
@@ -98,6 +98,7 @@ LABS: tuple[Lab, ...] = (
     CACHE_LOST_LAB,
     CACHE_LOST_HEALTHY,
     CACHE_COLD,
+    CACHE_COLD_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from culpa.capture.schema import BLOCKS, UNCACHED
-from culpa.diagnose import cachelost
+from culpa.diagnose import cachelost, pathpattern
 from culpa.diagnose.cachelost import Lost
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -25,7 +25,13 @@ MIN_SHARE = 0.1
     needs=(BLOCKS, UNCACHED),
     fixes=("mem-keep-cache",),
     fires=(Lab("cache-lost"),),
-    silent=(Lab("cache-lost-healthy"), Lab("cache-cold"), Lab("rereads"), Lab("page-faults-healthy")),
+    silent=(
+        Lab("cache-lost-healthy"),
+        Lab("cache-cold"),
+        Lab("cache-cold-healthy"),
+        Lab("rereads"),
+        Lab("page-faults-healthy"),
+    ),
 )
 def cache_lost(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for a device to read what was read before in the same window, and in between
@@ -49,10 +55,11 @@ def _finding(picture: Picture, lost: Lost) -> Finding:
     name = picture.objects.thread_name(lost.tid)
     kernel = lost.tid in picture.objects.kernel_tids
     itself = lost.pid in lost.readers | set(picture.capture.manifest.target.pids)
-    more = f" and {format_count(len(lost.paths) - 1)} more files" if len(lost.paths) > 1 else ""
+    path = pathpattern.patterns(lost.paths)[lost.paths[0]] if len(lost.paths) > 1 else lost.paths[0]
+    files = f"{format_count(len(lost.paths))} files, {path}" if len(lost.paths) > 1 else path
     evidence = [
         Evidence(
-            fact=f"waited for {lost.paths[0]}{more} to be read again", value=seconds(lost.moments.ns), unit="s",
+            fact=f"waited until the device had read again {files}", value=seconds(lost.moments.ns), unit="s",
             threshold=seconds(MIN_SHARE * picture.root.ns), source="offcpu, blocks",
         ),
         Evidence(
@@ -68,7 +75,7 @@ def _finding(picture: Picture, lost: Lost) -> Finding:
         evidence += [*host_memory(picture), *memory_users(picture)]
     return Finding(
         moments=lost.moments, nearness=Nearness.CODE if itself else Nearness.NEIGHBOUR, pid=lost.pid, tid=lost.tid,
-        on=On(path=lost.paths[0]), evidence=tuple(evidence), confidence=0.9,
+        on=On(path=path), evidence=tuple(evidence), confidence=0.9,
         title=f"{_TITLE}, by itself" if itself else None, fixes=(_fix(name, kernel=kernel, itself=itself),),
     )  # fmt: skip
 
