@@ -112,6 +112,18 @@ def test_a_large_file_that_another_program_deletes_is_acquitted() -> None:
 # Pages that are read again -------------------------------------------------------------------------------------
 
 
+OPENAT = 257
+
+
+def finds(scene: Scene, places: int, *, size: int = 128 << 10) -> None:
+    """The file is opened, and so many times 128 kB are read from memory."""
+    scene.call(APP, OPENAT, scene.now, scene.now + US, ino=INO, kind="reg", ret=3, dev=DISK)
+    for _ in range(places):
+        scene.now += 2 * US
+        scene.call(APP, READ, scene.now, scene.now + US, ino=INO, kind="reg", ret=size, dev=DISK)
+    scene.now += 2 * US
+
+
 def reads(scene: Scene, sector: int, *, ino: int = INO, ns: int = 20 * MS, size: int = 128 << 10) -> None:
     """A read call that waits until the disk has brought 128 kB from there."""
     start = scene.now
@@ -162,6 +174,20 @@ def test_what_was_in_memory_and_was_taken_out_is_named_with_who_did_it(shift: in
     again = said["read from the device again, after it had been read before"]
     assert 10 * (128 << 10) - shift * 512 == again
     assert 10 * MIB == said["taken out of the page cache by sweeper[800]"]
+
+
+@pytest.mark.parametrize(("known", "named"), [(10, True), (2, False)])
+def test_what_was_found_in_memory_before_and_is_brought_from_the_disk_once_is_named(*, known: int, named: bool) -> None:
+    """Ten places of the file that were read without a wait, or two of them; then all ten come from the disk."""
+    scene = begun()
+    finds(scene, known)
+    swept(scene)
+    finds(scene, 0)
+    for sector in PLACES:
+        reads(scene, sector)
+    cause = found(judged(scene), LOST)
+    assert named == (cause is not None and cause.level != "note" and cause.share > 0.9)
+    assert named or cause is None or cause.share < 0.25
 
 
 def test_the_reader_itself_is_named_if_it_did_it() -> None:

@@ -1,5 +1,5 @@
-"""Reads from a device of what memory held before: the same places of the disk are read again, and in between pages of
-that file were taken out of the page cache.
+"""Reads from a device of what memory held before: the same place of the disk, or of the file, was read before, and in
+between pages of that file were taken out of the page cache.
 
 Which pages left is not told, only how many of which file and by whose doing: that a place was read before, and is read
 again, says that it was among them. What was in memory since before the window, and is read for the first time in it,
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from culpa.capture import schema
+from culpa.diagnose import rereads
 from culpa.diagnose.moments import Moments
 from culpa.model.kinds import Kind
 
@@ -108,15 +109,37 @@ def _read_again(picture: Picture) -> pl.DataFrame:
     )
     pages = reads.select("row", "dev", *_FILE, "issue_ns", "complete_ns", place=place).explode("place").sort("issue_ns")
     before = pl.col("complete_ns").shift(1).over("dev", "place")
-    pages = pages.with_columns(before_ns=before, at_ns="issue_ns").drop_nulls("before_ns")
-    last = taken.sort("from_ns").select(*_FILE, "to_ns", "by_pid", "by_tid", at_ns="from_ns")
-    pages = pages.sort("at_ns").join_asof(last, on="at_ns", by=_FILE, check_sortedness=False)
-    pages = pages.filter(pl.col("to_ns") >= pl.col("before_ns"))
+    pages = _taken_since(taken, pages.with_columns(before_ns=before, at_ns="issue_ns"))
     each = pages.group_by("row").agg(
         pl.col("by_pid", "by_tid").last(), again_bytes=pl.len().cast(pl.Int64) * PAGE_BYTES
     )
-    found = reads.join(each, on="row").filter(pl.col("again_bytes") >= MOSTLY * pl.col("bytes"))
-    return found.select(*_FILE, "pid", "begin_ns", "complete_ns", "again_bytes", "by_pid", "by_tid")
+    by_place = reads.join(each, on="row").filter(pl.col("again_bytes") >= MOSTLY * pl.col("bytes"))
+    by_call = _in_calls_again(picture, reads, taken).join(by_place, on="row", how="anti")
+    columns = ("row", *_FILE, "pid", "begin_ns", "complete_ns", "again_bytes", "by_pid", "by_tid")
+    return pl.concat([by_place.select(columns), by_call.select(columns)]).sort("row")
+
+
+def _taken_since(taken: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows between whose `before_ns` and `at_ns` pages of their file were taken out, with who did so last."""
+    last = taken.sort("from_ns").select(*_FILE, "to_ns", "by_pid", "by_tid", at_ns="from_ns")
+    rows = rows.drop_nulls("before_ns").sort("at_ns").join_asof(last, on="at_ns", by=_FILE, check_sortedness=False)
+    return rows.filter(pl.col("to_ns") >= pl.col("before_ns"))
+
+
+def _in_calls_again(picture: Picture, reads: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """Requests during a read call that got as much from the same place of the file as one before: that found it in
+    memory, or brought it there.
+    """
+    rows = picture.file_calls.rows if picture.file_calls is not None else None
+    if rows is None:
+        return _taken_since(taken, reads.clear().with_columns(before_ns="begin_ns", at_ns="begin_ns"))
+    rows = rereads.placed(rows).filter((pl.col("operation") == "read") & (pl.col("bytes") > 0)).drop_nulls("at")
+    first = pl.col("exit_ns").min().over("dev", "ino", "at", "bytes")
+    rows = rows.with_columns(before_ns=first).filter(pl.col("enter_ns") >= pl.col("before_ns")).sort("enter_ns")
+    rows = rows.select("before_ns", "exit_ns", "ino", ino_dev="dev", begin_ns="enter_ns")
+    within = reads.sort("begin_ns").join_asof(rows, on="begin_ns", by=_FILE, check_sortedness=False)
+    within = within.filter(pl.col("exit_ns") >= pl.col("begin_ns")).with_columns(at_ns="begin_ns", again_bytes="bytes")
+    return _taken_since(taken, within)
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ JOBS = 40
 READ_IOPS = 100
 IMAGE_BYTES = 4 << 30
 SPOOL = "spool"
-PIECE, GAP = 8192, 4096
+PIECE, GAP = 4096, 4096
 
 
 def play(conditions: Conditions) -> Played:

@@ -41,7 +41,8 @@ def cache_lost(picture: Picture) -> Iterator[Finding]:
 
     How sure: each page that leaves the cache is seen with its file and whoever makes it: a program that asks for it
     (posix_fadvise, drop_caches), one that needs the memory, or the kernel as it makes room. Only reads of places of the
-    disk that were read before count. What was in memory before the window and is read once in it is missed.
+    disk, or of the file, that were read before count. What was in memory before the window and is read once in it is
+    missed.
 
     What to do: let the one who is named leave the files of others alone; where memory is short, less of it for whoever
     grew, or a reserve for the group that lives on the cache (memory.low).
