@@ -36,7 +36,8 @@ def unlink_big_file(picture: Picture) -> Iterator[Finding]:
 
     How sure: the kernel tells each file that is let go of, with its size and the thread that does it; the time is that
     from this moment to the end of the call. What a call waits for before (the lock of a folder, a commit) is left out.
-    Only ext4, btrfs and f2fs tell it; XFS frees files in the background by itself.
+    Only ext4, btrfs and f2fs tell it; XFS frees files in the background by itself. Before Linux 6.6 the last close
+    frees a file after the call has ended, which is missed.
 
     What to do: let a thread that nobody waits for delete it. Where the program cannot be changed: give the file a
     second name (a hard link) before the program deletes the first, and cut it through that name step by step.
