@@ -195,12 +195,34 @@ DIRTIED = table(
     ("ino", U64, "", "inode; 0: pages of the block device `dev` itself (metadata, or written without a file system)"),
     ("generation", U32, "", "the inode's generation: a reused inode number has another"),
     ("disk", U32, "dev_t", "device whose share of the dirty pages is limited; null: no block device"),
-    (
-        "bytes",
-        I64,
-        "B",
-        "whole pages, or whole large folios of which a part was written: as the kernel counts what is dirty",
-    ),
+    ("bytes", I64, "B", "whole pages, or whole large folios of which a part was written: as the kernel counts them"),
+)
+
+_OF_INODE = (
+    ("from_ns", I64, "ns", "when the first page left; when the giving back of space began"),
+    ("to_ns", I64, "ns", "when the last page did; of space the same as before, its end is that of the system call"),
+    ("tid", I32, "", "the thread that did it, or needed the memory; of the kernel where that makes room by itself"),
+    ("pid", I32, "", "its process"),
+    ("dev", U32, "dev_t", "device of the file system"),
+    ("ino", U64, "", "inode"),
+    ("generation", U32, "", "as in `dirtied`"),
+    ("disk", U32, "dev_t", "as in `dirtied`"),
+)
+
+UNCACHED = table(
+    "uncached",
+    "Pages that one thread took out of the page cache of one file within a tenth of a second or less; all processes, "
+    "watched or not; files that a watched thread used or that were read from a device meanwhile, and still have a name.",
+    *_OF_INODE,
+    ("bytes", I64, "B", "whole pages"),
+)
+
+FREED = table(
+    "freed",
+    "The space of one file, a megabyte or more, that one thread gave back: it deleted the file and nobody has it open, "
+    "let go of a deleted one last, or cut it (ext4). All processes, watched or not; ext4, btrfs, f2fs.",
+    *_OF_INODE,
+    ("bytes", I64, "B", "space on the device, or in memory if that is more: it was not written out yet"),
 )
 
 THROTTLES = table(
@@ -460,7 +482,8 @@ COUNTERS = table(
 )
 
 TABLES: Final[tuple[Table, ...]] = (
-    OFFCPU, SYSCALLS, MESSAGES, RETRANSMITS, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, THROTTLES, ASYNC_IO, TASKS, PROCESSES,
-    AFFINITY, FILES, STACKS, CODE, THREAD_STATES, SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES, COUNTERS,
+    OFFCPU, SYSCALLS, MESSAGES, RETRANSMITS, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, UNCACHED, FREED, THROTTLES, ASYNC_IO,
+    TASKS, PROCESSES, AFFINITY, FILES, STACKS, CODE, THREAD_STATES, SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES,
+    COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

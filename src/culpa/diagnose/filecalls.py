@@ -35,6 +35,7 @@ OPERATIONS: dict[str, frozenset[str]] = {
     "close": frozenset({"close"}),
     "unlink": frozenset({"unlink", "unlinkat"}),
     "rename": frozenset({"rename", "renameat", "renameat2"}),
+    "cut": frozenset({"truncate"}),
     "directory": frozenset({"mkdir", "rmdir"}),
     "seek": frozenset({"lseek"}),
 }
@@ -44,7 +45,7 @@ _SIZED = frozenset({"read", "pread64", "write", "pwrite64"})
 """Their third argument is how many bytes are asked for."""
 NEAR = 10
 """Calls further apart than so many times what may lie between them do not follow one another."""
-_WITHOUT_FD = ("unlink", "rename", "directory")
+_WITHOUT_FD = ("unlink", "rename", "cut", "directory")
 NOT_WAITING = (Kind.RUNNING, Kind.RUNNABLE)
 
 
@@ -68,7 +69,7 @@ class _Clipped:
 class FileCalls:
     """Calls on files by processes with threads on the chain, made during the root's time.
 
-    `rows`: row, tid, pid, operation (a key of `OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
+    `rows`: row, tid, pid, nr, operation (a key of `OPERATIONS`), enter_ns, exit_ns, dev, ino, path (null for calls that
     name a file by a path: the capture does not have it), bytes (moved; null for other calls), asked (bytes that a read
     or write was to move at most; null where the call has a vector), placed (it says where in the file, and does not go
     on where the last one ended), ret, fd (for a call that opens a file the new one), flags (of a call that opens a
@@ -203,7 +204,7 @@ def _calls(picture: Picture, graph: WaitGraph) -> pl.DataFrame:
     )
     frame = frame.sort("tid", "enter_ns").with_row_index("row")
     return frame.select(
-        "row", "tid", "pid", "operation", "enter_ns", "exit_ns", "dev", "ino", _paths(frame, picture), "bytes",
+        "row", "tid", "pid", "nr", "operation", "enter_ns", "exit_ns", "dev", "ino", _paths(frame, picture), "bytes",
         "asked", "placed", "ret", "fd", "flags", "creates", "appends",
     )  # fmt: skip
 

@@ -13,10 +13,11 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
-from culpa.diagnose import filecalls, rereads, sampled, slowcommands, smallcalls, summed
+from culpa.diagnose import filecalls, freeing, rereads, sampled, slowcommands, smallcalls, summed
 from culpa.diagnose import root as root_of
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.filecalls import FileCalls
+from culpa.diagnose.freeing import Freeing
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisserved import Served
 from culpa.diagnose.redisview import RedisView, servers
@@ -154,6 +155,11 @@ class Picture:
     def rereadings(self) -> list[Rereading]:
         """Files whose reading again costs the root much."""
         return rereads.found(self)
+
+    @cached_property
+    def freeings(self) -> list[Freeing]:
+        """Calls that give back the space of large files, where these cost the root much."""
+        return freeing.found(self)
 
     @cached_property
     def own_exchanges(self) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from culpa.capture import schema
+from culpa.diagnose import freeing
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Evidence, RuledOut
 from culpa.model.kinds import Kind
@@ -68,7 +69,7 @@ def ruled_out(picture: Picture) -> tuple[RuledOut, ...]:
     """Every suspect that can be acquitted by a figure; those without a figure are not mentioned."""
     counters = Counters(picture.capture.frame(schema.COUNTERS))
     found: list[RuledOut] = []
-    for suspect in (_cpu, _run_queue, _memory, _swap, _disks, _network):
+    for suspect in (_cpu, _run_queue, _memory, _swap, _disks, _deleting, _network):
         found.extend(suspect(picture, counters))
     return tuple(found)
 
@@ -145,6 +146,24 @@ def _disks(picture: Picture, counters: Counters) -> Iterator[RuledOut]:
                 verdict="not saturated",
                 evidence=(_fact("busy", min(busy, 1.0), "share", BUSY_DISK, "/proc/diskstats"),),
             )
+
+
+def _deleting(picture: Picture, _counters: Counters) -> Iterator[RuledOut]:
+    """Large files that were deleted meanwhile, where next to nobody waited for it."""
+    freed = picture.capture.frame(schema.FREED).filter(pl.col("bytes") >= freeing.LARGE_BYTES)
+    theirs = freeing.every(picture)
+    if theirs is None or freed.is_empty() or not picture.root.ns:
+        return
+    share = picture.share(theirs.moments.ns)
+    if share < SMALL_SHARE:
+        yield RuledOut(
+            resource="deleting large files",
+            verdict="not waited for",
+            evidence=(
+                _fact("space given back", int(freed["bytes"].sum()), "B", freeing.LARGE_BYTES, "freed"),
+                _fact("of the time, in calls that did", share, "share", SMALL_SHARE, "syscalls, freed"),
+            ),
+        )
 
 
 def _blamed_devices(picture: Picture) -> set[str]:

@@ -11,6 +11,7 @@ from culpa.labs.accept_queue import ACCEPT_QUEUE_HEALTHY, ACCEPT_QUEUE_LAB
 from culpa.labs.app_keys import APP_KEYS, APP_KEYS_HEALTHY
 from culpa.labs.async_io import ASYNC_IO, ASYNC_IO_HEALTHY
 from culpa.labs.cache_aside import CACHE_ASIDE
+from culpa.labs.cache_lost import CACHE_COLD, CACHE_COLD_HEALTHY, CACHE_LOST_HEALTHY, CACHE_LOST_LAB
 from culpa.labs.containers import CONTAINERS, CONTAINERS_HEALTHY
 from culpa.labs.cpu_busy import LAB_CPU_BUSY, LAB_CPU_BUSY_HEALTHY
 from culpa.labs.cpu_pinned import CPU_PINNED_HEALTHY, CPU_PINNED_LAB
@@ -59,6 +60,7 @@ from culpa.labs.shell_script import SHELL_SCRIPT, SHELL_SCRIPT_HEALTHY
 from culpa.labs.sleep_by_choice import SLEEP_BY_CHOICE, SLEEP_BY_CHOICE_HEALTHY
 from culpa.labs.small_calls import SMALL_READS_HEALTHY, SMALL_READS_LAB, SMALL_WRITES_HEALTHY, SMALL_WRITES_LAB
 from culpa.labs.sync_open import SYNC_OPEN_HEALTHY, SYNC_OPEN_LAB
+from culpa.labs.unlink_big_file import UNLINK_HEALTHY, UNLINK_LAB
 from culpa.labs.word_pop import WORD_POP, WORD_POP_CACHED, WORD_POP_HEALTHY
 
 LABS: tuple[Lab, ...] = (
@@ -102,6 +104,10 @@ LABS: tuple[Lab, ...] = (
     MEM_SWAP_HEALTHY,
     MEM_LIMIT,
     MEM_LIMIT_HEALTHY,
+    CACHE_LOST_LAB,
+    CACHE_LOST_HEALTHY,
+    CACHE_COLD,
+    CACHE_COLD_HEALTHY,
     LAB_CPU_BUSY,
     LAB_CPU_BUSY_HEALTHY,
     LAB_CPU_RUNQUEUE,
@@ -147,6 +153,8 @@ LABS: tuple[Lab, ...] = (
     DIRTY_THROTTLE_HEALTHY,
     JOURNAL_WAIT_LAB,
     JOURNAL_WAIT_HEALTHY,
+    UNLINK_LAB,
+    UNLINK_HEALTHY,
     *REDIS_COMMANDS,
     *REDIS_STALLS,
     *REDIS_DISK,

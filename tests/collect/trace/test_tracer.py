@@ -99,8 +99,8 @@ def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]
     """Every table is as capture/schema.py declares it, and every thread of the events is in tasks."""
     tables = fsynced[0].tables
     assert set(tables) == {
-        "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "throttles", "async_io",
-        "tasks", "files", "stacks", "sums",
+        "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "uncached", "freed",
+        "throttles", "async_io", "tasks", "files", "stacks", "sums",
     }  # fmt: skip
     for name, frame in tables.items():
         assert schema.BY_NAME[name].schema == dict(frame.schema)

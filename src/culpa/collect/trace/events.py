@@ -67,8 +67,9 @@ DIRTIED_EVENT: Final = np.dtype(
         ("disk", "<u4"), ("tid", "<u4"), ("pid", "<u4"), ("kernel", "<u4"), ("comm", "u1", (16,)),
     ]
 )  # fmt: skip
+"""Pages that were dirtied, or that left the page cache, or space that was given back: its ring says which."""
 DIRT: Final = np.dtype([("inode", "<u8"), ("sum", DIRTIED_EVENT)])
-"""What a thread has dirtied of an inode since the last DIRTIED_EVENT of the two."""
+"""What a thread has dirtied of an inode, or taken out of the cache, since the last DIRTIED_EVENT of the two."""
 THROTTLE_EVENT: Final = np.dtype(
     [
         ("ts_ns", "<u8"), ("pause_ticks", "<u8"), ("dirty", "<u8"), ("limit", "<u8"), ("background_limit", "<u8"),
@@ -160,7 +161,7 @@ SETTINGS: Final = np.dtype(
 )  # fmt: skip
 COUNTERS: Final = np.dtype(
     [
-        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (13,)), ("grown", "<u8"), ("refused", "<u8"),
+        ("paused", "<u4"), ("slots", "<u4"), ("lost", "<u8", (15,)), ("grown", "<u8"), ("refused", "<u8"),
         ("sums_from_ns", "<u8"), ("unsummed", "<u8"), ("narrow", "<u8"), ("unread_iocbs", "<u8"),
     ]
 )  # fmt: skip
@@ -184,7 +185,7 @@ class RingSpec:
 
 
 OFFCPU, SYSCALLS, MESSAGES, BLOCKS, SOCKETS, TASKS, FILES, PARTS, DIRTIED, THROTTLES = range(10)
-USER_STACKS, ASYNC, RETRANSMITS = range(10, 13)
+USER_STACKS, ASYNC, RETRANSMITS, UNCACHED, FREED = range(10, 15)
 """enum ring_id."""
 
 RINGS: Final = {
@@ -195,6 +196,8 @@ RINGS: Final = {
     FILES: RingSpec(map_name="files_ring", event=FILE_EVENT, size=1 << 21, counted=False),
     PARTS: RingSpec(map_name="parts_ring", event=PART_EVENT, size=1 << 20),
     DIRTIED: RingSpec(map_name="dirtied_ring", event=DIRTIED_EVENT, size=1 << 20),
+    UNCACHED: RingSpec(map_name="uncached_ring", event=DIRTIED_EVENT, size=1 << 20),
+    FREED: RingSpec(map_name="freed_ring", event=DIRTIED_EVENT, size=1 << 18),
     THROTTLES: RingSpec(map_name="throttles_ring", event=THROTTLE_EVENT, size=1 << 18),
     ASYNC: RingSpec(map_name="async_ring", event=ASYNC_EVENT, size=1 << 21),
     RETRANSMITS: RingSpec(map_name="retransmits_ring", event=RETRANSMIT_EVENT, size=1 << 18),

@@ -33,6 +33,15 @@ SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "io_uring_cqring_wait": (2,),
 }
 """How many arguments a tracepoint may have where the probe tells its shape by that."""
+IN_MODULES: Final[Mapping[str, str]] = {
+    "ext4_evict_inode": "ext4",
+    "ext4_truncate_enter": "ext4",
+    "ext4_unlink_enter": "ext4",
+    "btrfs_inode_evict": "btrfs",
+    "f2fs_evict_inode": "f2fs",
+}
+"""Tracepoints of file systems, each with inodes as its first arguments. Where one is a module, which then has BTF of
+its own beside the kernel's, whether they are there shows when they are attached."""
 PLAIN_OBJECT_NAME: Final = "culpa-plain.bpf.o"
 """The probes without atomic operations that return a value, for kernels before 5.12; see compat.bpf.h."""
 ORDERED_STORES: Final = frozenset({"x86_64"})
@@ -149,6 +158,8 @@ def kernel_types(library: ctypes.CDLL, names: frozenset[str], btf_path: Path = B
     btf = libbpf.checked(library.btf__parse(os.fsencode(btf_path), None), "reading the kernel's BTF")
     try:
         found = {name: _parameters(library, btf, name) for name in names}
+        loaded = {name for name, module in IN_MODULES.items() if btf_path.with_name(module).is_file()}
+        found |= {name: () for name in loaded & names if found[name] is None}
         cast = library.btf__find_by_name_kind(btf, b"bpf_rdonly_cast", libbpf.BTF_KIND_FUNC)
         iterator = library.btf__find_by_name_kind(btf, b"bpf_iter_task", libbpf.BTF_KIND_FUNC)
     finally:

@@ -13,7 +13,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ _RECORDS: Final = frozenset(
     {
         "sched_switch", "sched_waking", "sched_wakeup_new", "sys_enter", "sys_exit", "block_io_start",
         "block_rq_insert", "block_rq_issue", "block_rq_complete", "writeback_dirty_folio", "writeback_dirty_page",
+        "mm_filemap_delete_from_page_cache", "ext4_evict_inode", "btrfs_inode_evict", "f2fs_evict_inode",
+        "ext4_truncate_enter", "ext4_unlink_enter",
         "balance_dirty_pages", "perf_event", "io_uring_submit_req", "io_uring_submit_sqe", "io_uring_complete",
         "io_uring_cqring_wait", "tcp_retransmit_skb",
     }
@@ -166,7 +168,8 @@ class Probes:
             self.object.resize(f"{lanes.name}_slots", cpus * events.lane_slots(lanes, cpus))
         for name in ("seats", "strolls"):
             self.object.resize(name, cpus)
-        self.object.resize("dirt", cpus * events.DIRT_SLOTS)
+        for name in ("dirt", "uncached"):
+            self.object.resize(name, cpus * events.DIRT_SLOTS)
 
     def _map_memory(self, cpus: int) -> None:
         for number, ring in events.RINGS.items():
@@ -374,9 +377,9 @@ class Probes:
         watched: npt.NDArray[np.void] = states[states["tid"] != 0]
         return watched
 
-    def dirt(self) -> npt.NDArray[np.void]:
-        """`events.DIRTIED_EVENT`: the sums that were not handed over yet."""
-        places = self.object.array("dirt", events.DIRT, self._cpus * events.DIRT_SLOTS)
+    def dirt(self, table: Literal["dirt", "uncached"]) -> npt.NDArray[np.void]:
+        """`events.DIRTIED_EVENT`: the sums of a table that were not handed over yet."""
+        places = self.object.array(table, events.DIRT, self._cpus * events.DIRT_SLOTS)
         sums: npt.NDArray[np.void] = places["sum"][places["inode"] != 0]
         return sums
 

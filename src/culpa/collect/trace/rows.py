@@ -34,10 +34,14 @@ TABLES: Final = {
     events.BLOCKS: "blocks",
     events.PARTS: "block_parts",
     events.DIRTIED: "dirtied",
+    events.UNCACHED: "uncached",
+    events.FREED: "freed",
     events.THROTTLES: "throttles",
     events.ASYNC: "async_io",
     events.RETRANSMITS: "retransmits",
 }
+OF_INODES: Final = frozenset({events.DIRTIED, events.UNCACHED, events.FREED})
+"""Rings that carry DIRTIED_EVENT."""
 _CLOCK_MONOTONIC_COARSE: Final = 6
 
 
@@ -102,8 +106,8 @@ class Rows:
             return tables.blocks(records)
         if ring == events.PARTS:
             return tables.block_parts(records)
-        if ring == events.DIRTIED:
-            return tables.dirtied(records)
+        if ring in OF_INODES:
+            return tables.of_inodes(records, schema.BY_NAME[TABLES[ring]])
         if ring == events.ASYNC:
             return tables.async_io(records, self.anonymous_dev)
         if ring == events.RETRANSMITS:
@@ -115,7 +119,7 @@ class Rows:
         return tables.offcpu(records, wakes_seen=True)
 
     def still_open(
-        self, threads: Records, requests: Records, dirt: Records, beside: Records
+        self, threads: Records, requests: Records, dirt: Records, uncached: Records, beside: Records
     ) -> Mapping[int, pl.DataFrame]:
         """By ring, the rows of what is open at this moment: waits, calls, block requests, sums of dirtied pages.
 
@@ -123,6 +127,7 @@ class Rows:
             threads: THREAD_STATE of the watched threads.
             requests: BLOCK_EVENT of the requests under way.
             dirt: DIRTIED_EVENT of the sums that were not handed over yet.
+            uncached: the same of pages that left the page cache.
             beside: ASYNC_EVENT of the requests to io_uring and libaio that are not complete.
         """
         return {
@@ -130,6 +135,7 @@ class Rows:
             events.SYSCALLS: self._frame(events.SYSCALLS, open_calls(threads)),
             events.BLOCKS: self._frame(events.BLOCKS, requests[requests["issue_ns"] != 0]),
             events.DIRTIED: self._frame(events.DIRTIED, dirt),
+            events.UNCACHED: self._frame(events.UNCACHED, uncached),
             events.ASYNC: self._frame(events.ASYNC, beside),
         }
 

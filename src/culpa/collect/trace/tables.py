@@ -170,10 +170,10 @@ def block_parts(records: Records) -> pl.DataFrame:
     return _declared(frame, schema.BLOCK_PARTS)
 
 
-def dirtied(records: Records) -> pl.DataFrame:
-    """`schema.DIRTIED` from DIRTIED_EVENT records."""
-    frame = pl.LazyFrame(_columns(records, *(column.name for column in schema.DIRTIED.columns)))
-    return _declared(frame.with_columns(disk=_known("disk")), schema.DIRTIED)
+def of_inodes(records: Records, table: Table) -> pl.DataFrame:
+    """`schema.DIRTIED`, `UNCACHED` or `FREED` from DIRTIED_EVENT records."""
+    frame = pl.LazyFrame(_columns(records, *(column.name for column in table.columns)))
+    return _declared(frame.with_columns(disk=_known("disk")), table)
 
 
 def throttles(records: Records, *, page_bytes: int, tick_ns: int) -> pl.DataFrame:

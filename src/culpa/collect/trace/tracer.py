@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -26,7 +27,7 @@ from culpa.collect.trace.messages import settle
 from culpa.collect.trace.mounts import HostPaths
 from culpa.collect.trace.probes import Probes
 from culpa.collect.trace.ring import Records
-from culpa.collect.trace.rows import TABLES, Rows, open_calls
+from culpa.collect.trace.rows import OF_INODES, TABLES, Rows, open_calls
 from culpa.collect.trace.shortfalls import Shortfalls
 from culpa.collect.trace.symbols import KernelSymbols, without_tracing
 from culpa.errors import TraceError
@@ -131,7 +132,7 @@ class Tracer:
             events.SOCKETS: self._identities.take_sockets,
             events.TASKS: self._identities.take_tasks,
             events.FILES: self._identities.take_files,
-            events.DIRTIED: self._keep_dirtied,
+            **{ring: partial(self._keep_writers, ring) for ring in OF_INODES},
             events.USER_STACKS: take_stacks or (lambda _: None),
         }
 
@@ -350,10 +351,10 @@ class Tracer:
                 )
             )
 
-    def _keep_dirtied(self, found: Records) -> None:
-        """Who dirtied pages may be no watched process, and gone when its name is looked for."""
+    def _keep_writers(self, ring: int, found: Records) -> None:
+        """Who dirtied pages may be no watched process, and gone when its name is looked for; the others as well."""
         self._identities.take_writers(found)
-        self._rows.taker(events.DIRTIED)(found)
+        self._rows.taker(ring)(found)
 
     def _sum_up(self) -> None:
         """The sums as of now, if there are any."""
@@ -374,9 +375,10 @@ class Tracer:
         """By ring, the rows of what is open now, and the sums of dirtied pages that were not handed over yet."""
         probes = self._loaded()
         requests = probes.requests(MAX_REQUESTS)
-        dirt = probes.dirt()
+        dirt, uncached = probes.dirt("dirt"), probes.dirt("uncached")
         self._identities.take_writers(dirt)
-        return self._rows.still_open(threads, requests, dirt, probes.async_requests(MAX_REQUESTS))
+        self._identities.take_writers(uncached)
+        return self._rows.still_open(threads, requests, dirt, uncached, probes.async_requests(MAX_REQUESTS))
 
     def _name_stacks(self) -> None:
         """Read the stacks that the rows mention and give their functions names."""
@@ -445,5 +447,7 @@ class Tracer:
 def _mentioned(found: Mapping[str, pl.DataFrame]) -> list[int]:
     """Every thread id that appears in the events."""
     columns = [found["offcpu"][name] for name in ("tid", "waker_tid", "prev_tid")]
-    columns += [found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "throttles", "async_io")]
+    columns += [
+        found[name]["tid"] for name in ("syscalls", "blocks", "dirtied", "uncached", "freed", "throttles", "async_io")
+    ]
     return pl.concat([column.rename("tid").unique().drop_nulls() for column in columns]).unique().to_list()

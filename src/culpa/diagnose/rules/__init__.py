@@ -7,9 +7,11 @@ from culpa.diagnose.rules.acceptqueue import accept_queue
 from culpa.diagnose.rules.app_loop import blocked
 from culpa.diagnose.rules.app_pool import exhausted
 from culpa.diagnose.rules.app_redis import round_trips, slow_command, write_in_read_path
+from culpa.diagnose.rules.cachelost import cache_lost
 from culpa.diagnose.rules.cpu import busy, sleeping
 from culpa.diagnose.rules.disk import fsync_heavy, saturated, slow_device
 from culpa.diagnose.rules.files import log_flood, temp_churn
+from culpa.diagnose.rules.freeing import unlink_big_file
 from culpa.diagnose.rules.journal import journal_wait
 from culpa.diagnose.rules.locks import contention
 from culpa.diagnose.rules.memory import dirty_throttle
@@ -86,7 +88,9 @@ RULES: tuple[Rule, ...] = (
     cgroup_throttle,
     full,
     journal_wait,
+    unlink_big_file,
     dirty_throttle,
+    cache_lost,
     swap,
     cgroup_limit,
     remote_slow,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from culpa.diagnose import chatter, nospace, rereads, smallcalls, workers
+from culpa.diagnose import chatter, freeing, nospace, rereads, smallcalls, workers
 from culpa.diagnose.code import line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -52,13 +52,14 @@ def busy(picture: Picture) -> Iterator[Finding]:
 
     How sure: time on the CPU is measured at every context switch. It is a note unless a command, or a URL slower than
     `--slower-than`, is what was asked about: computing is what programs are for. What it computes to send one command
-    after another, or to read or write a few bytes after others or what it has read before, is not counted: that
-    belongs to the round trips and to those calls. Nor is what others compute while they hold a lock or
+    after another, to read or write a few bytes after others or what it has read before, or to free large files, is not
+    counted: that belongs to the round trips and to those calls. Nor is what others compute while they hold a lock or
     serve other requests.
 
     What to do: profile the named function or line.
     """
     busied = chatter.spent(chatter.repeated(picture)).plus(smallcalls.spent(picture)).plus(rereads.spent(picture))
+    busied = busied.plus(freeing.spent(picture))
     queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
     limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
     for nodes in own_work(picture, _by_process(picture, Kind.RUNNING)):

@@ -104,6 +104,19 @@ def journal_and_device(picture: Picture, nodes: list[int]) -> Iterator[Evidence]
             yield Evidence(fact=fact, value=seconds(time), unit="s", threshold=None, source="offcpu, blocks")
 
 
+def waited_for(picture: Picture, waits: Moments) -> Iterator[Evidence]:
+    """What calls on files waited for in the kernel, of these waits of theirs."""
+    for words, nodes in (
+        ("until dirty pages were written back", picture.nodes(Kind.THROTTLE)),
+        ("for the journal", picture.nodes(Kind.JOURNAL)),
+        ("for the device", picture.nodes(Kind.DEVICE)),
+    ):
+        common = waits.common(picture.moments(*nodes)) if nodes else 0
+        if common:
+            fact = f"of the waiting, {words}"
+            yield Evidence(fact=fact, value=seconds(common), unit="s", threshold=None, source="offcpu, stacks")
+
+
 def code_evidence(line: CodeLine) -> Evidence:
     """The code line, or the function where no line is known, as a fact, with its callers."""
     callers = "".join(f" < {caller}" for caller in line.callers)

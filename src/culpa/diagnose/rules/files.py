@@ -14,9 +14,8 @@ from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.evidence import code_evidence, seconds
+from culpa.diagnose.rules.evidence import code_evidence, seconds, waited_for
 from culpa.diagnose.verdict import Evidence, Fix, On
-from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_count
 
 MIN_FILES = 20
@@ -53,19 +52,6 @@ def _code(picture: Picture, calls: FileCalls, rows: pl.DataFrame) -> CodeLine | 
 def _waited(waits: Moments) -> Evidence:
     source = "offcpu, syscalls"
     return Evidence(fact="of it, waiting", value=seconds(waits.ns), unit="s", threshold=None, source=source)
-
-
-def _waited_for(picture: Picture, waits: Moments) -> Iterator[Evidence]:
-    """What the calls waited for in the kernel."""
-    for words, nodes in (
-        ("until dirty pages were written back", picture.nodes(Kind.THROTTLE)),
-        ("for the journal", picture.nodes(Kind.JOURNAL)),
-        ("for the device", picture.nodes(Kind.DEVICE)),
-    ):
-        common = waits.common(picture.moments(*nodes)) if nodes else 0
-        if common:
-            fact = f"of the waiting, {words}"
-            yield Evidence(fact=fact, value=seconds(common), unit="s", threshold=None, source="offcpu, stacks")
 
 
 def _disk(picture: Picture, rows: pl.DataFrame, pids: set[int]) -> Iterator[Evidence]:
@@ -189,7 +175,7 @@ def _churn(
             fact=f"deleted{_each(picture)}" if gone else "deleted so far", value=gone // each, unit="files",
             threshold=None, source="syscalls: unlink",
         ),
-        *_waited_for(picture, waits),
+        *waited_for(picture, waits),
         *_disk(picture, theirs, set(rows["pid"].drop_nulls().to_list())),
     ]  # fmt: skip
     if line is not None:
@@ -297,7 +283,7 @@ def _flood(picture: Picture, calls: FileCalls, path: str, rows: pl.DataFrame) ->
         ),
         *_rotation(rows, calls.rows.filter(pl.col("pid") == pid)),
         *_remedies(picture, pid),
-        *_waited_for(picture, waits),
+        *waited_for(picture, waits),
         *_disk(picture, rows, {pid}),
     ]  # fmt: skip
     if line is not None:

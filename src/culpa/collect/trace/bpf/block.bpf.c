@@ -194,6 +194,21 @@ NOINLINE int submitted(struct request *rq)
 	return 0;
 }
 
+/* Files of which something was read from a device: what is taken out of the page cache of these is told. */
+struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(16384); MAP_KEY(struct inode_key); MAP_VALUE(u64); } fetched SEC(".maps");
+
+NOINLINE int note_fetched(struct block_event *start)
+{
+	struct inode_key key = {};
+
+	if (!start)
+		return 0;
+	key.ino = start->ino;
+	key.dev = start->ino_dev;
+	map_update(&fetched, &key, &start->issue_ns, ANY);
+	return 0;
+}
+
 NOINLINE int issued(struct request *rq)
 {
 	u64 key = (u64)rq, pid_tgid = current_pid_tgid();
@@ -205,6 +220,8 @@ NOINLINE int issued(struct request *rq)
 	describe_request(rq, &start);
 	if ((start.flags & REQ_OP_MASK) == REQ_OP_WRITE && start.bytes)
 		report_parts(rq, &start);
+	if ((start.flags & REQ_OP_MASK) == REQ_OP_READ && start.ino)
+		note_fetched(&start);
 	/* An entry that was issued before belongs to an earlier use of this request. */
 	if ((start.flags & REQ_OP_MASK) == REQ_OP_FLUSH) {
 		who = map_lookup(&flushers, &start.dev);

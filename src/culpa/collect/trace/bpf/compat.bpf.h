@@ -112,11 +112,16 @@ struct bdi_writeback { struct backing_dev_info *bdi; };
 struct super_block { u32 s_dev; struct file_system_type *s_type; struct backing_dev_info *s_bdi; };
 struct hlist_node { struct hlist_node *next; };
 struct hlist_head { struct hlist_node *first; };
+struct address_space { struct inode *host; u64 nrpages; };
 struct inode {
 	u16 i_mode;
 	struct super_block *i_sb;
+	struct address_space *i_mapping;
 	u64 i_ino;
+	u32 i_nlink;
 	u32 i_rdev;
+	s64 i_size;
+	u64 i_blocks;
 	u32 i_generation;
 	struct hlist_head i_dentry;
 };
@@ -124,6 +129,7 @@ struct qstr { const u8 *name; };
 struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
+	struct inode *d_inode;
 	union { struct hlist_node d_alias; } d_u;
 };
 /* Seen in 7.3, and not in 6.18: the union around it has no name any more. */
@@ -179,7 +185,6 @@ struct tcp_sock { u32 sacked_out; struct minmax rtt_min; };
 struct unix_address { int len; };
 struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer; };
 
-struct address_space { struct inode *host; };
 struct page { u64 compound_head; struct address_space *mapping; };
 /* Renamed and given a second meaning in 7.1 ("mm: rework compound_head() for power-of-2 sizeof(struct page)"). */
 struct page___masked { u64 compound_info; };
@@ -221,7 +226,7 @@ enum { TASK_INTERRUPTIBLE = 1, TASK_UNINTERRUPTIBLE = 2, TASK_REPORTED = 0x800f,
 enum { PF_KTHREAD = 0x00200000 };
 enum { TCP_SYN_SENT = 2 }; /* include/net/tcp_states.h */
 /* include/linux/blk_types.h, unchanged in all kernels that have BTF. */
-enum { REQ_OP_MASK = 0xff, REQ_OP_WRITE = 1, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
+enum { REQ_OP_MASK = 0xff, REQ_OP_READ = 0, REQ_OP_WRITE = 1, REQ_OP_FLUSH = 2, REQ_FUA = 1 << 17, REQ_PREFLUSH = 1 << 18 };
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000, S_IFREG = 0100000, S_IFDIR = 0040000, S_IFBLK = 0060000 };
 
 INLINE s32 state_of(struct task_struct *task)

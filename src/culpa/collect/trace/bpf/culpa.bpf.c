@@ -12,6 +12,7 @@
 #include "syscall.bpf.c"
 #include "block.bpf.c"
 #include "memory.bpf.c"
+#include "released.bpf.c"
 #include "sums.bpf.c"
 #include "states.bpf.c"
 

@@ -31,7 +31,7 @@ typedef signed long long s64;
 
 enum ring_id {
 	RING_OFFCPU, RING_SYSCALLS, RING_MESSAGES, RING_BLOCKS, RING_SOCKETS, RING_TASKS, RING_FILES, RING_PARTS, RING_DIRTIED,
-	RING_THROTTLES, RING_USER_STACKS, RING_ASYNC, RING_RETRANSMITS, RINGS
+	RING_THROTTLES, RING_USER_STACKS, RING_ASYNC, RING_RETRANSMITS, RING_UNCACHED, RING_FREED, RINGS
 };
 
 /* What a system call's number says about its arguments; the table `call_kind` is filled from calls.py. */
@@ -143,7 +143,10 @@ struct part_event {
 	u32 bytes;
 };
 
-/* What one thread dirtied of one inode within a tenth of a second or less. */
+/*
+ * What one thread dirtied of one inode within a tenth of a second or less, or took out of the page cache; or the space of
+ * a file that it gave back, all at once.
+ */
 struct dirtied_event {
 	u64 from_ns;
 	u64 to_ns;
@@ -158,7 +161,7 @@ struct dirtied_event {
 	u8 comm[COMM_BYTES];
 };
 
-/* A sum that still grows. */
+/* A sum of one of the first two that still grows. */
 struct dirt {
 	u64 inode; /* address; 0: this place is free */
 	struct dirtied_event sum;
@@ -384,7 +387,7 @@ _Static_assert(sizeof(struct user_stack_event) == 8488, "user_stack_event");
 _Static_assert(sizeof(struct async_event) == 64, "async_event");
 _Static_assert(sizeof(struct retransmit_event) == 32, "retransmit_event");
 _Static_assert(sizeof(struct trace_settings) == 1096, "trace_settings");
-_Static_assert(sizeof(struct trace_counters) == 160, "trace_counters");
+_Static_assert(sizeof(struct trace_counters) == 176, "trace_counters");
 _Static_assert(sizeof(struct thread_state) == 136, "thread_state");
 _Static_assert(sizeof(struct thread_sum) == 88, "thread_sum");
 _Static_assert(sizeof(struct call_sum) == 56, "call_sum");

@@ -14,6 +14,7 @@ struct { MAP_KIND(MAP_ARRAY); MAP_SIZE(DIRT_SLOTS); MAP_KEY(u32); MAP_VALUE(stru
 	dirt SEC(".maps");
 struct { MAP_KIND(MAP_LRU_HASH); MAP_SIZE(16384); MAP_KEY(struct inode_key); MAP_VALUE(u64); } dirtied_seen SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } dirtied_ring SEC(".maps");
+struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 20); } uncached_ring SEC(".maps");
 struct { MAP_KIND(MAP_RINGBUF); MAP_SIZE(1 << 18); } throttles_ring SEC(".maps");
 
 /* Names from the dentry up to the root of its file system, leaf first. */
@@ -84,13 +85,16 @@ NOINLINE int report_dirtied_file(struct inode *inode, struct dirt *place)
 	return 0;
 }
 
-NOINLINE int hand_over(struct dirt *place)
+NOINLINE int hand_over(struct dirt *place, u32 ring)
 {
 	struct dirtied_event *event;
 
 	if (!place)
 		return 0;
-	event = RESERVE(dirtied_ring, RING_DIRTIED, struct dirtied_event);
+	if (ring == RING_DIRTIED)
+		event = RESERVE(dirtied_ring, RING_DIRTIED, struct dirtied_event);
+	else
+		event = RESERVE(uncached_ring, RING_UNCACHED, struct dirtied_event);
 	if (!event)
 		return 0;
 	*event = place->sum;
@@ -129,18 +133,16 @@ NOINLINE int begin_sum(struct dirt *place, struct inode *inode, u64 pid_tgid, u6
 	return 0;
 }
 
-INLINE int dirtied(void *folio, struct address_space *mapping, const int direct)
+/* Adds a folio of an inode to one of the tables of sums, for the current thread. */
+INLINE int add_up(void *sums, const u32 ring, void *folio, struct inode *inode, const int direct)
 {
-	struct inode *inode = mapping ? READ(direct, mapping, host) : 0;
 	u64 pid_tgid = current_pid_tgid(), now;
 	struct dirt *place;
 	u32 index;
 
-	if (!inode)
-		return 0;
 	index = ((u64)inode >> 6 ^ (u64)inode >> 15 ^ (u32)pid_tgid * 31) & (DIRT_SLOTS - 1);
 	index += cpu_id() * DIRT_SLOTS;
-	place = map_lookup(&dirt, &index);
+	place = map_lookup(sums, &index);
 	if (!place)
 		return 0;
 	now = ktime_ns();
@@ -149,12 +151,19 @@ INLINE int dirtied(void *folio, struct address_space *mapping, const int direct)
 	    place->sum.generation != READ(direct, inode, i_generation) ||
 	    (place->sum.ino && place->sum.ino != READ(direct, inode, i_ino))) {
 		if (place->inode)
-			hand_over(place);
+			hand_over(place, ring);
 		begin_sum(place, inode, pid_tgid, now);
 	}
 	place->sum.to_ns = now;
 	place->sum.bytes += (u64)pages_of(folio) * settings.page_bytes;
 	return 0;
+}
+
+INLINE int dirtied(void *folio, struct address_space *mapping, const int direct)
+{
+	struct inode *inode = mapping ? READ(direct, mapping, host) : 0;
+
+	return inode ? add_up(&dirt, RING_DIRTIED, folio, inode, direct) : 0;
 }
 
 SEC("raw_tp/writeback_dirty_folio")
