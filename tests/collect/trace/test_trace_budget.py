@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -186,15 +187,22 @@ def test_within_the_budget_all_is_recorded(spawn: Spawn) -> None:
     assert result.tables["sums"].is_empty()
 
 
-@pytest.mark.parametrize(("seconds", "ends"), [("1.5", False), ("15", True)])
-def test_what_others_did_for_a_moment_ends_nothing(spawn: Spawn, seconds: str, ends: bool) -> None:
+@pytest.mark.parametrize(("seconds", "ends"), [(1.5, False), (15.0, True)])
+def test_what_others_did_for_a_moment_ends_nothing(spawn: Spawn, seconds: float, ends: bool) -> None:
     """Calls of programs that are not watched cost a little each: what they cost at first is measured again."""
     quiet = spawn("sys.stdin.readline()")
-    argv = ["timeout", seconds, "dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as others, tracer(quiet, 2.5) as running:
-        time.sleep(8)
-        assert ends == running.detail_ended()
-        others.kill()
+    argv = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as others:
+        over = threading.Timer(seconds, others.kill)
+        over.start()
+        try:
+            with tracer(quiet, 2.5) as running:
+                time.sleep(8)
+                ended = running.detail_ended()
+        finally:
+            over.cancel()
+            others.kill()
+    assert ends == ended
 
 
 class Priced(ProbeCost):

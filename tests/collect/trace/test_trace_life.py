@@ -102,29 +102,53 @@ def test_a_broken_object_is_an_error(spawn: Spawn, tmp_path: Path, monkeypatch: 
     assert before == open_fds()
 
 
+MOST_VERIFIED = 100_000
+"""Instructions that the kernel goes through when the probes are loaded; that is nearly all of the time it takes, which
+`make bench` holds against its goal: how long they take differs by more than a half from machine to machine."""
+EVENT_CALLS = 14
+"""An event may cost as much as so many calls of a program that is not watched. That is mostly the kernel's own work to
+call a probe and to read its clock, and what it takes differs as much."""
+
+
 def test_attaching_is_quick() -> None:
-    """Load and attach within 150 ms (the best of some)."""
+    """The kernel has little to verify."""
+    with tracer() as running:
+        probes = running._probes
+        assert probes is not None
+        infos = probes.object.program_infos().values()
+        verified = [info.verified_instructions for info in infos]
+    if not any(verified):
+        pytest.skip("before Linux 5.16 the kernel does not tell: NOT TESTED how much there is to verify")
+    assert sum(verified) <= MOST_VERIFIED
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        with tracer():
-            return time.perf_counter() - start
 
-    assert least(seconds, 0.15) <= 0.15
+def test_an_event_costs_little(spawn: Spawn) -> None:
+    """Kernel time of all probes per event, as the kernel measures it, over a conversation, beside that of a call that
+    is turned away, measured just before; the least of some.
+    """
 
+    def turned_away_ns() -> float:
+        others = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
+        with subprocess.Popen(others, stderr=subprocess.DEVNULL) as storm, tracer(os.getpid()) as running:
+            time.sleep(0.5)
+            storm.kill()
+            probes = running._probes
+            assert probes is not None
+            infos = probes.object.program_infos()
+            runs = [info for name, info in infos.items() if name.startswith(("on_call", "on_return"))]
+            assert sum(info.run_count for info in runs) > 100_000
+            return sum(info.run_time_ns for info in runs) / sum(info.run_count for info in runs)
 
-def test_an_event_costs_at_most_500_ns(spawn: Spawn) -> None:
-    """Kernel time of all probes per event, as the kernel measures it, over a conversation; the best of some."""
-
-    def cost_ns() -> float:
+    def cost() -> float:
         child = spawn(TALK.replace("for i in range(n):", "for i in range(n):\n    i %= 90"), "tcp", "5000")
+        unit_ns = turned_away_ns()
         go(child)
         line_of(child), line_of(child)
         result = traced(child)
         assert result.events > 20_000
-        return result.probe_cpu_ns / result.events
+        return result.probe_cpu_ns / result.events / unit_ns
 
-    assert least(cost_ns, 500) <= 500
+    assert least(cost, EVENT_CALLS) <= EVENT_CALLS
 
 
 ASK = "from culpa.collect.trace.tracer import usable; print(usable())"

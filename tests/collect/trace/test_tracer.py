@@ -100,7 +100,7 @@ def test_tables_have_the_declared_columns(fsynced: tuple[TraceResult, int, Path]
     tables = fsynced[0].tables
     assert set(tables) == {
         "offcpu", "syscalls", "messages", "sockets", "blocks", "block_parts", "dirtied", "uncached", "freed",
-        "throttles", "async_io", "tasks", "files", "stacks", "sums",
+        "throttles", "async_io", "retransmits", "tasks", "files", "stacks", "sums",
     }  # fmt: skip
     for name, frame in tables.items():
         assert schema.BY_NAME[name].schema == dict(frame.schema)

@@ -71,7 +71,10 @@ class OpenOptions(Structure):
 
 
 class ProgramInfo(Structure):
-    """The head of struct bpf_prog_info, up to the run time; the kernel fills as much as it is given room for."""
+    """The head of struct bpf_prog_info, up to what the verifier did; the kernel fills as much as it is given room for.
+
+    `verified_instructions` is 0 before 5.16.
+    """
 
     _fields_ = (
         ("type", c_uint32),
@@ -79,6 +82,8 @@ class ProgramInfo(Structure):
         ("other", ctypes.c_uint8 * 184),
         ("run_time_ns", c_uint64),
         ("run_count", c_uint64),
+        ("recursion_misses", c_uint64),
+        ("verified_instructions", c_uint32),
     )
 
 

@@ -114,6 +114,8 @@ class Probes:
         """
         names = frozenset(name for _, name in self.object.programs())
         known = kernel.kernel_types(self._library, names, self._btf_path).readable()
+        if self._btf_path == kernel.BTF_PATH:
+            known = known.in_use()
         ways = [
             replace(known, direct=direct, iterates=iterates)
             for iterates in sorted({known.iterates, False}, reverse=True)

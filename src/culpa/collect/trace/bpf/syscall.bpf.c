@@ -101,11 +101,9 @@ INLINE int is_peek(struct thread_state *thread, void *regs, u32 kind)
 	return (kind & CALL_SOCKET) && (call_argument_3(regs) & MSG_PEEK);
 }
 
-/* Returns how many bytes of a message are to go into the record of the call. */
-INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind, s64 ret, u64 now,
-			const int direct)
+/* The socket of a descriptor that carries messages, or has just come to be; null for all else, which is described. */
+INLINE struct file *socket_at(struct thread_state *thread, u32 fd, u32 kind, const int direct)
 {
-	u64 pid_tgid = current_pid_tgid();
 	struct file *file = identify(thread, fd, direct);
 
 	if (!file)
@@ -114,7 +112,26 @@ INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind,
 		describe(thread, file, (void *)current_task(), fd);
 		return 0;
 	}
-	if (!(kind & (CALL_IN | CALL_OUT | CALL_SOCKET)))
+	return kind & (CALL_IN | CALL_OUT | CALL_SOCKET) ? file : 0;
+}
+
+/* The descriptor that a call returns; such calls carry no message. */
+INLINE void look_at_new_fd(struct thread_state *thread, u32 fd, u32 kind, const int direct)
+{
+	struct file *file = socket_at(thread, fd, kind, direct);
+
+	if (file)
+		describe_socket(thread, file, 0);
+}
+
+/* Returns how many bytes of a message are to go into the record of the call. */
+INLINE u32 look_at_fd(struct thread_state *thread, void *regs, u32 fd, u32 kind, s64 ret, u64 now,
+			const int direct)
+{
+	u64 pid_tgid = current_pid_tgid();
+	struct file *file = socket_at(thread, fd, kind, direct);
+
+	if (!file)
 		return 0;
 	if (!(kind & (CALL_IN | CALL_OUT)) || !is_known(thread->ino, ret > 0))
 		describe_socket(thread, file, kind & CALL_TO ? call_argument_4(regs) : 0);
@@ -224,7 +241,7 @@ INLINE int call_ends(struct raw_args *ctx, const int direct)
 	if ((kind & CALL_FD) && !(kind & CALL_FD_GONE))
 		message_bytes = look_at_fd(thread, regs, thread->arg[0], kind, ret, now, direct);
 	if ((kind & CALL_FD_RETURN) && ret >= 0)
-		look_at_fd(thread, regs, ret, kind, ret, now, direct);
+		look_at_new_fd(thread, ret, kind, direct);
 	if (kind & CALL_TAKES)
 		note_events(thread->slot, call_argument_3(regs), ret, now);
 	report_call(thread, pid_tgid, ret, now, message_bytes, 0);
