@@ -29,8 +29,8 @@ class Bound(Scene):
             self.compute(MS)
             self.answer()
 
-    def judged(self, cpus: str | None, *, cgroup: str | None = None, idle: float = 0.9) -> Verdict:
-        """CPU 0 is busy, and of CPU 1 that part idles, by the kernel's count."""
+    def judged(self, cpus: str | None, *, cgroup: str | None = None, idle: float = 0.9, own: float = 0.0) -> Verdict:
+        """CPU 0 is busy, and of CPU 1 that part idles, by the kernel's count; `own` of it is what culpa takes."""
         self.add(schema.PROCESSES, pid=NEIGHBOUR, comm="burner", cmdline="", role="waker")
         if cpus is not None:
             self.add(schema.AFFINITY, ts_ns=self.start, tid=APP, pid=APP, cpus=cpus, cgroup=cgroup)
@@ -38,6 +38,7 @@ class Bound(Scene):
             self.add(schema.AFFINITY, ts_ns=self.start, tid=1, pid=1, cpus="0")
         for moment in range(self.start, self.now + 1000 * MS, 1000 * MS):
             ticks = (moment - self.start) / TICK_NS
+            self.add(schema.COUNTERS, ts_ns=moment, source="culpa", object="cpu1", field="ticks", value=ticks * own)
             for cpu, part in (("cpu0", 0.0), ("cpu1", idle), ("", idle / 2)):
                 for field, value in (("user", ticks * (1 - part)), ("idle", ticks * part)):
                     self.add(schema.COUNTERS, ts_ns=moment, source="/proc/stat", object=cpu, field=field, value=value)
@@ -60,6 +61,11 @@ def test_a_bound_thread_that_waits_while_another_cpu_idles_is_pinned() -> None:
     assert APP == found["cpu.pinned"].who.pid
     assert any("burner[800]" in fact.fact for fact in found["cpu.pinned"].evidence)
     assert ("taskset", "-acp", "0-1", str(APP)) == found["cpu.pinned"].fixes[0].argv
+
+
+def test_what_culpa_itself_takes_would_idle() -> None:
+    """The other CPU is busy for most of the time, but mostly with culpa."""
+    assert ["cpu.pinned"] == list(cpu_causes(Bound().judged("0", idle=0.2, own=0.5)))
 
 
 @pytest.mark.parametrize(("cpus", "idle"), [("0", 0.2), (None, 0.9)], ids=["busy too", "not bound"])

@@ -18,6 +18,7 @@ from culpa.capture.manifest import Host
 from culpa.capture.schema import COUNTERS
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
 from culpa.collect.memoryusers import held_by_all, memory_users
+from culpa.collect.ownuse import OwnUse
 from culpa.collect.procfs import PROC, namespace_inode, own_pid, read_text
 from culpa.collect.room import room_left
 from culpa.units import NS_PER_SECOND, printable
@@ -215,6 +216,7 @@ class HostCounters:
         self._pids = sorted(set(pids))
         self._groups: dict[tuple[str, Path], None] = {}
         self._namespaces: dict[int, int] = {}
+        self._own = OwnUse(proc_root)
         self._rows: list[tuple[int, Counter]] = []
         self._next_ns = 0
         self._held_kb: dict[int, float] = {}
@@ -292,6 +294,8 @@ class HostCounters:
 
     def _counters(self) -> Iterator[Counter]:
         yield from parse_proc_stat(self._text("stat"))
+        for cpu, ticks in self._own.look().items():
+            yield Counter(source="culpa", object=f"cpu{cpu}", field="ticks", value=float(ticks))
         yield from parse_meminfo(self._text("meminfo"))
         yield from parse_vmstat(self._text("vmstat"))
         yield from parse_swaps(self._text("swaps"))

@@ -19,6 +19,8 @@ MIN_IDLE = 0.5
 """CPUs: of those that a thread may not use, so many idled at the time, all taken together."""
 LEAST_SLICE_NS = 500_000_000
 """Idle time is counted in ticks of 4 to 10 ms."""
+OWN = "culpa"
+"""Source of what culpa's own threads took (`collect/ownuse.py`)."""
 _IDLE = ("idle", "iowait")
 
 
@@ -69,22 +71,27 @@ class CpuUse:
 
     @staticmethod
     def read(picture: Picture) -> CpuUse:
-        """From /proc/stat, in slices between two readings; too short ones are put together."""
-        rows = picture.capture.frame(schema.COUNTERS).filter(
-            pl.col("source") == "/proc/stat", pl.col("object").str.contains(r"^cpu[0-9]+$")
-        )
+        """From /proc/stat, in slices between two readings; too short ones are put together.
+
+        What culpa itself took counts as idle: it would be, without it.
+        """
+        counters = picture.capture.frame(schema.COUNTERS).filter(pl.col("object").str.contains(r"^cpu[0-9]+$"))
+        rows = counters.filter(pl.col("source") == "/proc/stat")
         taken = _far_enough(rows["ts_ns"].unique().sort().to_list())
+        own = counters.filter(pl.col("source") == OWN).select("object", "ts_ns", own="value")
         ticks = (
             rows.filter(pl.col("ts_ns").is_in(taken))
             .group_by("object", "ts_ns")
             .agg(idle=pl.col("value").filter(pl.col("field").is_in(_IDLE)).sum(), every=pl.col("value").sum())
+            .join(own, on=["object", "ts_ns"], how="left")
+            .with_columns(idle=pl.col("idle") + pl.col("own").fill_null(0))
             .sort("object", "ts_ns")
         )
         parts: dict[int, list[float]] = {}
         for (name,), cpu in ticks.group_by(["object"], maintain_order=True):
             idle, every = (np.diff(cpu[column].to_numpy()) for column in ("idle", "every"))
             if len(cpu) == len(taken):
-                parts[int(str(name)[3:])] = np.where(every > 0, idle / np.maximum(every, 1), 0.0).tolist()
+                parts[int(str(name)[3:])] = np.where(every > 0, idle / np.maximum(every, 1), 0.0).clip(0, 1).tolist()
         return CpuUse(numbers=frozenset(parts), since_ns=taken[:-1], parts=parts)
 
     def idle(self, cpus: frozenset[int], start_ns: int, end_ns: int) -> float:

@@ -41,8 +41,8 @@ def pinned(picture: Picture) -> Iterator[Finding]:
 
     How sure: the CPUs of each thread are read about once a second, the waits are measured, and who is named ran last on
     the CPU that it then got. That other CPUs idled is counted by the kernel in each second (/proc/stat): at least half
-    a CPU in all. Where they were busy as well it is `cpu.runqueue`. Where its own threads had the CPU it is a note,
-    unless a command, or a URL slower than `--slower-than`, is what was asked about.
+    a CPU in all, with what culpa itself took. Where they were busy as well it is `cpu.runqueue`. Where its own threads
+    had the CPU it is a note, unless a command, or a URL slower than `--slower-than`, is what was asked about.
 
     What to do: let it use more CPUs (taskset -acp, CPUAffinity= of its unit, the cpuset of its container), or bind what
     shares them elsewhere. Threads that are each bound to a CPU of their own on purpose want the second.
