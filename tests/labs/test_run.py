@@ -87,6 +87,14 @@ def test_redis_slow_is_found_by_samples() -> None:
     proven(lambda: run_lab("redis-slow", parameters=Parameters(), trace=False, progress=print), check)
 
 
+PART_ONLY = ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "small-writes", "small-reads")
+"""The trouble takes a part of the disk or the CPUs, or makes calls out of the work: the work itself stays."""
+LEAST_GAINS = dict.fromkeys(PART_ONLY, 2.0) | {"cpu-pinned": 1.2}
+"""So many times as fast the repair makes a request at least; 4 where nothing is said. Who shares a CPU with one other
+gets half of it, and on two CPUs that are threads of one core not much more without.
+"""
+
+
 @pytest.mark.trace
 @pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if lab.fast and lab.fires])
 def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
@@ -96,10 +104,7 @@ def test_the_truth_of_a_lab_is_found_and_its_repair_helps(name: str) -> None:
     def check(result: LabResult) -> None:
         is_right(result)
         assert result.measured.after_fix is not None
-        # Where the trouble takes a part of the disk or the CPUs, or makes calls out of the work, the work itself stays.
-        of_cpus = ("cpu-runqueue", "cpu-quota", "small-writes", "small-reads")
-        part_only = name in ("disk-saturated", "disk-neighbour", *of_cpus)
-        assert result.measured.after_fix < result.measured.before / (2 if part_only else 4)
+        assert result.measured.after_fix < result.measured.before / LEAST_GAINS.get(name, 4)
 
     proven(lambda: run_lab(name, parameters=Parameters(small=True), trace=True, progress=print), check)
 

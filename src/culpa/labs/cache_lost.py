@@ -33,12 +33,8 @@ def play(conditions: Conditions) -> Played:
         sweeper = _sweeper(case, SHELVES, drawn["every_ms"])
         before = case.seconds(KNOWN, requests=stand.FAST_REQUESTS)
         truth, judged = _truth(case, sweeper), case.judge(KNOWN, show=True)
-        sweeper.require_running()
-        sweeper.stop()
-        case.seconds(KNOWN)
-        conditions.progress("the sweeper has ended, and the files were read once")
-        after = case.seconds(KNOWN, requests=stand.FAST_REQUESTS)
-        stage = case.stage("as found", KNOWN, truth, judged, Measured(before=before, after_fix=after))
+        measured = Measured(before=before, after_fix=_kept(conditions, case, sweeper))
+        stage = case.stage("as found", KNOWN, truth, judged, measured)
         return Played(stages=(stage,), disk=case.disk.kind, drawn=drawn)
 
 
@@ -54,10 +50,11 @@ def play_cold(conditions: Conditions) -> Played:
     """Files that were never read, beside a sweeper of all that were."""
     with opened(conditions.progress) as here:
         case, drawn = _raised(here, conditions, requests=COLD_REQUESTS)
-        _sweeper(case, SHELVES, drawn["every_ms"])
-        before, truth = Measured(before=case.seconds(NEXT)), _truth_cold(case)
-        stage = case.stage("as found", NEXT, truth, case.judge(NEXT, show=True), before)
-        return Played(stages=(stage,), disk=case.disk.kind, drawn=drawn)
+        sweeper = _sweeper(case, SHELVES, drawn["every_ms"])
+        before, truth = case.seconds(NEXT), _truth_cold(case)
+        judged = case.judge(NEXT, show=True)
+        measured = Measured(before=before, after_fix=_kept(conditions, case, sweeper))
+        return Played(stages=(case.stage("as found", NEXT, truth, judged, measured),), disk=case.disk.kind, drawn=drawn)
 
 
 def play_cold_healthy(conditions: Conditions) -> Played:
@@ -66,6 +63,15 @@ def play_cold_healthy(conditions: Conditions) -> Played:
         case, drawn = _raised(here, conditions, requests=COLD_REQUESTS, iops=UNLIMITED)
         _sweeper(case, SHELVES, drawn["every_ms"])
         return replace(case.sound(NEXT), drawn=drawn)
+
+
+def _kept(conditions: Conditions, case: stand.Stand, sweeper: Program) -> float:
+    """Seconds of a request for files that were read before and that nobody sweeps any more."""
+    sweeper.require_running()
+    sweeper.stop()
+    case.seconds(KNOWN)
+    conditions.progress("the sweeper has ended, and the files were read once")
+    return case.seconds(KNOWN, requests=stand.FAST_REQUESTS)
 
 
 def _raised(
