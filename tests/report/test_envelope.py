@@ -26,7 +26,7 @@ def test_fields_are_those_of_the_contract() -> None:
     envelope = json.loads(to_json(verdicts.verdict()))
     assert {
         "schema", "culpa", "host", "headline", "state", "target", "window", "root", "observed", "blame", "causes",
-        "ruled_out", "blind_spots", "checks", "commands", "cost",
+        "ruled_out", "blind_spots", "checks", "commands", "stalls", "cost",
     } == set(envelope)  # fmt: skip
     assert envelope["schema"] == "culpa.verdict/1"
     assert envelope["causes"][0]["share"] == 0.86
