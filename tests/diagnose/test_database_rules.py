@@ -106,8 +106,9 @@ def test_a_statement_that_used_no_index_is_named_with_its_table_and_the_explain(
         (STATEMENT, NO_INDEX, {"sync_ns": 90 * MS}),
         ("SELECT COUNT(*) FROM goods", NO_INDEX, {"work_ns": 90 * MS}),
         (STATEMENT, NO_INDEX, {}),
+        (STATEMENT, NO_INDEX, {"work_ns": 3 * MS}),
     ],
-    ids=["by-an-index", "waiting", "all-rows", "quick"],
+    ids=["by-an-index", "waiting", "all-rows", "quick", "small-table"],
 )
 def test_other_statements_that_take_long_lack_no_index(statement: str, status: int, slow: dict[str, int]) -> None:
     """One that uses an index, one whose time is spent in a wait, one that wants all rows, one that takes no time."""

@@ -28,7 +28,7 @@ class OwnUse:
 
     def look(self) -> Mapping[int, int]:
         """By CPU, since the first look."""
-        is_first, now = not self._known, dict(self._threads())
+        is_first, now = not self._known, self._threads()
         for tid, (cpu, ticks) in now.items():
             if not is_first:
                 self._ticks[cpu] += max(0, ticks - self._known.get(tid, 0))

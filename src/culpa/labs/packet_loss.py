@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from culpa.labs import ports, stand, tunnel
+from culpa.labs import ports, remote_slow, stand, tunnel
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthOn, TruthStep
 from culpa.labs.remote_slow import PAUSE_S, REMOTE_SLOW
 from culpa.labs.site import Program, Site, opened
@@ -44,14 +44,7 @@ def play_beside(conditions: Conditions) -> Played:
     """The host answers late, and nothing that a request waits for is lost."""
     with opened(conditions.progress) as here:
         case, _, _, peer = _raised(here, conditions, lossy=False)
-        truth = Truth(
-            causes=(REMOTE_SLOW,),
-            who=(stand.who(REMOTE_SLOW, case.app.pid),),
-            on=(TruthOn(cause=REMOTE_SLOW, peer=peer),),
-            path=(TruthStep(kind="remote", pid=case.app.pid),),
-            fix="ask /now",
-        )
-        return case.troubled("later", truth, repaired="now")
+        return case.troubled("later", remote_slow.truth_of(case, peer), repaired="now")
 
 
 def play_healthy(conditions: Conditions) -> Played:

@@ -14,14 +14,18 @@ def play(conditions: Conditions) -> Played:
     """What the other host answers after a pause."""
     with opened(conditions.progress) as here:
         case, peer = _raised(here, conditions)
-        truth = Truth(
-            causes=(REMOTE_SLOW,),
-            who=(stand.who(REMOTE_SLOW, case.app.pid),),
-            on=(TruthOn(cause=REMOTE_SLOW, peer=peer),),
-            path=(TruthStep(kind="remote", pid=case.app.pid),),
-            fix="ask /now",
-        )
-        return case.troubled("later", truth, repaired="now")
+        return case.troubled("later", truth_of(case, peer), repaired="now")
+
+
+def truth_of(case: stand.Stand, peer: str) -> Truth:
+    """The service waits for that host, which answers late."""
+    return Truth(
+        causes=(REMOTE_SLOW,),
+        who=(stand.who(REMOTE_SLOW, case.app.pid),),
+        on=(TruthOn(cause=REMOTE_SLOW, peer=peer),),
+        path=(TruthStep(kind="remote", pid=case.app.pid),),
+        fix="ask /now",
+    )
 
 
 def play_healthy(conditions: Conditions) -> Played:
