@@ -47,8 +47,8 @@ soak: setup  ## a hundred runs of labs in which nothing is wrong, a hundred fixe
 docs: setup  ## docs/reference anew from the code
 	$(BIN)/python docs/generate.py
 
-nightly: export PYTEST_ADDOPTS := --hypothesis-profile=search
-nightly: test bench soak  ## the tests with examples of this night's own as well
+nightly: export PYTEST_ADDOPTS := --hypothesis-profile=search --all-labs
+nightly: test bench soak  ## the tests with all sound labs, and with examples of this night's own
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(INSTALLED)

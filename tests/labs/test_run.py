@@ -122,6 +122,7 @@ def test_a_wait_in_a_ring_is_found_like_one_in_io_getevents() -> None:
 
 
 @pytest.mark.trace
+@pytest.mark.sound
 @pytest.mark.parametrize("name", [lab.name for lab in catalogue.LABS if not lab.fires])
 def test_a_sound_lab_is_silent(name: str) -> None:
     """Nothing above a note, and enough seen to say so."""
