@@ -16,7 +16,7 @@ from culpa.model.devices import BlockIndex
 from culpa.model.kinds import HOLDER_UNKNOWN, NO_THING, NONE, OF_STAGE, Kind
 from culpa.model.objects import Objects, Thing
 from culpa.model.pieces import Pieces
-from culpa.model.stages import HELD_BUFFER, SWAP_IN, Stage
+from culpa.model.stages import HELD_BUFFER, SWAP_IN, VFORK, Stage
 from culpa.model.timeline import Timeline
 from culpa.model.writeback import QUEUE, SERVICE, Owned, Writeback
 
@@ -53,6 +53,7 @@ class KernelWaits:
         self._name_owners(index, self._throttled, Kind.THROTTLE)
         self._follow_journal(index)
         self._follow_holders(index[pieces.kind[index] == Kind.LOCK])
+        self._follow_children(index[self._told(index, lambda stage: stage.label == VFORK)])
         others = np.isin(pieces.kind[index], _ENDED_BY_OTHERS) & ~self._at_device(index)
         served = (pieces.request[index] >= 0) & ~others
         self._name_faulting_files(index[served & (pieces.kind[index] == Kind.FAULT)])
@@ -121,6 +122,19 @@ class KernelWaits:
             pieces.label(index[pieces.on[index] == number], thing)
         pieces.next[index] = lanes
         pieces.owner[index[lanes < 0]] = waker[lanes < 0]
+
+    def _follow_children(self, index: Int64s) -> None:
+        """A wait for a child to begin its program was spent on what the child did: it ends the wait itself, as it
+        executes or ends. Whoever kills the waiter, or the child, sends a signal.
+        """
+        pieces, timeline, axis = self._pieces, self._timeline, self._pieces.axis
+        lanes = axis.lane(timeline.waker[pieces.segment[index]])
+        moment = axis.move(timeline.end[pieces.segment[index]] - 1, np.maximum(lanes, 0))
+        act = np.where(lanes >= 0, self._calls.covering(moment), NONE)
+        other = timeline.pid[np.maximum(lanes, 0)] != timeline.pid[pieces.lane[index]]
+        child = (lanes >= 0) & other & ~self._calls.among(act, syscalls.SEND_SIGNAL)
+        pieces.label(index[child], Thing(syscall="vfork"))
+        pieces.follow(index[child], lanes[child], Kind.PEER)
 
     def _held_by_journal(self, index: Int64s) -> Bools:
         """Waits for a buffer until the journal's write of it is done: an interrupt ends them, the journal's thread sent

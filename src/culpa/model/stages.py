@@ -30,6 +30,8 @@ HELD_BUFFER = "a buffer the journal is writing"
 """Whoever changes it waits until it is on the disk: metadata of a transaction that somebody made the journal commit."""
 SWAP_IN = "swap-in"
 """A page of a process, or of shared memory, that lies in swap is read back."""
+VFORK = "a child that has not begun its program"
+"""Whoever calls vfork or posix_spawn waits until the child executes a program, or ends."""
 RECLAIM, COMPACTION = "memory reclaim", "memory compaction"
 """The host has no free pages (in one piece): whoever wants one makes room first."""
 GROUP_RECLAIM = "reclaim at the limit of its control group"
@@ -60,7 +62,7 @@ _PATTERNS: tuple[tuple[str, StageKind, str], ...] = (
         "device",
         "data read",
     ),
-    (r"wait_for_vfork_done|kernel_clone|_do_fork", "unexplained", "a child that has not begun its program"),
+    (r"wait_for_vfork_done|kernel_clone|_do_fork", "unexplained", VFORK),
     (r"__mutex_lock|rwsem_down|rwbase_(read|write)_lock", "lock", "kernel lock"),
     (r"__down|inode_dio_wait", "unexplained", "a kernel lock"),
     (r"io_schedule|bit_wait_io|blk_mq_|wait_for_completion_io", "device", "block I/O"),

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tracing import TALK, least, traced, tracer
 from watched_children import Spawn, go, line_of, open_fds, run, wait_until
@@ -100,6 +101,25 @@ def test_a_broken_object_is_an_error(spawn: Spawn, tmp_path: Path, monkeypatch: 
     with pytest.raises(TraceError, match=r"cannot trace: .*--no-trace"):
         tracer(os.getpid()).start()
     assert before == open_fds()
+
+
+def test_a_thread_is_seen_until_it_leaves_its_cpu_for_good(spawn: Spawn) -> None:
+    """Letting go of 200 MiB of memory is part of what a child does, and its parent is woken after that."""
+    child = spawn(
+        "import os\n"
+        "if not (number := os.fork()):\n"
+        "    memory = bytearray(200 << 20)\n"
+        "    memory[::4096] = b'1' * len(memory[::4096])\n"
+        "    os._exit(0)\n"
+        "os.waitpid(number, 0)"
+    )
+    with tracer(child.pid) as running:
+        run(child)
+        tables = running.stop().tables
+    tasks, waits = tables["tasks"], tables["offcpu"]
+    (ended,) = tasks.filter((pl.col("tid") != child.pid) & pl.col("exit_ns").is_not_null())["exit_ns"].to_list()
+    woken = waits.filter((pl.col("tid") == child.pid) & (pl.col("waker_tid") != 0)).drop_nulls("wake_ns")
+    assert min(abs(ended - wake_ns) for wake_ns in woken["wake_ns"]) < 2_000_000
 
 
 MOST_VERIFIED = 100_000

@@ -213,9 +213,14 @@ INLINE void process_ends(u32 pid)
 		COUNT(&counters.grown, -1);
 }
 
-/* The last thread of a process takes it out of the watched ones. */
+/*
+ * A thread leaves its CPU for good. What it did since its end was reported was to let go of its memory and files: since
+ * 6.16 the tracepoint comes before that. The last thread of a process takes it out of the watched ones.
+ */
 INLINE void ends_on_cpu(struct task_struct *task, u32 tid, u32 pid)
 {
+	if (map_lookup(&slot_of_tid, &tid))
+		report_task(task, TASK_EXIT);
 	thread_ends(tid);
 	if (LOAD(LOAD(task, signal), live.counter) == 0)
 		process_ends(pid);
