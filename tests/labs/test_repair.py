@@ -44,7 +44,7 @@ def never() -> float:
 )
 def test_where_there_is_nothing_to_try_it_says_so(places: Places, fixes: tuple[Fix, ...], said: str) -> None:
     """No fix, one for a person, one that would change the host."""
-    clock = repair.Clock(seconds=never, settings=dict, say=print)
+    clock = repair.Clock(before=never, after=never, settings=dict, say=print)
     with site.opened(print, places=places) as here:
         found = repair.tried(here, proposing(*fixes), clock)
     assert said in found.sentence

@@ -150,7 +150,7 @@ class GroupHand:
             directory = Path(group) if whole else where / group.lstrip("/")
             if directory.is_dir():
                 return kind, directory
-        what = f"there is no control group {group} here any more"
+        what = f"there is no control group {group} with the controller {controller}"
         raise Unreachable(what, way_out="make a new verdict with culpa why")
 
     def _mounts(self, controller: str) -> Iterator[tuple[str, Path]]:

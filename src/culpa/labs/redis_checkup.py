@@ -133,7 +133,9 @@ class Scene:
         clock.stop()
         waits = standstills.told(clock)
         if self.conditions.fix:
-            own = repair.Clock(seconds=self.lateness, settings=self.server.settings, say=self.conditions.progress)
+            own = repair.Clock(
+                before=self.lateness, after=self.lateness, settings=self.server.settings, say=self.conditions.progress
+            )
             judged = replace(judged, repair=repair.tried(self.site, judged.verdict, own))
         return Examined(judged=judged, waits=waits)
 

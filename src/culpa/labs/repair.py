@@ -27,9 +27,10 @@ VERDICT = "verdict.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """The lab's own: `seconds` of a request as it is now, and `settings`: what must read the same afterwards."""
+    """The lab's own: seconds of a request `before` and `after`, and `settings`: what must read the same afterwards."""
 
-    seconds: Callable[[], float]
+    before: Callable[[], float]
+    after: Callable[[], float]
     settings: Callable[[], object]
     say: Callable[[str], None]
 
@@ -53,11 +54,11 @@ def tried(site: Site, verdict: Verdict, clock: Clock) -> Repair:
         why_not = look.why_not or "it is so already"
         return msgspec.structs.replace(plain, sentence=f"culpa does not apply it here: {why_not}")
     clock.say(f"culpa fix {chosen.id} --apply --verify")
-    before, settings = clock.seconds(), clock.settings()
+    before, settings = clock.before(), clock.settings()
     site.ledger.note(ledger.Fix(fix=chosen.id.partition(".")[0], target=look.target, at_unix=time.time()))
     done = product.apply_fix(site, file, chosen.id)
     in_place = done.kept and done.record is not None
-    after = clock.seconds() if in_place else None
+    after = clock.after() if in_place else None
     told = _taken_back(site, done, clock)
     undone = clock.settings() == settings and _reads(site, chosen.id) == look.before
     return msgspec.structs.replace(

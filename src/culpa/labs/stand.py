@@ -70,8 +70,8 @@ class Stand:
 
     def _repair(self, action: str, judged: product.Judged) -> Repair:
         clock = repair.Clock(
-            seconds=lambda: self.seconds(action, requests=FAST_REQUESTS), settings=self.settings,
-            say=self.conditions.progress,
+            before=lambda: self.seconds(action), after=lambda: self.seconds(action, requests=FAST_REQUESTS),
+            settings=self.settings, say=self.conditions.progress,
         )  # fmt: skip
         return repair.tried(self.site, judged.verdict, clock)
 
