@@ -149,6 +149,27 @@ def test_many_round_trips_of_one_shape_are_named_with_their_number() -> None:
     assert found.predicted.low <= found.predicted.p50 <= found.predicted.high
 
 
+def test_without_many_round_trips_hardly_more_than_its_own_work_is_left() -> None:
+    """300 GET, and a nap of the program in the middle, which no batch does away with: it lies in the range, and what
+    was spent on the trips does not.
+    """
+    scene = Scene()
+    scene.now += 2 * MS
+    scene.request_arrives()
+    for number in range(300):
+        scene.redis("GET", "uuid:*")
+        if number == 150:
+            scene.nap(5 * MS)
+    scene.answer()
+    found = cause(judge(scene.capture(appendfsync="everysec")), "app.redis.round-trips")
+    ((start, end),) = scene.probes
+
+    assert found.predicted is not None
+    assert 0 < found.predicted.low <= found.predicted.p50 <= found.predicted.high
+    assert found.predicted.high <= 0.7 * (end - start) / 1e9
+    assert 0.005 <= found.predicted.high
+
+
 def test_nineteen_round_trips_are_not_many() -> None:
     """The threshold is twenty of one shape in one request."""
     scene = Scene()

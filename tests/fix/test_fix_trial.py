@@ -160,6 +160,14 @@ def test_before_and_after_prove_nothing_about_drift(server: redis.Redis, tmp_pat
     assert found["drift_p50"] is not None
 
 
+def test_slow_answers_are_counted_all_the_same(server: redis.Redis, tmp_path: Path) -> None:
+    """Each takes most of a piece of the time after the fix, and so is sent in one and answered in the next."""
+    with victim(server, 1, base_ms=900) as url:
+        words = ("redis-hz", "--apply", "--verify", "--for", "6s", "--from", proposed(tmp_path, server, url))
+        found = as_json(tmp_path / "culpa", *words)
+    assert 4 <= found["on"]["answers"] <= 8, found
+
+
 def test_too_short_a_trial_says_so(server: redis.Redis, tmp_path: Path) -> None:
     """Too few blocks for an interval; or no room for any, in which case nothing is changed."""
     state = tmp_path / "culpa"

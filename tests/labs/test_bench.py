@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from culpa.cli.lab import app
+from culpa.diagnose.verdict import Predicted
 from culpa.errors import UsageError
 from culpa.labs import catalogue
 from culpa.labs.bench import Bench, Case, Head, Plan, run_bench, summed, table
@@ -54,6 +55,26 @@ def test_what_cases_add_up_to() -> None:
     lines = "\n".join(table(found))
     assert "some, as found: net.loss in 9.00 s; missed: top1, who; false: net.loss" in lines
     assert "cpu.busy" not in lines
+
+
+def test_how_many_predictions_hold_and_how_wide_they_are() -> None:
+    """Those that do not hold are shown with what was measured; a case without a prediction counts in neither."""
+    truth = Truth(causes=("cpu.busy",))
+    holds = msgspec.structs.replace(ALL_RIGHT, predicted=Predicted(p50=1.0, low=0.5, high=1.25), within=True)
+    misses = msgspec.structs.replace(ALL_RIGHT, predicted=Predicted(p50=2.0, low=1.0, high=4.0), within=False)
+    repaired = Measured(before=9.0, after_fix=0.9)
+    cases = [msgspec.structs.replace(case(truth=truth, score=one), measured=repaired) for one in (holds, misses)]
+    found = summed(Plan(seed=3), [*cases, case(truth=truth)])
+    assert (2, 4.0) == (found.predictions, found.widest_prediction)
+    assert found.prediction_within is not None
+    assert found.prediction_within[0] == 0.5
+    lines = "\n".join(table(found))
+    assert "predicted range    " in lines
+    assert "holds in 1 of 2: 50.0% (" in lines
+    assert "; the widest a factor of 4.0" in lines
+    assert "predicted 2.00 s (1.00 s to 4.00 s), measured 900 ms" in lines
+    bottomless = msgspec.structs.replace(holds, predicted=Predicted(p50=1.0, low=0.0, high=1.25))
+    assert summed(Plan(seed=3), [case(truth=truth, score=bottomless)]).widest_prediction is None
 
 
 def test_a_family_that_there_is_not() -> None:

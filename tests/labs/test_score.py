@@ -101,6 +101,17 @@ def test_the_wrong_order_is_not_top1() -> None:
     assert (found.top1, found.all_named, found.found) == (False, True, False)
 
 
+def test_what_was_measured_lies_within_the_predicted_range_or_not() -> None:
+    """1.0 s after the fix; where the longest of many was measured nothing is predicted."""
+    ranges = {(0.5, 1.9): True, (1.1, 1.9): False}
+    for (low, high), within in ranges.items():
+        first = msgspec.structs.replace(FIRST, predicted=Predicted(p50=1.5, low=low, high=high))
+        found = score(verdict(first, SECOND), TRUTH, MEASURED)
+        assert (Predicted(p50=1.5, low=low, high=high), within) == (found.predicted, found.within)
+    longest = score(verdict(FIRST), TRUTH, msgspec.structs.replace(MEASURED, longest=True))
+    assert (None, None, None) == (longest.predicted, longest.within, longest.prediction_error)
+
+
 def test_a_cause_in_a_because_counts_as_named() -> None:
     """Wherever in the tree of causes it stands, with its who and on."""
     found = score(verdict(cause("a.first", pid=10, on=On(path=AOF), because=(SECOND,))), TRUTH, MEASURED)

@@ -38,6 +38,9 @@ def fix(
         Path | None, typer.Option("--from", metavar="FILE", help="a verdict (--json) or capture, not the last verdict")
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="put it in place; without it nothing is changed")] = False,
+    persist: Annotated[
+        bool, typer.Option("--persist", help="with --apply: also in the configuration file, which is backed up first")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="with --apply: measure before and after, and undo it if that is worse")
     ] = False,
@@ -72,8 +75,10 @@ def fix(
 ) -> None:
     """List the fixes of the last verdict, look at one, try it, apply it, take it back.
 
-    Nothing is changed without --apply, --try or --undo, and no configuration file is ever written. What is to be undone
-    is on disk before a change is made: in /var/lib/culpa/fixes for root, else in the user's own state directory.
+    Nothing is changed without --apply, --try or --undo. What is to be undone is on disk before a change is made: in
+    /var/lib/culpa/fixes for root, else in the user's own state directory. No configuration file is written but with
+    --persist: of the kernel's settings a file of culpa's own in /etc/sysctl.d, of a Redis server its own, by CONFIG
+    REWRITE, which writes all that was set at run time. --undo puts the file back as it was, byte for byte.
 
     --verify and --try ask the verdict's target again and again (a URL by GET, a Redis by PING). Where errors appear, or
     the p99 rises by more than 5 % beyond noise, the fix is undone by itself.
@@ -83,6 +88,8 @@ def fix(
     from culpa.fix.journal import Journal
 
     _check(id, apply=apply or try_ns is not None, undo=undo, anyway=anyway, keep=keep, log=log, source=source)
+    if persist and (not apply or verify or try_ns is not None):
+        raise UsageError("--persist belongs to --apply alone", way_out="try it first, then write --apply --persist")
     _check_measuring(apply=apply, verify=verify, try_ns=try_ns, for_ns=for_ns, ask=ask)
     journal = Journal(state_directory())
     if log:
@@ -97,7 +104,7 @@ def fix(
         plan = fixtrial.Plan(try_ns=try_ns, for_ns=for_ns, keep=apply, ask=ask, verify_tls=not insecure)
         _measure(how, ways, _read(ways, source), id, plan)
     else:
-        _from_verdict(how, _read(ways, source), id, apply=apply)
+        _from_verdict(how, _read(ways, source), id, apply=apply, persist=persist)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,14 +163,14 @@ def _read(ways: fixsource.Ways, source: Path | None) -> _Source:
     return _Source(verdict=verdict, found=found, seen=seen_unix(verdict))
 
 
-def _from_verdict(how: _How, source: _Source, id: str | None, *, apply: bool) -> None:
+def _from_verdict(how: _How, source: _Source, id: str | None, *, apply: bool, persist: bool) -> None:
     """List, look at one, or apply one."""
     from culpa.fix import run, telling, views
 
     chosen = source.found if id is None else [_named(source.found, id)]
     verdict, seen = source.verdict, source.seen
     if apply:
-        _apply(how, chosen[0], seen)
+        _apply(how, chosen[0], seen, persist=persist)
         return
     looks = [run.look(one.parameters, seen, how.connects) if one.parameters else None for one in chosen]
     records = how.journal.found()
@@ -226,13 +233,14 @@ def _measure(how: _How, ways: fixsource.Ways, source: _Source, id: str | None, p
         raise typer.Exit(CulpaError.exit_code)
 
 
-def _apply(how: _How, chosen: Proposal, seen: float) -> None:
+def _apply(how: _How, chosen: Proposal, seen: float, *, persist: bool) -> None:
     from culpa.fix import run, telling, views
 
     remedy, parameters = _appliable(chosen)
     before = run.look(parameters, seen, how.connects)
     done = run.apply(
-        remedy, parameters, cause=chosen.cause, seen_unix=seen, journal=how.journal, connects=how.connects
+        remedy, parameters, cause=chosen.cause, seen_unix=seen, journal=how.journal, connects=how.connects,
+        persist=persist,
     )  # fmt: skip
     shown = views.of_applied(views.of_proposal(chosen, before), done)
     if how.json:

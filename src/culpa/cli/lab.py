@@ -34,20 +34,29 @@ def lab_list(json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fal
             out(f"{'':24} cannot run here: {printable(lab.why_not)}\n")
 
 
-@app.command("run", short_help="Run one lab, and score culpa.", epilog=example("culpa lab run redis-slow"))
+@app.command("run", short_help="Run one lab, and score culpa.", epilog=example("culpa lab run redis-slow --fix"))
 def lab_run(
     name: Annotated[str, typer.Argument(help="a name of `culpa lab list`")],
+    fix: Annotated[
+        bool, typer.Option("--fix", help="try the verdict's first fix that culpa can apply, and take it back")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="the result as JSON to stdout, nothing else there")] = False,
     no_trace: NoTraceFlag = False,
     no_color: NoColorFlag = False,
 ) -> None:
-    """Make the trouble of one lab, let culpa find it, show the verdict beside the truth; exit 5 if it was not found."""
+    """Make the trouble of one lab, let culpa find it, show the verdict beside the truth; exit 5 if it was not found.
+
+    With --fix the verdict's first fix that culpa can apply is put in place by `culpa fix ID --apply --verify`, the
+    lab's own clock measures a request before and after, and `culpa fix --undo` takes it back; then it is seen that
+    everything reads as before. In the JSON: `repair`, with the prediction (seconds and range), before, after and
+    undone. Only what the lab made itself is changed. Exit 1 if the fix was not taken back.
+    """
     from culpa.labs.demo import summary
     from culpa.labs.lab import Parameters
     from culpa.labs.run import run_lab
 
     talk = Talk(quiet=False)
-    result = run_lab(name, parameters=Parameters(), trace=not no_trace, progress=talk.say)
+    result = run_lab(name, parameters=Parameters(), trace=not no_trace, progress=talk.say, fix=fix)
     if json:
         output.as_json(result)
     else:

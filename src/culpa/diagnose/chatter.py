@@ -19,15 +19,17 @@ def repeated(picture: Picture) -> pl.DataFrame:
     """Exchanges of shapes that one request asks at least `MIN_TRIPS` times, in time order.
 
     Returns:
-        Rows of `picture.own_exchanges` with `prepare_ns`: from when the program prepared the command (CLOCK_MONOTONIC).
+        Rows of `picture.own_exchanges` with `prepare_ns`: from when the program prepared the command, and `before_ns`:
+        when its thread had the answer to the one before (CLOCK_MONOTONIC), null for the first.
     """
     rows = picture.own_exchanges.sort("item", "tid", "ask_start_ns", "row")
     before = pl.col("stop_ns").shift(1).over("item", "tid")
     at_most = pl.col("wait_ns").median().over("verb", "detail") * MAX_PREPARING
     rows = rows.with_columns(
+        before_ns=before,
         prepare_ns=pl.max_horizontal(before, (pl.col("ask_start_ns") - at_most).cast(pl.Int64))
         .fill_null(pl.col("ask_start_ns"))
-        .clip(upper_bound=pl.col("ask_start_ns"))
+        .clip(upper_bound=pl.col("ask_start_ns")),
     )
     named = pl.col("verb").is_not_null() & (pl.col("protocol") != "mysql")  # of SQL no rule counts the trips
     return rows.filter((pl.len().over(_SHAPE) >= MIN_TRIPS) & named)

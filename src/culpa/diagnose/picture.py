@@ -13,7 +13,7 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
-from culpa.diagnose import filecalls, freeing, rereads, sampled, slowcommands, smallcalls, summed
+from culpa.diagnose import filecalls, freeing, rereads, sampled, slowcommands, smallcalls, summed, wholecalls
 from culpa.diagnose import root as root_of
 from culpa.diagnose.blame import Blame
 from culpa.diagnose.filecalls import FileCalls
@@ -25,6 +25,7 @@ from culpa.diagnose.rereads import Rereading
 from culpa.diagnose.root import Root
 from culpa.diagnose.smallcalls import Habit, Operation
 from culpa.model import timeline, waitgraph
+from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.model.objects import Objects
 from culpa.model.requests import Requests
@@ -169,6 +170,16 @@ class Picture:
         return _own_exchanges(self)
 
     @cached_property
+    def own_calls(self) -> tuple[Int64s, Int64s, Int64s]:
+        """The system calls of the root's threads within the root, as from `wholecalls.of_root`."""
+        return wholecalls.of_root(self)
+
+    @cached_property
+    def on_cpu_or_ready(self) -> Moments:
+        """Where the root's time is computing, or waiting for a CPU."""
+        return self.moments(*self.nodes(Kind.RUNNING, Kind.RUNNABLE))
+
+    @cached_property
     def slow_commands(self) -> pl.DataFrame:
         """The target's own commands that kept a Redis server's thread long, as from `slowcommands.found`."""
         return slowcommands.found(self)
@@ -215,18 +226,11 @@ def _own_exchanges(picture: Picture) -> pl.DataFrame:
         return rows.clear().with_columns(
             item=pl.lit(0, pl.Int64), wait_ns=pl.lit(0, pl.Int64), stop_ns=pl.lit(0, pl.Int64)
         )
-    axis, interval = picture.graph.axis, picture.root.interval
-    order = np.argsort(interval.start, kind="stable")
-    lanes = axis.lane(rows["tid"].to_numpy())
-    point = axis.place(lanes, rows["ask_end_ns"].to_numpy())
-    found = np.searchsorted(interval.start[order], point, side="right") - 1
-    holder = order[np.maximum(found, 0)] if len(order) else np.zeros(len(rows), np.int64)
-    inside = (found >= 0) & (lanes >= 0) & (interval.end[holder] >= point) if len(order) else np.zeros(len(rows), bool)
-    items = interval.item[holder] if len(order) else holder
+    items, inside = wholecalls.items_at(picture, rows["tid"].to_numpy(), rows["ask_end_ns"].to_numpy())
     return (
         rows.with_columns(
             item=pl.Series(items, dtype=pl.Int64),
-            stop_ns=pl.coalesce("answer_end_ns", pl.lit(axis.end_ns)),
+            stop_ns=pl.coalesce("answer_end_ns", pl.lit(picture.graph.axis.end_ns)),
         )
         .with_columns(wait_ns=pl.col("stop_ns") - pl.col("ask_start_ns"))
         .filter(pl.Series(inside))

@@ -1,10 +1,10 @@
 """What a request would take without a cause, as a range.
 
-The upper bound takes the cause's moments off the critical path and leaves everything else as slow as it was. The
-lower bound asks what the same steps cost in this very capture when nothing was in their way: each shape of round
-trip, and each gap between two of them, at its tenth percentile. The likely value uses their medians. With a slow
-cause gone the rest gets faster too (warm caches, fewer helpers on the CPUs), so the truth tends to lie between the
-bounds.
+The upper bound takes the cause's moments off the critical path, with the calls that they are most of, and leaves
+everything else as slow as it was. The lower bound asks what the same steps cost in this very capture when nothing was
+in their way: each shape of round trip, and each gap between two of them, at its tenth percentile; and a step that did
+nothing but wait runs warm once it does not. The likely value uses their medians. With a slow cause gone the rest gets
+faster too (warm caches, fewer helpers on the CPUs), so the truth tends to lie between the bounds.
 
 How much faster the rest of a step gets depends on how much of it, or of the whole request, the cause takes: so far
 goes its price from what it was to what it costs unhindered, all the way from a half on. Removing a small cause beside a
@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from culpa.diagnose import wholecalls
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Predicted
@@ -25,6 +26,9 @@ from culpa.units import NS_PER_SECOND
 UNHINDERED_QUANTILE = 0.10
 """The price of a step when nothing was in its way: low enough to be free of hindrance, high enough to be no fluke."""
 LIKELY_QUANTILE = 0.50
+WARMED = 0.50
+"""Of what a step computes beside its waits, what it takes at least once it does not wait: the CPU does not sleep and
+the caches stay warm. What is left of the labs' requests took half to all of what it had taken around the waits."""
 HINDERING_SHARE = 0.50
 """Of a step, or of its request: what takes this much or more is what was in its way, and it gets its full price."""
 
@@ -47,17 +51,19 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
         return None
     items = done["item"].to_numpy()
     start, end = done["start_ns"].to_numpy(), done["end_ns"].to_numpy()
+    moments = wholecalls.gone_with(picture, moments)
     high = float(np.median(end - start - moments.overlap(start, end, items)))
     steps = _steps(picture, moments, items, start, end)
-    low = min(_priced(steps, UNHINDERED_QUANTILE), high)
-    likely = _priced(steps, LIKELY_QUANTILE)
+    low = min(_priced(steps, UNHINDERED_QUANTILE, warmed=WARMED), high)
+    likely = _priced(steps, LIKELY_QUANTILE, warmed=WARMED**0.5)
     seconds = scale / NS_PER_SECOND
     return Predicted(p50=min(max(likely, low), high) * seconds, low=low * seconds, high=high * seconds)
 
 
 def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
-    """item, shape, net_ns, touched: every round trip and every gap of the finished requests, less the cause's moments,
-    and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is larger.
+    """item, shape, net_ns, touched, own: every round trip and every gap of the finished requests, less the cause's
+    moments, and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is
+    larger, and (`own`) of the step alone.
     """
     trips = (
         picture.own_exchanges.filter(pl.col("item").is_in(items.tolist()))
@@ -91,15 +97,18 @@ def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end
     parts = parts.with_columns(length_ns=length, cause_ns=pl.Series(moments.overlap(begin, stop, item), dtype=pl.Int64))
     whole = pl.col("cause_ns").sum().over("item") / pl.col("length_ns").sum().over("item")
     touched = (pl.max_horizontal(pl.col("cause_ns") / pl.col("length_ns"), whole) / HINDERING_SHARE).clip(0, 1)
-    return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("cause_ns"), touched=touched)
+    own = (pl.col("cause_ns") / pl.col("length_ns") / HINDERING_SHARE).clip(0, 1)
+    return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("cause_ns"), touched=touched, own=own)
 
 
-def _priced(steps: pl.DataFrame, quantile: float) -> float:
+def _priced(steps: pl.DataFrame, quantile: float, *, warmed: float) -> float:
     """The median over the requests of the sum of their steps; ns.
 
-    Each has moved towards its shape's quantile as far as the cause touches it.
+    Each has moved towards its shape's quantile as far as the cause touches it, and is shorter by `warmed` as far as the
+    cause was in that very step.
     """
     unhindered = pl.col("net_ns").quantile(quantile, "linear").over("shape")
-    priced = steps.with_columns(price=pl.col("net_ns") + pl.col("touched") * (unhindered - pl.col("net_ns")))
+    price = pl.col("net_ns") + pl.col("touched") * (unhindered - pl.col("net_ns"))
+    priced = steps.with_columns(price=price * (1 - pl.col("own") * (1 - warmed)))
     total = priced.group_by("item").agg(pl.col("price").sum())["price"].median()
     return float(total) if isinstance(total, int | float) else 0.0

@@ -5,7 +5,7 @@
     parameters.py   what a fix is applied to, typed; also what a record on disk holds
     proposals.py    a verdict as fixes that can be applied, or as words for a person
     hands.py        what changes things: the interface, and which hand belongs to which parameters
-    redis_hand.py kernel_hand.py process_hand.py     the hands
+    redis_hand.py kernel_hand.py process_hand.py group_hand.py     the hands
     journal.py      records on disk: written before a change, closed when it is taken back
     run.py          look, apply, undo
     switch.py       off and on again and again, under one record

@@ -7,12 +7,12 @@ tells. Names of Redis settings are those of redis.conf; of the kernel's, those o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from culpa.fix.values import CPU_LIST, SAVE_POINTS, Values, number, words
 
-Kind = Literal["redis", "kernel", "cpus", "io", "nice"]
+Kind = Literal["redis", "kernel", "cpus", "io", "nice", "group"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,10 @@ class Remedy:
     costs: str
     loses: str = ""
     """What data may be lost because of it."""
-    derived_from: tuple[str, str] = field(default=("", ""))
-    """Cause and fix (in words) which it goes with, where no rule names it by itself: the cause names the process."""
+    derived_from: tuple[tuple[str, str], ...] = ()
+    """Causes and fixes (in words) which it goes with, where no rule names it by itself: the cause names the process,
+    or the control group.
+    """
 
 
 _YES: Final = words("yes")
@@ -44,6 +46,10 @@ def _redis(id: str, *names: str, values: Values = _YES, does: str, costs: str, l
 def _kernel(id: str, settings: Mapping[str, Values], *, does: str, costs: str, loses: str = "") -> Remedy:
     return Remedy(id=id, kind="kernel", settings=settings, does=does, costs=costs, loses=loses)
 
+
+_AT_THE_DISK: Final = ("disk.neighbour", "neighbour-io-limit")
+LIFTED: Final = "max"
+"""A limit of a control group that is none."""
 
 REMEDIES: Final[tuple[Remedy, ...]] = (
     _redis(
@@ -170,14 +176,53 @@ REMEDIES: Final[tuple[Remedy, ...]] = (
     ),
     Remedy(
         id="neighbour-ionice", kind="io", settings={"I/O class": words("idle", "best-effort 7")},
-        derived_from=("disk.neighbour", "neighbour-io-limit"),
+        derived_from=(_AT_THE_DISK,),
         does="the disk serves the process, all threads of it, when nobody else wants it",
         costs="it takes longer itself, and may come to a halt on a busy disk",
+    ),
+    Remedy(
+        id="cpu-quota-lift", kind="group", settings={"CPU quota": words(LIFTED)},
+        derived_from=(("cpu.cgroup-quota", "cpu-raise-quota"), ("redis.cpu.quota", "cpu-raise-quota")),
+        does="the control group is no longer stopped when it has used up its share of the period",
+        costs="it may take all CPUs, from its neighbours too",
+    ),
+    Remedy(
+        id="io-limit-lift", kind="group", settings={"I/O limit": words(LIFTED)},
+        derived_from=(("disk.cgroup-throttle", "io-limit-raise"),),
+        does="the control group may read from and write to that disk as fast as that goes",
+        costs="others who use the disk get less of it",
+    ),
+    Remedy(
+        id="neighbour-cpu-weight", kind="group", settings={"CPU weight": number(1, 100)},
+        derived_from=(("cpu.runqueue", "cpu-renice-neighbour"),),
+        does="the control group of the process gets a tenth of a usual share of the CPUs while others want them",
+        costs="all processes of that group take longer",
+    ),
+    Remedy(
+        id="neighbour-io-weight", kind="group", settings={"I/O weight": number(1, 100)}, derived_from=(_AT_THE_DISK,),
+        does="the control group of the process gets a tenth of a usual share of the disk while others want it",
+        costs="all processes of that group take longer",
+    ),
+    Remedy(
+        id="neighbour-io-max", kind="group", settings={"I/O limit": _BYTES}, derived_from=(_AT_THE_DISK,),
+        does="the control group of the process reads and writes so many bytes a second on that disk, and no more; "
+        "under version 1 of control groups only what it writes past the page cache counts",
+        costs="all processes of that group take longer, also while nobody else wants the disk",
     ),
 )  # fmt: skip
 
 IDLE: Final = "idle"
 """What a process is set to by `neighbour-ionice`."""
+GIVEN: Final = {"CPU quota": LIFTED, "CPU weight": "10", "I/O weight": "10"}
+"""What a control group is set to: weights of 1 to 10,000, of which 100 is usual."""
+HELD_TO: Final = {"io-limit-lift": LIFTED, "neighbour-io-max": str(4 << 20)}
+"""What a disk is limited to: some requests of a slow disk in each tenth of a second."""
+GROUP_FILES: Final = frozenset({
+    "cpu.max", "cpu.weight", "io.max", "io.weight", "io.bfq.weight", "cpu.cfs_quota_us", "cpu.shares",
+    "blkio.bfq.weight", "blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device", "blkio.throttle.write_iops_device",
+})  # fmt: skip
+"""Files of a control group that a record may name."""
 _BY_ID: Final = {remedy.id: remedy for remedy in REMEDIES}
 
 

@@ -18,11 +18,14 @@ CLOCKS_SECONDS: Final = 2.0
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which one it was: the boot of this host, the start of a process, a Redis server's name for its own process."""
+    """Which one it was: the boot of this host, the start of a process, a Redis server's name for its own process, the
+    inode of a control group's directory.
+    """
 
     boot_id: str = ""
     starttime: int = 0
     run_id: str = ""
+    inode: int = 0
 
 
 Standing = Literal["same", "gone", "unclear"]

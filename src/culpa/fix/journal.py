@@ -2,11 +2,12 @@
 
     fN.open      in place, or about to be
     fN.closed    taken back, lost with its target, or never made: the history, of which the newest are kept
+    fN.backup    of an open one: the former bytes of the configuration file that keeps it
     targets      locked in parts: one culpa at a time per target, as long as it lives
 
-They lie in a directory that only this user can write to, and hold no password. A file is believed as far as the
-catalogue goes: it names a target and its former values, never a command to run. Unlike the records of `culpa redis`
-(`collect/undo.py`) these outlive the culpa that made them on purpose.
+They lie in a directory that only this user can write to, and hold no password, but for what stands in a backup. A file
+is believed as far as the catalogue goes: it names a target and its former values, never a command to run. Unlike the
+records of `culpa redis` (`collect/undo.py`) these outlive the culpa that made them on purpose.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ import msgspec
 from msgspec import structs
 
 from culpa.errors import CulpaError
-from culpa.fix.catalogue import names_of
+from culpa.fix.catalogue import GROUP_FILES, names_of
 from culpa.fix.hands import Identity
-from culpa.fix.parameters import KernelSetting, Parameters, ProcessSetting, State, check_target
+from culpa.fix.lasting import LONGEST, LastingFile, digest, is_fitting
+from culpa.fix.parameters import GroupSetting, KernelSetting, Parameters, ProcessSetting, State, check_target
 from culpa.fix.values import can_be_noted
 from culpa.privatedir import opened
 from culpa.units import printable
@@ -53,7 +55,9 @@ Outcome = Literal["undone", "as-before", "gone", "kept", "refused"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One fix that was applied, or was about to be. `before` and `during`: what was read, and what was set."""
+    """One fix that was applied, or was about to be. `before` and `during`: what was read, and what was set; `file`: the
+    configuration file that keeps it.
+    """
 
     schema: Literal["culpa.fix-record/1"] = SCHEMA
     id: str
@@ -64,6 +68,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     before: State
     during: State
     at_unix: float
+    file: LastingFile | None = None
     outcome: Outcome | None = None
     closed_unix: float | None = None
     note: str = ""
@@ -80,11 +85,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def key_of(parameters: Parameters, identity: Identity) -> str:
-    """What is locked: a server, the kernel, a process."""
+    """What is locked: a server, the kernel, a process, a control group."""
     if isinstance(parameters, KernelSetting):
         return "kernel"
     if isinstance(parameters, ProcessSetting):
         return f"process {parameters.pid} {identity.starttime}"
+    if isinstance(parameters, GroupSetting):
+        return f"group {identity.inode}"
     return f"redis {identity.run_id}"
 
 
@@ -173,6 +180,50 @@ class Journal:
             raise self._unusable(error) from error
         return structs.replace(record, id=f"f{number}")
 
+    def keep(self, record: Record, content: bytes) -> None:
+        """Put the former bytes of its file beside the record; when this returns they are there.
+
+        Raises:
+            CulpaError: that is not possible.
+        """
+        try:
+            with self._opened() as inside:
+                _write(inside, f"{record.id}.backup", content)
+                os.fsync(inside)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def kept(self, record: Record) -> bytes:
+        """These bytes.
+
+        Raises:
+            CulpaError: they are not there, or not those that the record names.
+        """
+        try:
+            with self._opened() as inside:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                with os.fdopen(os.open(f"{record.id}.backup", flags, dir_fd=inside), "rb") as file:
+                    content = file.read(LONGEST + 1)
+        except OSError as error:
+            what = f"{self.directory / record.id}.backup cannot be read: {(error.strerror or str(error)).lower()}"
+            raise CulpaError(what) from error
+        if record.file is None or digest(content) != record.file.before:
+            raise CulpaError(f"{self.directory / record.id}.backup is not what was saved")
+        return content
+
+    def amend(self, record: Record) -> None:
+        """Replace an open record by what is known now.
+
+        Raises:
+            CulpaError: that is not possible; the former one stays.
+        """
+        try:
+            with self._opened() as inside:
+                os.rename(self._draft(inside, record), f"{record.id}.open", src_dir_fd=inside, dst_dir_fd=inside)
+                os.fsync(inside)
+        except OSError as error:
+            raise self._unusable(error) from error
+
     def close(self, record: Record, outcome: Outcome, note: str) -> str:
         """Take it from the open ones to the history.
 
@@ -192,8 +243,9 @@ class Journal:
                     os.fsync(inside)
                 except OSError as error:
                     told = f"the history has no room for it: {(error.strerror or str(error)).lower()}"
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{record.id}.open", dir_fd=inside)
+                for name in (f"{record.id}.open", f"{record.id}.backup"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=inside)
                 os.fsync(inside)
                 _tidy(inside)
         except OSError as error:
@@ -217,20 +269,9 @@ class Journal:
     def _draft(self, inside: int, record: Record) -> str:
         """The record in a file that stands for nothing yet."""
         name = f".{record.id}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=inside)  # of a process that had this number before
-        descriptor = os.open(name, flags, 0o600, dir_fd=inside)
-        try:
-            left = memoryview(msgspec.json.encode(record))
-            while left:
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
-        except BaseException:
-            os.unlink(name, dir_fd=inside)
-            raise
-        finally:
-            os.close(descriptor)
+        _write(inside, name, msgspec.json.encode(record))
         return name
 
     def _read(self, inside: int, name: str) -> Record | str:
@@ -275,6 +316,22 @@ class Journal:
         return CulpaError(f"fixes cannot be noted in {self.directory}: {why}; nothing was changed", way_out=way_out)
 
 
+def _write(inside: int, name: str, content: bytes) -> None:
+    """A new file of this user alone, on disk."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=inside)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    except BaseException:
+        os.unlink(name, dir_fd=inside)
+        raise
+    finally:
+        os.close(descriptor)
+
+
 def _doubt(record: Record, name: str) -> str | None:
     """Why a record cannot be one of culpa's; None: it can."""
     if f"{record.id}.{'open' if record.outcome is None else 'closed'}" != name:
@@ -285,9 +342,14 @@ def _doubt(record: Record, name: str) -> str | None:
         check_target(record.parameters)
     except CulpaError as error:
         return error.what
+    if record.file is not None and not is_fitting(record.file, record.parameters):
+        return "it names a file that culpa does not write"
     if isinstance(record.parameters, ProcessSetting):
         known = names_of("cpus") | names_of("io") | names_of("nice")
         fitting = all(_THREAD.fullmatch(name) for name in (*record.before, *record.during))
+    elif isinstance(record.parameters, GroupSetting):
+        known = names_of("group")
+        fitting = {*record.before, *record.during} <= GROUP_FILES
     else:
         known = names_of("kernel" if isinstance(record.parameters, KernelSetting) else "redis")
         fitting = {*record.before, *record.during} <= known

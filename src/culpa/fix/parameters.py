@@ -20,6 +20,7 @@ State = dict[str, str]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,15})?")
 _USER: Final = re.compile(r"[A-Za-z0-9_.@+-]{0,128}")
+_DEVICE: Final = re.compile(r"(?!\.)[A-Za-z0-9_.!-]{0,64}")
 LONGEST_PATH: Final = 4096
 
 
@@ -59,7 +60,24 @@ class ProcessSetting(msgspec.Struct, frozen=True, kw_only=True, tag="process", f
     comm: str = ""
 
 
-Parameters = RedisSetting | KernelSetting | ProcessSetting
+class GroupSetting(msgspec.Struct, frozen=True, kw_only=True, tag="group", forbid_unknown_fields=True):
+    """CPU quota or weight, I/O weight or limit of a control group: its directory, or its path in the hierarchy.
+
+    `device`: the disk that a limit is for, by name. `pid`, `starttime`, `comm`: the neighbour in it, where it is one
+    that is to get less; `spares`: processes that must not be in it then.
+    """
+
+    setting: str
+    value: str
+    group: str
+    device: str = ""
+    pid: int | None = None
+    starttime: int | None = None
+    comm: str = ""
+    spares: tuple[int, ...] = ()
+
+
+Parameters = RedisSetting | KernelSetting | ProcessSetting | GroupSetting
 
 
 def target_of(parameters: Parameters) -> str:
@@ -68,6 +86,9 @@ def target_of(parameters: Parameters) -> str:
         return f"{parameters.setting} of Redis at {parameters.server}"
     if isinstance(parameters, KernelSetting):
         return f"{parameters.setting} of this host"
+    if isinstance(parameters, GroupSetting):
+        on = f" on {printable(parameters.device, 40)}" if parameters.device else ""
+        return f"{parameters.setting}{on} of the control group {printable(parameters.group)}"
     return f"{parameters.setting} of {printable(parameters.comm, 40) or 'process'}[{parameters.pid}]"
 
 
@@ -78,7 +99,7 @@ def check(remedy: Remedy, parameters: Parameters) -> None:
         CulpaError: it may not set that, not to that value, or the target is not one that can be named.
     """
     name = f"the fix {remedy.id}"
-    kinds = {"redis": RedisSetting, "kernel": KernelSetting}
+    kinds = {"redis": RedisSetting, "kernel": KernelSetting, "group": GroupSetting}
     values = remedy.settings.get(parameters.setting)
     if not isinstance(parameters, kinds.get(remedy.kind, ProcessSetting)) or values is None:
         _refuse(f"{name} does not set {printable(parameters.setting, 60)}")
@@ -98,6 +119,8 @@ def check_target(parameters: Parameters) -> None:
             _refuse(f"{parameters.pid} with start time {parameters.starttime} names no process")
     elif isinstance(parameters, RedisSetting):
         _check_server(parameters)
+    elif isinstance(parameters, GroupSetting):
+        _check_group(parameters)
 
 
 def _check_server(parameters: RedisSetting) -> None:
@@ -108,6 +131,16 @@ def _check_server(parameters: RedisSetting) -> None:
         named = bool(_HOST.fullmatch(parameters.host)) and 0 < parameters.port < 65536
     if not named or not _USER.fullmatch(parameters.user):
         _refuse(f"{parameters.server!r} is no address of a Redis server")
+
+
+def _check_group(parameters: GroupSetting) -> None:
+    group = parameters.group
+    parts = group.split("/")[1:]
+    plain = group.startswith("/") and len(group) <= LONGEST_PATH and group.isprintable()
+    if not plain or any(part in ("", ".", "..") for part in parts):
+        _refuse(f"{printable(group, 80)!r} is no control group")
+    if bool(parameters.device) != (parameters.setting == "I/O limit") or not _DEVICE.fullmatch(parameters.device):
+        _refuse(f"{printable(parameters.device, 40)!r} is no disk to be limited")
 
 
 def _refuse(why: str) -> None:

@@ -17,8 +17,8 @@ from msgspec import structs
 
 from culpa.diagnose.verdict import Cause, Fix, Verdict, Who
 from culpa.errors import CulpaError
-from culpa.fix.catalogue import IDLE, REMEDIES, Remedy, remedy
-from culpa.fix.parameters import KernelSetting, Parameters, ProcessSetting, RedisSetting, check
+from culpa.fix.catalogue import GIVEN, HELD_TO, IDLE, REMEDIES, Remedy, remedy
+from culpa.fix.parameters import GroupSetting, KernelSetting, Parameters, ProcessSetting, RedisSetting, check
 from culpa.units import printable
 
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
@@ -59,7 +59,7 @@ def proposals(verdict: Verdict) -> tuple[Proposal, ...]:
     """Every fix of a verdict once; ids are unique, a second one of the same id is called ID.2."""
     found: list[Proposal] = []
     for cause in _everywhere(verdict.causes):
-        for one in _of_cause(cause):
+        for one in _of_cause(cause, verdict.target.pids):
             alike = [other for other in found if other.id.partition(".")[0] == one.id]
             same = [other for other in alike if (other.parameters, other.change) == (one.parameters, one.change)]
             if not same and len(found) < MOST_PROPOSALS:
@@ -73,12 +73,12 @@ def _everywhere(causes: Sequence[Cause], depth: int = 0) -> Iterator[Cause]:
         yield from _everywhere(cause.because, depth + 1)
 
 
-def _of_cause(cause: Cause) -> Iterator[Proposal]:
+def _of_cause(cause: Cause, spares: Sequence[int]) -> Iterator[Proposal]:
     for fix in cause.fixes:
         yield _proposal(cause, fix)
         for other in REMEDIES:
-            if other.derived_from == (cause.id, fix.id):
-                yield _derived(cause, other)
+            if (cause.id, fix.id) in other.derived_from:
+                yield from _derived(cause, other, tuple(spares))
 
 
 def _proposal(cause: Cause, fix: Fix) -> Proposal:
@@ -100,13 +100,33 @@ def _proposal(cause: Cause, fix: Fix) -> Proposal:
     return replace(plain, remedy=known, parameters=parameters)
 
 
-def _derived(cause: Cause, known: Remedy) -> Proposal:
+def _derived(cause: Cause, known: Remedy, spares: tuple[int, ...]) -> Iterator[Proposal]:
     plain = Proposal(id=known.id, cause=printable(cause.id, 60), title=printable(cause.title), remedy=known)
     (setting,) = known.settings
     try:
-        return replace(plain, parameters=_process(setting, IDLE, cause.who, None))
+        if known.kind != "group":
+            yield replace(plain, parameters=_process(setting, IDLE, cause.who, None))
+        elif (group := _group(cause, known, setting, spares)) is not None:
+            check(known, group)
+            yield replace(plain, parameters=group)
     except CulpaError as error:
-        return replace(plain, remedy=None, refused=error.what)
+        yield replace(plain, remedy=None, refused=error.what)
+
+
+def _group(cause: Cause, known: Remedy, setting: str, spares: tuple[int, ...]) -> GroupSetting | None:
+    """The group that has the limit, or the one that a neighbour is in; None where the cause names neither."""
+    device = (cause.on.device or "") if cause.on is not None and setting == "I/O limit" else ""
+    value = HELD_TO.get(known.id) or GIVEN[setting]
+    if not known.id.startswith("neighbour-"):
+        where = cause.on.path if cause.on is not None else None
+        return GroupSetting(setting=setting, value=value, group=where, device=device) if where else None
+    who = cause.who
+    if who is None or who.pid is None or who.starttime is None or who.cgroup in (None, "", "/"):
+        return None
+    return GroupSetting(
+        setting=setting, value=value, group=who.cgroup or "", device=device, pid=who.pid, starttime=who.starttime,
+        comm=who.comm or "", spares=spares,
+    )  # fmt: skip
 
 
 def _read(known: Remedy, argv: Sequence[str], who: Who | None) -> Parameters:

@@ -1,4 +1,4 @@
-"""Settings of a Redis server: CONFIG GET and CONFIG SET over a connection, and never its configuration file."""
+"""Settings of a Redis server: CONFIG GET and CONFIG SET over a connection; CONFIG REWRITE only for `--persist`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import Final
 
+from culpa.errors import CulpaError
 from culpa.fix.hands import CLOCKS_SECONDS, Connects, Identity, Refused, Server, Standing, Unreachable
 from culpa.fix.parameters import RedisSetting, State
 from culpa.fix.processes import PROC, numbers_of, starttime_of
 from culpa.units import printable
 
 LONGEST_INFO: Final = 1 << 16
+_STARTED: Final = "leave --persist out, and write it where the server is started from"
 _CONSOLE: Final = "set it in the provider's console, or as a user who may"
 
 
@@ -113,6 +115,35 @@ class RedisHand:
             (reply,) = self._ask(("CONFIG", "SET", name, value))
             if isinstance(reply, Exception):
                 raise Refused(f"{self._wanted.server} refuses CONFIG SET {name} {value!r}: {_said(reply)}")
+
+    def configuration(self) -> Path:
+        """The file that the server was started with, where that is a file of this host.
+
+        Raises:
+            CulpaError: it has none, or it is not known to run here, or in a container of its own.
+            Unreachable: the server does not tell.
+        """
+        name, pid = self._info().get("config_file", ""), self._wanted.pid
+        if not name.startswith("/"):
+            raise CulpaError(f"{self._wanted.server} was started without a configuration file", way_out=_STARTED)
+        if pid is None:
+            raise CulpaError(f"{self._wanted.server} is not known to run on this host", way_out=_STARTED)
+        inside, here = ((self._proc_root / str(one) / "root").stat() for one in (pid, "self"))
+        if (inside.st_dev, inside.st_ino) != (here.st_dev, here.st_ino):
+            what = f"{self._wanted.server} runs in a container: its configuration file is not of this host"
+            raise CulpaError(what, way_out=_STARTED)
+        return Path(name)
+
+    def rewrite(self) -> None:
+        """CONFIG REWRITE.
+
+        Raises:
+            Refused: the server cannot.
+            Unreachable: it did not say whether it did.
+        """
+        (reply,) = self._ask(("CONFIG", "REWRITE"))
+        if isinstance(reply, Exception):
+            raise Refused(f"{self._wanted.server} refuses CONFIG REWRITE: {_said(reply)}")
 
     def by_hand(self, wanted: State) -> tuple[str, ...]:
         """redis-cli with the address; a password is left to REDISCLI_AUTH."""

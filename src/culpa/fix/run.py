@@ -12,12 +12,16 @@ import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from culpa.errors import CulpaError, Interrupted
 from culpa.fix.catalogue import Remedy
+from culpa.fix.group_hand import GroupHand
 from culpa.fix.hands import Connects, Hand, Identity, Refused, Unreachable
 from culpa.fix.journal import Journal, Outcome, Record, key_of
 from culpa.fix.kernel_hand import KernelHand
-from culpa.fix.parameters import KernelSetting, Parameters, RedisSetting, State, target_of
+from culpa.fix.lasting import LastingFile, looked, put_back, standing, written
+from culpa.fix.parameters import GroupSetting, KernelSetting, Parameters, RedisSetting, State, target_of
 from culpa.fix.process_hand import ProcessHand
 from culpa.fix.redis_hand import RedisHand
 from culpa.fix.values import LONGEST_VALUE, can_be_noted
@@ -34,6 +38,8 @@ def hand_for(parameters: Parameters, connects: Connects) -> Hand:
         return RedisHand(parameters, connects)
     if isinstance(parameters, KernelSetting):
         return KernelHand(parameters)
+    if isinstance(parameters, GroupSetting):
+        return GroupHand(parameters)
     return ProcessHand(parameters)
 
 
@@ -81,9 +87,10 @@ class Applied:
 
 
 def apply(
-    remedy: Remedy, parameters: Parameters, *, cause: str, seen_unix: float, journal: Journal, connects: Connects
-) -> Applied:
-    """Put a fix in place.
+    remedy: Remedy, parameters: Parameters, *, cause: str, seen_unix: float, journal: Journal, connects: Connects,
+    persist: bool = False,
+) -> Applied:  # fmt: skip
+    """Put a fix in place; with `persist` also in the configuration file that keeps it over a restart.
 
     Raises:
         CulpaError: it was not put in place, or not wholly; says which, and how to get out.
@@ -98,7 +105,7 @@ def apply(
         identity = hand.identity()
         with journal.locked(key_of(parameters, identity)):
             _see_free(parameters, identity, journal)
-            return _apply(remedy, parameters, cause, identity, hand, journal)
+            return _apply(remedy, parameters, cause, identity, hand, journal, persist=persist)
     finally:
         hand.close()
 
@@ -127,20 +134,28 @@ def _twins(record: Record, parameters: Parameters) -> bool:
 
 
 def _apply(
-    remedy: Remedy, parameters: Parameters, cause: str, identity: Identity, hand: Hand, journal: Journal
-) -> Applied:
+    remedy: Remedy, parameters: Parameters, cause: str, identity: Identity, hand: Hand, journal: Journal, *,
+    persist: bool,
+) -> Applied:  # fmt: skip
     before = hand.read()
     if (why := _unnotable(before)) is not None:
         raise CulpaError(f"{why}; nothing was changed", way_out="set it by hand")
     during = hand.plan(before)
-    if before == during:
+    file, content = looked(parameters, hand) if persist else (None, b"")
+    if before == during and file is None:
         return Applied(record=None)
     record = journal.create(
         Record(
             id="f0", fix=remedy.id, cause=cause, parameters=parameters, identity=identity, before=before, during=during,
-            at_unix=time.time(),
+            at_unix=time.time(), file=file,
         )
     )  # fmt: skip
+    if content:
+        try:
+            journal.keep(record, content)
+        except CulpaError as reason:
+            journal.close(record, "refused", reason.what)
+            raise
     open_still = f"the fix may be in place or not, its record is {record.id}"
     way_out = f"culpa fix --undo {record.id}, or by hand: {_lines(hand.by_hand(before))}"
     try:
@@ -157,7 +172,30 @@ def _apply(
         name, value = next(iter(wrong.items()))
         said = f"{target_of(parameters)} was set and reads {value!r} ({name})"
         raise _taken_back(record, hand, journal, said)
+    if file is not None:
+        record = _kept(record, file, hand, journal)
     return Applied(record=record, undo=hand.by_hand(before), lasts=hand.lasts())
+
+
+def _kept(record: Record, file: LastingFile, hand: Hand, journal: Journal) -> Record:
+    """The configuration file written as well."""
+    try:
+        record = replace(record, file=written(file, record.parameters, hand, record.during))
+        journal.amend(record)
+    except (Refused, Unreachable) as reason:
+        raise _taken_back(record, hand, journal, str(reason)) from reason
+    return record
+
+
+def _file_back(record: Record, journal: Journal) -> None:
+    """The configuration file as before, where there is one.
+
+    Raises:
+        Refused: it cannot be written.
+        CulpaError: its former bytes are not there.
+    """
+    if record.file is not None and standing(record.file) != "before":
+        put_back(record.file, journal.kept(record) if record.file.before else b"")
 
 
 def _taken_back(record: Record, hand: Hand, journal: Journal, why: str) -> CulpaError:
@@ -166,6 +204,7 @@ def _taken_back(record: Record, hand: Hand, journal: Journal, why: str) -> Culpa
         goal = hand.goal(record.before, record.during, hand.read())
         if not reached(hand, goal):
             hand.write(goal)
+        _file_back(record, journal)
         if reached(hand, goal):
             journal.close(record, "refused", why)
             return CulpaError(f"{why}; it is as it was before")
@@ -226,13 +265,19 @@ def undo(record: Record, *, journal: Journal, connects: Connects, anyway: bool =
 
 def _undo(record: Record, hand: Hand, journal: Journal, *, anyway: bool) -> Undone:
     what = target_of(record.parameters)
-    standing, sentence = hand.standing(record.identity, record.at_unix)
-    if standing == "gone":
+    how, sentence = hand.standing(record.identity, record.at_unix)
+    if how == "gone" and record.file is None:
         return _closed(journal, record, "gone", sentence)
-    if standing == "unclear":
+    if how == "unclear":
         return Undone(
             record=record, ended="failed", by_hand=hand.by_hand(record.before),
             sentence=f"{sentence}; nothing was changed, {record.id} stays open",
+        )  # fmt: skip
+    if record.file is not None and standing(record.file) == "changed" and not anyway:
+        return Undone(
+            record=record, ended="changed", by_hand=hand.by_hand(record.before),
+            sentence=f"somebody else has changed {printable(record.file.path)} since; nothing was changed, "
+            f"{record.id} stays open",
         )  # fmt: skip
     now = hand.read()
     goal = hand.goal(record.before, record.during, now)
@@ -248,11 +293,15 @@ def _undo(record: Record, hand: Hand, journal: Journal, *, anyway: bool) -> Undo
             f"{printable(record.during.get(name, ''), 80)!r}, before that it was "
             f"{printable(record.before[name], 80)!r}; nothing was changed, {record.id} stays open",
         )  # fmt: skip
-    if all(now.get(name) == value for name, value in goal.items()):
+    is_before = record.file is None or standing(record.file) == "before"
+    if is_before and all(now.get(name) == value for name, value in goal.items()):
         return _closed(journal, record, "as-before", f"{what} is as it was before")
     hand.write(goal)
     if not reached(hand, goal):
         raise Unreachable("it reads otherwise than it was set")
+    _file_back(record, journal)
+    if record.file is not None:
+        what = f"{printable(record.file.path)} is as it was before; {what}"
     values = sorted({printable(value, 80) for value in goal.values()} - {"0"}) or ["0"]
     return _closed(journal, record, "undone", f"{what} is {' and '.join(values) or repr('')} again")
 

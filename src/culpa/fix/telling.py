@@ -76,7 +76,8 @@ def applied(done: FixApplied, width: int) -> Iterator[str]:
     yield f"{record.fix} is in place as {record.id}."
     yield from _field("set", f"{record.target} from {_values(record.before)} to {_values(record.during)}", width)
     yield from _field("may lose", done.fix.loses, width)
-    yield from _field("lasts", done.fix.lasts, width)
+    kept = f"over a restart: {record.file} was written, what it was before is kept until the undo"
+    yield from _field("lasts", kept if record.file else done.fix.lasts, width)
     yield from _field("undo", f"culpa fix --undo {record.id}", width)
     yield from _commands("by hand", record.by_hand)
 

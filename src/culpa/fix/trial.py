@@ -165,6 +165,9 @@ class Trial:
             counted_from = max(applied + settle, time.monotonic())
             if (found := self._believe(self._block(end, counted_from, "with the fix", on=True))) is not None:
                 return found
+        # A question that was sent in one piece and answered in the next was in neither.
+        since, counted = (self._watch.asked(round(at * NS_PER_SECOND)) for at in (applied, applied + settle))
+        self._on = [replace(counted, errors=since.errors, last_error=since.last_error)]
         return None
 
     def _after(self) -> list[alternation.Times]:

@@ -42,7 +42,7 @@ class FixView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordView(msgspec.Struct, frozen=True, kw_only=True):
-    """One record: a fix in place (`outcome` null), or how it ended."""
+    """One record: a fix in place (`outcome` null), or how it ended. `file`: what keeps it over a restart."""
 
     id: str
     fix: str
@@ -55,6 +55,7 @@ class RecordView(msgspec.Struct, frozen=True, kw_only=True):
     ended: str | None
     note: str
     by_hand: tuple[str, ...]
+    file: str | None = None
 
 
 class FixList(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +132,7 @@ def of_record(record: Record) -> RecordView:
         id=record.id, fix=record.fix, cause=record.cause, target=target_of(record.parameters), before=record.before,
         during=record.during, applied=_time(record.at_unix), outcome=record.outcome,
         ended=_time(record.closed_unix) if record.closed_unix is not None else None, note=record.note, by_hand=by_hand,
+        file=record.file.path if record.file is not None else None,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from statistics import median
 
 import msgspec
 
-from culpa.diagnose.verdict import Node, Verdict
+from culpa.diagnose.verdict import Node, Predicted, Verdict
 from culpa.errors import LabError, UsageError
 from culpa.labs import catalogue, run, standstills
 from culpa.labs.lab import Family, Lab, LabResult, Measured, Parameters, Score, Stage, Standstills, Truth
@@ -77,7 +77,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """All cases and what they add up to. `false_alarm_rate`: cases with a head that is not true."""
+    """All cases and what they add up to. `false_alarm_rate`: cases with a head that is not true.
+
+    `predictions`: cases that were repaired and measured again, with a prediction; `prediction_within`: those in which
+    what was measured lies in the predicted range; `widest_prediction`: the widest of these ranges as its upper bound
+    over its lower one, null where there is none or a lower bound is 0.
+    """
 
     schema: str = SCHEMA
     seed: int
@@ -97,6 +102,9 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     least_explained: float | None
     median_prediction_error: float | None
     calibration: tuple[Calibration, ...]
+    predictions: int = 0
+    prediction_within: Rate = None
+    widest_prediction: float | None = None
     standstills: Attribution | None = None
 
 
@@ -149,6 +157,7 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
     seconds = [case.seconds for case in cases if case.seconds is not None]
     explained = [case.explained for case in cases if case.explained is not None]
     errors = [case.score.prediction_error for case in cases if case.score.prediction_error is not None]
+    ranges = [case.score.predicted for case in cases if case.score.predicted is not None]
     return Bench(
         seed=plan.seed,
         trace=plan.trace,
@@ -167,6 +176,9 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
         least_explained=min(explained, default=None),
         median_prediction_error=round(median(errors), 4) if errors else None,
         calibration=calibration((head.confidence, head.right) for case in cases for head in case.heads),
+        predictions=len(ranges),
+        prediction_within=_rate(case.score.within for case in cases if case.score.within is not None),
+        widest_prediction=_widest(ranges),
         standstills=standstills.summed(
             [(case.lab, bool(case.truth.causes), case.standstills) for case in cases if case.standstills is not None]
         ),
@@ -189,12 +201,14 @@ def table(bench: Bench) -> Iterator[str]:
         yield f"  {'explained':18} {shares}"
     if bench.median_prediction_error is not None:
         yield f"  {'prediction error':18} median {bench.median_prediction_error:.0%} of the saving"
+    if bench.prediction_within is not None:
+        yield f"  {'predicted range':18} {_ranges_spoken(bench)}"
     if bench.standstills is not None:
         yield from standstills.lines(bench.standstills)
     for step in bench.calibration:
         yield f"  {f'sure {step.low:.1f} to {step.high:.1f}':18} {step.right} of {step.named} right"
     for case in bench.cases:
-        if not case.score.found or case.score.false_alarms:
+        if not case.score.found or case.score.false_alarms or case.score.within is False:
             yield f"  {case.lab}, {case.stage}: {_said(case)}"
     for skipped in bench.skipped:
         yield f"  {skipped.lab} skipped: {skipped.why}"
@@ -289,6 +303,21 @@ def _unexplained(node: Node) -> float:
     return sum(_unexplained(child) for child in node.children)
 
 
+def _widest(ranges: Sequence[Predicted]) -> float | None:
+    if not ranges or any(one.low <= 0 for one in ranges):
+        return None
+    return round(max(one.high / one.low for one in ranges), 2)
+
+
+def _ranges_spoken(bench: Bench) -> str:
+    """How many measured times lie within what was predicted, and how wide that was."""
+    held = sum(case.score.within is True for case in bench.cases)
+    holds = f"holds in {held} of {bench.predictions}: {_spoken(bench.prediction_within)}"
+    if bench.widest_prediction is None:
+        return f"{holds}; one begins at 0"
+    return f"{holds}; the widest a factor of {bench.widest_prediction:.1f}"
+
+
 def _rate(hits: Iterator[bool]) -> Rate:
     found = list(hits)
     return wilson(sum(found), len(found))
@@ -298,10 +327,20 @@ def _said(case: Case) -> str:
     named = ", ".join(head.id for head in case.heads) or "nothing named"
     named += f" in {format_seconds(case.seconds)}" if case.seconds is not None else ""
     missed = f"; missed: {', '.join(case.score.missed)}" if case.score.missed else ""
+    outside = f"; {_missed_range(case)}" if case.score.within is False else ""
     stood = f"; {standstills.spoken(case.standstills)}" if case.standstills is not None else ""
     false = f"; false: {', '.join(case.score.false_alarms)}" if case.score.false_alarms else ""
     disturbed = "".join(f"; disturbed: {sentence}" for sentence in case.disturbed)
-    return named + missed + false + stood + disturbed
+    return named + missed + false + outside + stood + disturbed
+
+
+def _missed_range(case: Case) -> str:
+    """A prediction that does not hold."""
+    one, measured = case.score.predicted, case.measured
+    if one is None or measured is None or measured.after_fix is None:
+        return ""
+    low, high = format_seconds(one.low), format_seconds(one.high)
+    return f"predicted {format_seconds(one.p50)} ({low} to {high}), measured {format_seconds(measured.after_fix)}"
 
 
 def _spoken(rate: Rate) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from culpa.errors import CulpaError
-from culpa.labs import catalogue, standstills
+from culpa.labs import catalogue, repair, standstills
 from culpa.labs.lab import Conditions, LabResult, Parameters, Stage
 from culpa.labs.redis_slow import REDIS_SLOW
 from culpa.labs.run import run
@@ -71,6 +71,9 @@ def _stage_lines(stage: Stage) -> Iterator[str]:
         yield f"    false      {', '.join(stage.score.false_alarms)}"
     if stage.standstills is not None:
         yield f"    stalls     {standstills.spoken(stage.standstills)}"
+    if stage.repair is not None:
+        for number, line in enumerate(repair.lines(stage.repair)):
+            yield f"    {'' if number else 'repair':10} {line}"
     if stage.measured.after_fix is None:
         return
     yield f"    measured   {format_seconds(stage.measured.before)} -> {format_seconds(stage.measured.after_fix)}"

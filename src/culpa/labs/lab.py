@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from culpa.diagnose.verdict import NodeKind, Verdict
-from culpa.errors import EXIT_LAB_MISSED
+from culpa.diagnose.verdict import NodeKind, Predicted, Verdict
+from culpa.errors import EXIT_LAB_MISSED, LabError
 
 LAB_SCHEMA = "culpa.lab/1"
 
@@ -83,7 +83,11 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict held against the truth."""
+    """A verdict held against the truth.
+
+    `predicted`: of the first true cause, where the lab repaired it and measured again; `within`: whether that lies in
+    the predicted range.
+    """
 
     top1: bool
     all_named: bool
@@ -92,6 +96,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     path: bool
     false_alarms: tuple[str, ...]
     prediction_error: float | None
+    predicted: Predicted | None = None
+    within: bool | None = None
 
     @property
     def found(self) -> bool:
@@ -134,8 +140,30 @@ class Standstills(msgspec.Struct, frozen=True, kw_only=True):
         return self.attributed_seconds / self.met_seconds if self.met_seconds else None
 
 
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """The first of the verdict's fixes that culpa can apply, tried with `culpa fix` and taken back (`--fix`).
+
+    `fix` null: there is none, or the lab cannot try it; `sentence` says why. `prediction`: of the cause that it is for;
+    `before`, `after`: seconds of a request by the lab's own clock; `within`: whether `after` lies in the predicted
+    range. `verified`: what `--verify` found. `undone`: taken back, and everything reads as it did before.
+    """
+
+    fix: str | None = None
+    cause: str | None = None
+    sentence: str
+    prediction: Predicted | None = None
+    before: float | None = None
+    after: float | None = None
+    within: bool | None = None
+    verified: str | None = None
+    undone: bool | None = None
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One diagnosis within a run. `seconds`: from culpa's start to its verdict. `standstills`: of a check-up."""
+    """One diagnosis within a run. `seconds`: from culpa's start to its verdict. `standstills`: of a check-up.
+
+    `repair`: null where no fix was to be tried.
+    """
 
     name: str
     url: str
@@ -145,10 +173,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     score: Score
     seconds: float
     standstills: Standstills | None = None
+    repair: Repair | None = None
 
 
 class LabResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `truth`, `verdict`, `measured` and `score` are those of the first stage; `stages` holds all.
+    """One run. `truth`, `verdict`, `measured`, `score` and `repair` are those of the first stage; `stages` holds all.
 
     `disturbed`: what disturbed the run from outside, in sentences; a verdict may then be right about the host and miss
     the truth of the lab.
@@ -164,6 +193,7 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     stages: tuple[Stage, ...]
     disturbed: tuple[str, ...] = ()
+    repair: Repair | None = None
 
     @property
     def found(self) -> bool:
@@ -172,7 +202,9 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """Exit code of `culpa lab run`."""
+        """Exit code of `culpa lab run`: 1 where a fix was not taken back."""
+        if any(stage.repair is not None and stage.repair.undone is False for stage in self.stages):
+            return LabError.exit_code
         return 0 if self.found else EXIT_LAB_MISSED
 
 
@@ -209,7 +241,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """How one run is made. `on_page` takes the page a user would see of the first stage, where somebody looks on;
-    `page_options` are those of `culpa why` for it.
+    `page_options` are those of `culpa why` for it. `fix`: whether a fix of each verdict is tried.
     """
 
     parameters: Parameters
@@ -217,6 +249,7 @@ class Conditions:
     progress: Callable[[str], None]
     on_page: Callable[[str], None] | None = None
     page_options: tuple[str, ...] = ()
+    fix: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,15 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, tag="interface"):
     name: str
 
 
-Entry = Run | Started | Loop | Mount | Throttle | DirtyBound | Cgroup | Controllers | Interface
+class Fix(msgspec.Struct, frozen=True, kw_only=True, tag="fix"):
+    """A fix that `culpa fix` is about to apply to something of the run, not before `at_unix`."""
+
+    fix: str
+    target: str
+    at_unix: float
+
+
+Entry = Run | Started | Loop | Mount | Throttle | DirtyBound | Cgroup | Controllers | Interface | Fix
 _LINE = msgspec.json.Decoder(Entry)
 
 

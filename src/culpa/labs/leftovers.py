@@ -4,7 +4,8 @@ Call only while holding the lab lock: then no lab is alive, and whatever bears a
 a path inside `TEMP/culpa-lab-*` (images, mounts, the stack of loop devices over them and swap on these), such a run's
 marker in a process's environment, or its stderr in a log of the run (redis-server overwrites its environment with its
 title), pid and start time as the ledger has them, a limit or bound that the ledger names, a cgroup or network interface
-that it names and that has the prefix, a perf map of a process in the ledger that names a file of the run.
+that it names and that has the prefix, a perf map of a process in the ledger that names a file of the run, a record of
+`culpa fix` for a target that the ledger names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from culpa.collect.undo import state_directory
 from culpa.errors import LabError
+from culpa.fix.hands import Server
+from culpa.fix.journal import Journal, Record
+from culpa.fix.parameters import RedisSetting, target_of
+from culpa.fix.run import undo
 from culpa.labs import dirtybound, groups, interfaces, ledger, loopdev, perfmap, throttle
 from culpa.labs.places import MARKER, PREFIX, Places
 from culpa.labs.waiting import wait_until
@@ -40,6 +46,7 @@ class Leftovers:
     controllers: tuple[ledger.Controllers, ...] = ()
     interfaces: tuple[str, ...] = ()
     maps: tuple[Path, ...] = ()
+    fixes: tuple[Record, ...] = ()
     directories: tuple[Path, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
@@ -54,6 +61,7 @@ class Leftovers:
             *(f"cgroup {path}" for path in self.groups),
             *(f"network interface {name}" for name in self.interfaces),
             *(f"perf map {path}" for path in self.maps),
+            *(f"fix {record.id} ({record.fix}), not taken back" for record in self.fixes),
             *(f"directory {path}" for path in self.directories),
         )
 
@@ -75,6 +83,7 @@ def find(places: Places) -> Leftovers:
         controllers=tuple(_switched(entries)),
         interfaces=tuple(_interfaces(entries)),
         maps=tuple(_maps(entries, runs)),
+        fixes=tuple(_fixes(entries)),
         directories=directories,
     )
 
@@ -108,6 +117,8 @@ def remove(places: Places) -> tuple[str, ...]:
         interfaces.remove(name)
     for file in found.maps:
         file.unlink(missing_ok=True)
+    for record in found.fixes:  # what it was made to is gone by now
+        _forget(record)
     for directory in found.directories:
         shutil.rmtree(directory)
     ledger.discard(places.ledger)
@@ -140,7 +151,7 @@ def marked_run(pid: int) -> str | None:
 
 def _processes(entries: tuple[ledger.Entry, ...], runs: set[str], places: Places) -> Iterator[int]:
     """Processes that these runs started, by marker, by log, or by pid and start time in the ledger."""
-    noted = {(entry.pid, entry.starttime) for entry in entries if isinstance(entry, ledger.Started)}
+    noted = _noted(entries)
     spared = set(_ancestors(os.getpid()))
     for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
         if pid in spared:
@@ -148,6 +159,16 @@ def _processes(entries: tuple[ledger.Entry, ...], runs: set[str], places: Places
         begun = starttime(pid)
         if begun is not None and (marked_run(pid) in runs or _logs_to_run(pid, places) or (pid, begun) in noted):
             yield pid
+
+
+def is_of_run(pid: int, places: Places) -> bool:
+    """Whether a living process is one of the present run, or was started by one; the caller holds the lab lock."""
+    by_mark = marked_run(pid) is not None or _logs_to_run(pid, places)
+    return by_mark or (pid, starttime(pid)) in _noted(ledger.read(places.ledger))
+
+
+def _noted(entries: tuple[ledger.Entry, ...]) -> set[tuple[int, int | None]]:
+    return {(entry.pid, entry.starttime) for entry in entries if isinstance(entry, ledger.Started)}
 
 
 def _logs_to_run(pid: int, places: Places) -> bool:
@@ -229,6 +250,26 @@ def _maps(entries: tuple[ledger.Entry, ...], runs: set[str]) -> Iterator[Path]:
     for entry in entries:
         if isinstance(entry, ledger.Started):
             yield from (path for run in sorted(runs) if (path := perfmap.of_run(entry.pid, run)) is not None)
+
+
+def _fixes(entries: tuple[ledger.Entry, ...]) -> Iterator[Record]:
+    """Open records of `culpa fix` for something of the run."""
+    noted = [entry for entry in entries if isinstance(entry, ledger.Fix)]
+    for record in Journal(state_directory()).found().open if noted else ():
+        if any(
+            (record.fix, target_of(record.parameters)) == (entry.fix, entry.target) and record.at_unix >= entry.at_unix
+            for entry in noted
+        ):
+            yield record
+
+
+def _forget(record: Record) -> None:
+    undo(record, journal=Journal(state_directory()), connects=_nobody, keep=True)
+
+
+def _nobody(parameters: RedisSetting) -> Server:
+    """A record that is only closed needs no server."""
+    raise AssertionError(parameters.server)
 
 
 def _directories(places: Places) -> Iterator[Path]:

@@ -11,9 +11,9 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from culpa.labs import product, redis_server, slowdisk, stand, standstills
+from culpa.labs import product, redis_server, repair, slowdisk, stand, standstills
 from culpa.labs.lab import Conditions, Family, Lab, Measured, Need, Played, Stage, Truth, TruthOn
 from culpa.labs.rates import quantile
 from culpa.labs.score import score
@@ -131,7 +131,13 @@ class Scene:
         judged = product.redis(self.site, url, trace=self.conditions.trace, seconds=seconds)
         clock.require_running()
         clock.stop()
-        return Examined(judged=judged, waits=standstills.told(clock))
+        waits = standstills.told(clock)
+        if self.conditions.fix:
+            own = repair.Clock(
+                before=self.lateness, after=self.lateness, settings=self.server.settings, say=self.conditions.progress
+            )
+            judged = replace(judged, repair=repair.tried(self.site, judged.verdict, own))
+        return Examined(judged=judged, waits=waits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +305,7 @@ def _played(scene: Scene, drawn: tuple[Drawn, ...], truth: Truth, examined: Exam
         score=score(judged.verdict, truth, measured, acquit=conditions.trace),
         seconds=judged.seconds,
         standstills=standstills.held_against(judged.verdict, examined.waits, true=true),
+        repair=judged.repair,
     )
     amounts = {name: amount for one in drawn for name, amount in one.amounts.items()}
     return Played(stages=(stage,), disk="ordinary", drawn=amounts)

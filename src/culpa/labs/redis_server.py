@@ -51,6 +51,10 @@ class RedisServer:
         """One value of CONFIG GET; None if this version has no such setting."""
         return _text(self.client.config_get(name)).get(name)
 
+    def settings(self) -> dict[str, str]:
+        """Every value of CONFIG GET."""
+        return _text(self.client.config_get("*"))
+
     def append_only_file(self) -> Path:
         """The file that takes the writes now: one file up to Redis 6.2, the newest increment since 7.0."""
         name = self.setting("appendfilename") or "appendonly.aof"

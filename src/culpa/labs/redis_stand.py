@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,10 @@ class RedisStand(stand.Stand):
     """The running case, with its server."""
 
     server: redis_server.RedisServer
+
+    def settings(self) -> Mapping[str, str]:
+        """All that CONFIG GET tells."""
+        return self.server.settings()
 
 
 @contextmanager

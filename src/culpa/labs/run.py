@@ -11,10 +11,12 @@ import msgspec
 from culpa.collect.trace import tracer
 from culpa.errors import LabError
 from culpa.labs import catalogue, disturbance
-from culpa.labs.lab import Conditions, Lab, LabResult, Parameters, Played
+from culpa.labs.lab import Conditions, Lab, LabResult, Parameters, Played, Repair, Stage
 
 
-def run_lab(name: str, *, parameters: Parameters, trace: bool, progress: Callable[[str], None]) -> LabResult:
+def run_lab(
+    name: str, *, parameters: Parameters, trace: bool, progress: Callable[[str], None], fix: bool = False
+) -> LabResult:
     """Run a lab and hold culpa's verdict against the truth; everything made for it is gone afterwards.
 
     Args:
@@ -22,13 +24,14 @@ def run_lab(name: str, *, parameters: Parameters, trace: bool, progress: Callabl
         parameters: amount of data, speed of the disk, seed.
         trace: whether culpa may use eBPF.
         progress: takes one line about each step.
+        fix: whether a fix of the verdict is tried, and taken back.
 
     Raises:
         UsageError: no such lab.
         LabError: it cannot be run here, or one of its parts failed.
         KeyboardInterrupt: it was interrupted (also by SIGTERM or SIGHUP); everything is undone.
     """
-    return run(catalogue.find(name), Conditions(parameters=parameters, trace=trace, progress=progress))
+    return run(catalogue.find(name), Conditions(parameters=parameters, trace=trace, progress=progress, fix=fix))
 
 
 def run(lab: Lab, conditions: Conditions) -> LabResult:
@@ -43,6 +46,8 @@ def run(lab: Lab, conditions: Conditions) -> LabResult:
     with disturbance.watched() as watch:
         played = lab.play(conditions)
         disturbed = watch.end()
+    if conditions.fix:
+        played = replace(played, stages=tuple(_told(stage) for stage in played.stages))
     result = _result(lab, conditions, played, seconds=time.monotonic() - started)
     return msgspec.structs.replace(result, disturbed=disturbed)
 
@@ -53,6 +58,12 @@ def _can_trace(progress: Callable[[str], None]) -> bool:
     if problem is not None:
         progress(f"without tracing: {problem}")
     return problem is None
+
+
+def _told(stage: Stage) -> Stage:
+    """A stage that says why no fix was tried in it."""
+    untried = Repair(sentence="no fix was tried: in this case nothing can be asked again and again")
+    return stage if stage.repair is not None else msgspec.structs.replace(stage, repair=untried)
 
 
 def _result(lab: Lab, conditions: Conditions, played: Played, *, seconds: float) -> LabResult:
@@ -74,4 +85,5 @@ def _result(lab: Lab, conditions: Conditions, played: Played, *, seconds: float)
         score=first.score,
         seconds=seconds,
         stages=played.stages,
+        repair=first.repair,
     )

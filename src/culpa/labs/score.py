@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 from collections.abc import Iterable, Iterator
 
-from culpa.diagnose.verdict import Cause, Node, On, Verdict
+from culpa.diagnose.verdict import Cause, Node, On, Predicted, Verdict
 from culpa.labs.lab import Measured, Score, Truth, TruthOn, TruthStep, TruthWho
 
 
@@ -22,6 +22,7 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
     heads = [cause for cause in verdict.causes if cause.level != "note"]
     named = list(_with_becauses(verdict.causes))
     ids = {cause.id for cause in named}
+    predicted = _predicted(verdict, truth, measured)
     return Score(
         top1=_top1(verdict, heads, truth, acquit=acquit),
         all_named=ids.issuperset(truth.causes),
@@ -30,7 +31,9 @@ def score(verdict: Verdict, truth: Truth, measured: Measured, *, acquit: bool = 
         on=all(_on_named(named, wanted) for wanted in truth.on),
         path=_descends(verdict.blame, truth.path),
         false_alarms=tuple(head.id for head in heads if head.id not in {*truth.causes, *truth.may}),
-        prediction_error=_prediction_error(verdict, truth, measured),
+        prediction_error=_prediction_error(verdict, predicted, measured),
+        predicted=predicted,
+        within=_within(predicted, measured),
     )
 
 
@@ -101,20 +104,25 @@ def _is_step(node: Node, step: TruthStep) -> bool:
     )
 
 
-def _prediction_error(verdict: Verdict, truth: Truth, measured: Measured) -> float | None:
-    """|predicted saving - measured saving| / measured saving, for the cause that the fix removes; None also where the
-    longest request was measured: what is predicted is the median.
+def _predicted(verdict: Verdict, truth: Truth, measured: Measured) -> Predicted | None:
+    """What is predicted without the cause that the fix removes; None where nothing was repaired, and where the longest
+    request was measured: what is predicted is the median.
     """
-    if (
-        measured.after_fix is None
-        or measured.longest
-        or not truth.causes
-        or verdict.observed is None
-        or verdict.observed.p50 is None
-    ):
+    if measured.after_fix is None or measured.longest or not truth.causes:
         return None
-    predicted = [cause.predicted for cause in verdict.causes if cause.id == truth.causes[0]]
+    return next((cause.predicted for cause in verdict.causes if cause.id == truth.causes[0]), None)
+
+
+def _prediction_error(verdict: Verdict, predicted: Predicted | None, measured: Measured) -> float | None:
+    """|predicted saving - measured saving| / measured saving."""
+    observed = verdict.observed.p50 if verdict.observed is not None else None
+    if predicted is None or observed is None or measured.after_fix is None:
+        return None
     saved = measured.before - measured.after_fix
-    if not predicted or predicted[0] is None or saved <= 0:
+    return abs((observed - predicted.p50) - saved) / saved if saved > 0 else None
+
+
+def _within(predicted: Predicted | None, measured: Measured) -> bool | None:
+    if predicted is None or measured.after_fix is None:
         return None
-    return abs((verdict.observed.p50 - predicted[0].p50) - saved) / saved
+    return predicted.low <= measured.after_fix <= predicted.high

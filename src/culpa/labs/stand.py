@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from culpa.labs import ports, product, slowdisk, stopwatch, throttle
-from culpa.labs.lab import Conditions, Measured, Played, Stage, Truth, TruthWho
+from culpa.labs import ledger, leftovers, ports, product, repair, slowdisk, stopwatch, throttle
+from culpa.labs.lab import Conditions, Measured, Played, Repair, Stage, Truth, TruthWho
 from culpa.labs.score import score
 from culpa.labs.site import Program, Site
 from culpa.units import format_seconds
@@ -46,14 +48,32 @@ class Stand:
         stopwatch.wait_ready(f"{self.url}/{action}", self.app)
 
     def judge(self, action: str, *, show: bool = False) -> product.Judged:
-        """Have culpa look for the culprit of a request; with `show` whoever looks on sees the page of it."""
+        """Have culpa look for the culprit of a request, and try a fix of its verdict where that is asked for; with
+        `show` whoever looks on sees the page of it.
+        """
         url, on_page = f"{self.url}/{action}", self.conditions.on_page if show else None
         self.conditions.progress(f"culpa why {url}")
         capture = self.site.directory / "shown.culpa" if on_page else None
         judged = product.why(self.site, url, trace=self.conditions.trace, save=capture)
         if capture and on_page:
             on_page(product.page(self.site, capture, self.conditions.page_options))
-        return judged
+        return replace(judged, repair=self._repair(action, judged)) if self.conditions.fix else judged
+
+    def settings(self) -> Mapping[str, str]:
+        """What a fix might change, read without culpa: CPUs and nice value of each of the run's programs."""
+        read = {}
+        for entry in ledger.read(self.site.places.ledger):
+            if isinstance(entry, ledger.Started) and leftovers.starttime(entry.pid) == entry.starttime:
+                cpus = sorted(os.sched_getaffinity(entry.pid))
+                read[str(entry.pid)] = f"{cpus} {os.getpriority(os.PRIO_PROCESS, entry.pid)}"
+        return read
+
+    def _repair(self, action: str, judged: product.Judged) -> Repair:
+        clock = repair.Clock(
+            before=lambda: self.seconds(action), after=lambda: self.seconds(action, requests=FAST_REQUESTS),
+            settings=self.settings, say=self.conditions.progress,
+        )  # fmt: skip
+        return repair.tried(self.site, judged.verdict, clock)
 
     def stage(self, name: str, action: str, truth: Truth, judged: product.Judged, measured: Measured) -> Stage:
         """One scored diagnosis."""
@@ -65,6 +85,7 @@ class Stand:
             measured=measured,
             score=score(judged.verdict, truth, measured, acquit=self.conditions.trace),
             seconds=judged.seconds,
+            repair=judged.repair,
         )
 
     def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:

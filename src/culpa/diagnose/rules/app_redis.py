@@ -8,7 +8,7 @@ from math import sqrt
 import polars as pl
 
 from culpa.capture.schema import MESSAGES
-from culpa.diagnose import chatter, slowcommands
+from culpa.diagnose import batching, chatter, slowcommands
 from culpa.diagnose.code import CodeLine, line_of
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.moments import Moments
@@ -182,7 +182,8 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
     the request. Time in which the server was blocked (a disk, another client), or was at one long command, is not
     counted: that has another cause.
 
-    What to do: a pipeline, one command for many keys (MGET, SADD with many members), a larger COUNT for SCAN.
+    What to do: one command for many keys (MGET, SADD with many members), a larger COUNT for SCAN; that is what is
+    predicted. A pipeline saves the round trips, and not the preparing of each command.
     """
     many = chatter.repeated(picture).filter(pl.col("protocol") == "resp")
     blocked = picture.moments(*picture.nodes(Kind.FSYNC, Kind.IO, Kind.SLEEP, Kind.STOPPED, Kind.LOCK))
@@ -204,12 +205,12 @@ def round_trips(picture: Picture) -> Iterator[Finding]:
             on=On(code=line.place if line else None, peer=_peer(picture, mine)),
             evidence=tuple(_trip_evidence(picture, shapes, moments, working, line)),
             confidence=0.9,
-            predicted=_batched(picture, trips, moments, working),
+            predicted=_batched(picture, mine, moments, blocked, working),
             fixes=(
                 Fix(
                     id="app-batch-redis-commands",
-                    change=f"send the {verbs[0] if verbs else ''} commands in one pipeline, "
-                    "or one command for many keys",
+                    change=f"send one command for many keys instead of each {verbs[0] if verbs else 'command'}, or at "
+                    "least all of them in one pipeline",
                     reversible=True,
                     risk="a change of the program; a long pipeline holds more memory and delays other clients",
                 ),
@@ -253,18 +254,20 @@ def _trip_evidence(
         yield code_evidence(line)
 
 
-def _batched(picture: Picture, trips: Moments, moments: Moments, working: int) -> Predicted | None:
-    """What a request would take with its commands batched.
+def _batched(
+    picture: Picture, mine: pl.DataFrame, moments: Moments, blocked: Moments, working: int
+) -> Predicted | None:  # fmt: skip
+    """What a request would take with its commands in one.
 
-    The trips go, the server's own work stays: the upper bound. A program that batches does not prepare each command by
-    itself either: without that it is the lower bound. The likely value lies between, on a log scale.
+    Where the server is not seen: without the trips at most, without preparing each either at least.
     """
-    if not picture.has_price or picture.typical_ns is None:
+    if not picture.has_price or picture.typical_ns is None or not picture.root.ns:
         return None
-    requests = max(1, picture.root.requests["item"].n_unique())
-    total, work = picture.typical_ns, working / requests
-    high = max(total - trips.ns / requests + work, 1.0)
-    low = min(max(total - moments.ns / requests, 0.0) + work + 1.0, high)
+    if (found := batching.predicted(picture, mine, blocked)) is not None:
+        return found
+    each = picture.typical_ns / picture.root.ns
+    high = max(picture.typical_ns - (chatter.waited(mine).ns - working) * each, 1.0)
+    low = min(max(picture.typical_ns - (moments.ns - working) * each, 1.0), high)
     return Predicted(p50=sqrt(low * high) / NS_PER_SECOND, low=low / NS_PER_SECOND, high=high / NS_PER_SECOND)
 
 

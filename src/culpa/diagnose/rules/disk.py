@@ -293,12 +293,14 @@ def _has_one_neighbour(picture: Picture, waited: Waited) -> bool:
 
 
 def _without_the_queue(picture: Picture, wait: DeviceWait) -> Predicted | None:
-    """What a request would take alone at the device: without the others it still waits for its own requests."""
+    """What a request would take alone at the device: without the others it still waits for its own requests, at least
+    half as long: who is alone is served no slower, and may be merged.
+    """
     without = predict.without(picture, wait.moments) if picture.has_price else None
     if without is None:
         return None
     own = wait.waited.served_ns / picture.request_count / NS_PER_SECOND
-    return Predicted(p50=without.p50 + own, low=without.low, high=without.high + own)
+    return Predicted(p50=without.p50 + own, low=without.low + own / 2, high=without.high + own)
 
 
 def _filler_evidence(picture: Picture, waited: Waited) -> Iterator[Evidence]:

@@ -61,7 +61,7 @@ def quota(view: RedisView) -> Iterator[Finding]:
     told = "main thread ready to run, stopped by the quota" if view.picture.graph else "stalls of that length, at most"
     yield Finding(
         moments=moments, nearness=Nearness.SETTING, pid=view.pid, tid=view.pid,
-        on=On(peer=view.server, setting=quota_limit(taken)),
+        on=On(peer=view.server, setting=quota_limit(taken), path=taken.group),
         evidence=(
             fact(told, seconds(moments.ns), "offcpu" if view.picture.graph else "requests", unit="s"),
             *quota_facts(taken), *view.stall_facts(moments),

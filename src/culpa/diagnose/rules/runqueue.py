@@ -152,7 +152,7 @@ def cgroup_quota(picture: Picture) -> Iterator[Finding]:
         nearness=Nearness.LIMIT,
         pid=picture.capture.manifest.target.pids[0] if picture.capture.manifest.target.pids else None,
         tid=None,
-        on=On(setting=quota_limit(quota)),
+        on=On(setting=quota_limit(quota), path=quota.group),
         evidence=tuple(_stopped(picture, quota, moments.ns)),
         confidence=0.9,
         fixes=(raise_quota(quota),),

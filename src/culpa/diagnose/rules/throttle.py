@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from culpa.capture.schema import BLOCKS, COUNTERS
 from culpa.diagnose.finding import Finding, Nearness
@@ -69,9 +70,11 @@ def _finding(wait: DeviceWait, limits: tuple[IoLimit, ...]) -> Finding:
         for limit in limits
     ]
     files = ", ".join(sorted({limit.file for limit in limits}))
+    groups = {str(PurePosixPath(limit.file).parent) for limit in limits}
     return Finding(
-        moments=wait.moments, nearness=Nearness.LIMIT, pid=None, tid=None, on=On(device=wait.device),
-        evidence=tuple(evidence), confidence=0.9,
+        moments=wait.moments, nearness=Nearness.LIMIT, pid=None, tid=None,
+        on=On(device=wait.device, path=groups.pop() if len(groups) == 1 else None), evidence=tuple(evidence),
+        confidence=0.9,
         fixes=(
             Fix(
                 id="io-limit-raise", change=f"raise or remove the limit on {wait.device} in {files}", reversible=True,
