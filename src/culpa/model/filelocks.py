@@ -89,26 +89,22 @@ class FileLockWaits:
 
     def _refused_before(self, points: Int64s) -> Int64s:
         """For each sleep the row of the refused try that it follows and is to be followed by another, else `NONE`."""
-        calls, spans = self._calls, self._calls.spans
+        calls, spans, none = self._calls, self._calls.spans, len(self._calls.spans.row)
         locks = np.flatnonzero(calls.among(spans.row, syscalls.FILE_LOCK))
-        refused = np.zeros(len(points), bool)
-        if len(locks) == 0:
-            return np.full(len(points), NONE, np.int64)
-        rows = spans.row[locks]
-        fails = locks[calls.ret(rows) == -syscalls.EAGAIN]
+        fails = locks[calls.ret(spans.row[locks]) == -syscalls.EAGAIN]
         sleeps = np.flatnonzero(calls.among(spans.row, syscalls.SLEEP | syscalls.MANY_WAIT))
-        span = self._timeline.axis.span
-        own = np.searchsorted(sleeps, np.searchsorted(spans.start, points, side="right") - 1)
-        before, after = (pick(sleeps, np.where((at >= 0) & (at < len(sleeps)), at, NONE), NONE) for at in (own - 1, own + 1))
-        failed = pick(fails, np.searchsorted(fails, pick(sleeps, own, NONE)) - 1, NONE)
-        again = np.searchsorted(locks, pick(sleeps, own, NONE))
-        again = pick(locks, np.where(again < len(locks), again, NONE), NONE)
-        lane = points // span
-        refused = (failed > before) & (pick(spans.start, failed, NONE) // span == lane) & (failed >= 0)
-        refused &= (again >= 0) & (pick(spans.start, again, NONE) // span == lane) & ((after < 0) | (again < after))
-        first, second = (pick(spans.row, np.where(refused, which, NONE), NONE) for which in (failed, again))
-        same = (calls.ino(first) == calls.ino(second)) & (calls.dev(first) == calls.dev(second))
-        return np.where(refused & same, first, NONE)
+        own = np.searchsorted(spans.start, points, side="right") - 1
+        failed = np.append(fails, NONE)[np.searchsorted(fails, own) - 1]
+        again = np.append(locks, none)[np.searchsorted(locks, own)]
+        before = np.append(sleeps, NONE)[np.searchsorted(sleeps, own) - 1]
+        after = np.append(sleeps, none)[np.searchsorted(sleeps, own, side="right")]
+        between = (failed > before) & (again < after)
+        first, second = (np.where(between, which, NONE) for which in (failed, again))
+        lanes = [pick(spans.start, which, NONE) // self._timeline.axis.span for which in (first, second)]
+        rows = [pick(spans.row, which, NONE) for which in (first, second)]
+        here = between & (lanes[0] == lanes[1]) & (lanes[0] == points // self._timeline.axis.span)
+        here &= (calls.ino(rows[0]) == calls.ino(rows[1])) & (calls.dev(rows[0]) == calls.dev(rows[1]))
+        return np.where(here, rows[0], NONE)
 
     def _blame(self, pieces: Pieces, index: Int64s, dev: Int64s, ino: Int64s, by: Int64s, lock: str) -> None:
         """Name the lock, and lead on to its holder; where only its process is known, name that."""
