@@ -73,7 +73,8 @@ def test_a_wait_for_the_lock_of_a_file_is_spent_on_what_its_holder_does(act: int
     assert cause is not None
     assert cause.who is not None
     assert cause.on is not None
-    assert (HOLDER, "/data/till.lck", "file lock") == (cause.who.pid, cause.on.path, cause.on.lock)
+    assert (HOLDER, "/data/till.lck", "of a file") == (cause.who.pid, cause.on.path, cause.on.lock)
+    assert "It holds the lock of a file that is waited for" == cause.title
     assert ["lock.contention"] == [one.id for one in verdict.causes if one.level != "note"]
 
 

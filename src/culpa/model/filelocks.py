@@ -25,7 +25,7 @@ from culpa.model.pieces import Pieces
 from culpa.model.timeline import Timeline
 from culpa.model.wakes import Wakes
 
-FILE_LOCK, TRIED_FOR = "file lock", "file lock, tried for again and again"
+FILE_LOCK, TRIED_FOR = "of a file", "of a file, tried for again and again"
 AT_RETURN_NS = 1_000_000
 """Before Linux 6.5 close(2) let a flock go on its way out to the program, after its return was seen."""
 

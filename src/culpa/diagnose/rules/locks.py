@@ -78,6 +78,7 @@ def contention(picture: Picture) -> Iterator[Finding]:
             evidence=tuple(evidence),
             confidence=0.9 if held else 0.7,
             # Who stands by until another one gives up tries for its lock all day.
+            title=_OF_FILE[bool(held)] if on and on.path else None,
             only_note=on is not None and on.lock == TRIED_FOR and picture.root.basis == "threads",
         )
 
@@ -94,6 +95,12 @@ def _by_holder(picture: Picture) -> list[tuple[int, list[int]]]:
             path = node.on.path if node.on else None
             found[picture.objects.pid_of.get(node.who, node.who), in_memory, path].append(number)
     return [(pid, nodes) for (pid, _, _), nodes in found.items()]
+
+
+_OF_FILE = {
+    True: "It holds the lock of a file that is waited for",
+    False: "It waits for the lock of a file; who holds it was not seen",
+}
 
 
 def _of_file(picture: Picture, node: int) -> bool:
