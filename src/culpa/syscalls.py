@@ -52,6 +52,9 @@ ASYNC_WAIT = RING_WAIT | {"io_getevents", "io_pgetevents"}
 RECEIVE = frozenset({"read", "readv", "recvfrom", "recvmsg", "recvmmsg"})
 SEND = frozenset({"write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice"})
 CLOSE = frozenset({"close"})
+FILE_LOCK = frozenset({"flock", "fcntl"})
+"""Asleep in one of these, a thread waits for the lock of a file: no other command of fcntl(2) sleeps for long."""
+OPEN = frozenset({"open", "openat", "openat2"})
 SEND_SIGNAL = frozenset({"kill", "tkill", "tgkill"})
 SEND_TO_THREAD = frozenset({"tgkill"})
 """Process, thread, signal; the others have the signal second."""
@@ -81,7 +84,7 @@ FUTEX_MOVES = frozenset({3, 4, 12})
 FUTEX_UNLOCK_PI = 7
 FUTEX_CONTENDED = 2
 """What a mutex's word holds while somebody waits for it: glibc, musl, Rust, Go (Drepper, "Futexes are tricky")."""
-ETIMEDOUT = 110
+EAGAIN, ETIMEDOUT = 11, 110
 ON_FD = frozenset(
     {
         "accept", "accept4", "close", "connect", "copy_file_range", "epoll_ctl", "epoll_pwait", "epoll_pwait2",

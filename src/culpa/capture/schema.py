@@ -384,6 +384,18 @@ THREAD_STATES = table(
     ("file_type", FILE_TYPE, "", "as in `syscalls`"),
 )
 
+FILE_LOCKS = table(
+    "file_locks",
+    "A lock of a file that a process held or waited for when the kernel's list of locks (/proc/locks) was read: at the "
+    "start, about once a second, and at the end.",
+    ("ts_ns", I64, "ns", "when it was read"),
+    ("pid", I32, "", "the process; null: it holds the lock by an open file, and was not looked for"),
+    ("dev", U32, "dev_t", "device of the file system, as in `syscalls`"),
+    ("ino", U64, "", "inode"),
+    ("exclusive", BOOL, "", "a lock for writing"),
+    ("waits", BOOL, "", "it does not hold the lock, but waits for it"),
+)
+
 SUMS = table(
     "sums",
     "What threads did after `evidence.sums_from_ns`, summed up in the kernel: records cost more than the budget by then.",
@@ -483,7 +495,7 @@ COUNTERS = table(
 
 TABLES: Final[tuple[Table, ...]] = (
     OFFCPU, SYSCALLS, MESSAGES, RETRANSMITS, SOCKETS, BLOCKS, BLOCK_PARTS, DIRTIED, UNCACHED, FREED, THROTTLES, ASYNC_IO,
-    TASKS, PROCESSES, AFFINITY, FILES, STACKS, CODE, THREAD_STATES, SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS, DEVICES,
-    COUNTERS,
+    TASKS, PROCESSES, AFFINITY, FILES, STACKS, CODE, THREAD_STATES, FILE_LOCKS, SUMS, SAMPLES, SWEEPS, REQUESTS, REDIS,
+    DEVICES, COUNTERS,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}

@@ -77,7 +77,7 @@ def opened(pids: Iterable[int], proc_root: Path = PROC) -> Opened:
     files = OpenFiles(proc_root)
     appended: set[tuple[int, int]] = set()
     synced: set[tuple[int, int]] = set()
-    for pid, fd in islice(_fds(pids, proc_root), MAX_LOOKED_AT):
+    for pid, fd in islice(fds(pids, proc_root), MAX_LOOKED_AT):
         flags = parse_fdinfo(read_bounded(f"{proc_root}/{pid}/fdinfo/{fd}") or b"").flags
         file = files.look(pid, fd) if flags & (os.O_APPEND | os.O_DSYNC) else None
         if file is None or file.file_type != "reg":
@@ -116,7 +116,8 @@ def lengths(files: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(found, schema=names, orient="row").unique(["dev", "ino"], keep="first", maintain_order=True)
 
 
-def _fds(pids: Iterable[int], proc_root: Path) -> Iterator[tuple[int, int]]:
+def fds(pids: Iterable[int], proc_root: Path = PROC) -> Iterator[tuple[int, int]]:
+    """Processes and the numbers of their open files."""
     for pid in pids:
         for fd in numbers_in(proc_root / str(pid) / "fdinfo"):
             yield pid, fd

@@ -23,6 +23,7 @@ from culpa.capture.manifest import BlindSpot, Cost, EndedBy, Evidence, Manifest,
 from culpa.collect.affinity import Affinities
 from culpa.collect.clock import Moment, unsteady_clocks
 from culpa.collect.devices import device_rows
+from culpa.collect.filelocks import FileLocks
 from culpa.collect.host import HostCounters, host_facts
 from culpa.collect.native.stacks import NativeStacks
 from culpa.collect.openfiles import Opened, lengths, opened
@@ -89,6 +90,7 @@ class Watch:
         self._threads_left_out = False
         self._counters = HostCounters(self._targets)
         self._affinities = Affinities()
+        self._locks = FileLocks()
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
         share = limits.budget_percent / 100 * STACKS_BUDGET
         self._stacks = StackSampler((), budget_share=share)
@@ -110,7 +112,7 @@ class Watch:
         From here to its end culpa takes part in the host like any other program: its clocks run, its buffers fill.
         """
         table = SocketTable.read(PROC, talk=True)
-        peers = self._peers(table)
+        peers = self._peers(table) | self._lockers()
         self._roles |= dict.fromkeys(sorted(peers), "peer")
         self._sockets.append(socket_rows(self._roles, table=table))
         self._counters.start()
@@ -206,6 +208,11 @@ class Watch:
         second = peers_of(self._targets | first, table=table) - {self._self}
         return set(sorted(first | second)[: max(0, MAX_WATCHED - len(self._targets))]) - self._targets
 
+    def _lockers(self) -> frozenset[int]:
+        """Who holds the lock of a file that a watched process waits for, or a target has open."""
+        self._locks.look()
+        return self._locks.holders(self._targets, [*self._targets, *self._present()]) - {self._self}
+
     def _present(self) -> list[int]:
         return [pid for pid in self._roles if self._roles[pid] in ("target", "peer", "child", "waker")][:MAX_WATCHED]
 
@@ -225,7 +232,7 @@ class Watch:
     def _look_around(self) -> None:
         self._take_in()
         table = SocketTable.read(PROC)
-        peers = self._peers(table)
+        peers = self._peers(table) | self._lockers()
         strangers = (peers | self._source.watched()) - self._roles.keys() - {self._self}
         # Where thousands come and go, most are gone before anybody could look at them.
         room = max(0, MAX_PROCESS_ROWS - len(self._roles))
@@ -278,6 +285,7 @@ class Watch:
             schema.DEVICES.name: device_rows(),
             schema.AFFINITY.name: self._affinities.rows(),
             schema.THREAD_STATES.name: pl.concat(self._states),
+            schema.FILE_LOCKS.name: self._locks.rows(),
             schema.SOCKETS.name: _sockets([seen.tables.get(schema.SOCKETS.name), *self._sockets]),
             schema.PROCESSES.name: processes,
             schema.CODE.name: pl.concat([self._stacks.rows(), self._native.rows()]),

@@ -1,8 +1,9 @@
-"""Waits for the other end of a pipe, for an eventfd, and on unix sockets for what is no request.
+"""Waits for the other end of a pipe, for an eventfd, and on sockets for what is no request.
 
 All of these wake the waiter inside the system call of whoever caused it, so the waker is believed where its call is on
-the same object: the pipe's inode (both ends have the same), the socket's other end, an eventfd (all share one inode;
-eight bytes are written to it). A wait on many files is for the one that the thread reads or writes next.
+the same object: the pipe's inode (both ends have the same, and opening one waits for the other), the socket's other
+end, an eventfd (all share one inode; eight bytes are written to it). A wait on many files is for the one that the
+thread reads or writes next. What is sent over TCP faster than it is read waits for the thread that reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from culpa import syscalls
 from culpa.model import childwaits
-from culpa.model.axis import Bools, Int64s
+from culpa.model.axis import NO_THREAD, Bools, Int64s
 from culpa.model.calls import Calls, pick
 from culpa.model.kinds import NONE, Kind
 from culpa.model.objects import Objects, Thing
@@ -27,6 +28,7 @@ MOVES = syscalls.RECEIVE | syscalls.SEND
 ENDS = syscalls.SEND | syscalls.CLOSE
 PIPE, EVENTFD, UNIX = range(3)
 _STAGES = ("pipe", "eventfd", "unix socket")
+NOT_READ = "what is sent is not read yet"
 
 
 class FileWaits:
@@ -34,7 +36,7 @@ class FileWaits:
 
     def __init__(self, timeline: Timeline, calls: Calls, objects: Objects, ended: Mapping[int, int]) -> None:
         self._timeline, self._calls, self._objects = timeline, calls, objects
-        wakes = Wakes.of(timeline, calls, MOVES | syscalls.MANY_WAIT)
+        wakes = Wakes.of(timeline, calls, MOVES | syscalls.OPEN | syscalls.MANY_WAIT)
         wakes = wakes.only(wakes.waker >= 0)
         through = self._through(wakes)
         many = calls.among(wakes.call, syscalls.MANY_WAIT)
@@ -46,7 +48,7 @@ class FileWaits:
     def _through(self, wakes: Wakes) -> Int64s:
         """What kind of object the waker's call is on, `NONE` where it is none of these."""
         calls, act = self._calls, wakes.act
-        moves = calls.among(act, MOVES | syscalls.CLOSE)
+        moves = calls.among(act, MOVES | syscalls.OPEN | syscalls.CLOSE)
         rows = np.where(moves, act, NONE)
         kind = np.full(len(rows), NONE, np.int64)
         kind[calls.is_file_type(rows, "fifo")] = PIPE
@@ -70,6 +72,8 @@ class FileWaits:
         opposite = np.where(
             receives, calls.among(wakes.act, ENDS), calls.among(wakes.act, syscalls.RECEIVE | syscalls.CLOSE)
         )
+        opening = calls.among(wakes.call, syscalls.OPEN)
+        opposite = np.where(opening, calls.among(wakes.act, syscalls.OPEN), opposite)
         same = calls.ino(wakes.call) == self._other_end(wakes, through)
         on_number = calls.is_file_type(wakes.call, "anon") & (calls.arg(wakes.call, 2) == EVENTFD_BYTES)
         held: Bools = opposite & (through != NONE) & np.where(through == EVENTFD, on_number, same)
@@ -116,7 +120,7 @@ class FileWaits:
         Args:
             index: pieces that are interruptible waits.
         """
-        row = self._wakes.row_of(pieces.segment[index])
+        waits, row = index, self._wakes.row_of(pieces.segment[index])
         index, row = index[row >= 0], row[row >= 0]
         pid, call = self._timeline.pid, self._wakes.call[row]
         within = pid[self._wakes.waker[row]] == pid[self._wakes.lane[row]]
@@ -127,3 +131,30 @@ class FileWaits:
         for number, which in np.unique(np.stack([nr, kind], axis=1), axis=0).tolist():
             thing = Thing(syscall=self._calls.numbers.name(number), stage=_STAGES[which])
             pieces.label(index[(nr == number) & (kind == which)], thing)
+        self._explain_full(pieces, waits)
+
+    def _explain_full(self, pieces: Pieces, index: Int64s) -> None:
+        """Waits for room in a connection: for whoever reads at its other end; of another host nothing more is known.
+
+        The kernel takes what comes over loopback in anybody's context, so it is no waker that tells who reads, but the
+        calls on the socket at the other end.
+        """
+        calls = self._calls
+        call = pieces.call[index]
+        index = index[calls.among(call, syscalls.SEND) & calls.is_socket(call) & (pieces.next[index] == NO_THREAD)]
+        ino = calls.ino(pieces.call[index])
+        for number in np.unique(ino).tolist():
+            here, socket = index[ino == number], self._objects.sockets.get(number)
+            if socket is None or number in self._objects.unix_peers:
+                continue
+            reader = NO_THREAD if socket.peer_ino is None else self._reader(socket.peer_ino)
+            pieces.label(here, Thing(peer=socket.peer, stage=NOT_READ))
+            if reader not in (NO_THREAD, int(pieces.lane[here[0]])):
+                pieces.follow(here, np.full(len(here), reader), Kind.PEER)
+
+    def _reader(self, ino: int) -> int:
+        """The lane of the thread that read last from a socket, `NO_THREAD` where none did."""
+        calls, span = self._calls, self._timeline.axis.span
+        reads = np.flatnonzero(calls.among(calls.spans.row, syscalls.RECEIVE))
+        starts = calls.spans.start[reads[calls.ino(calls.spans.row[reads]) == ino]]
+        return int(starts[np.argmax(starts % span)] // span) if len(starts) else NO_THREAD

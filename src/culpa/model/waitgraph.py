@@ -19,13 +19,14 @@ import polars as pl
 from culpa import syscalls
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.model import childwaits, stopwaits
+from culpa.model import childwaits, stopwaits, timeouts
 from culpa.model.arrivals import Arrivals, Busy, only_taker
 from culpa.model.asyncwaits import AsyncWaits
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, distinct
 from culpa.model.calls import UNKNOWN_NR, Calls
 from culpa.model.connectwaits import ConnectWaits
 from culpa.model.devices import BlockIndex
+from culpa.model.filelocks import FileLockWaits
 from culpa.model.filewaits import FileWaits
 from culpa.model.hungwaits import HungWaits
 from culpa.model.kernelwaits import KernelWaits
@@ -129,7 +130,7 @@ def build(capture: Capture, timeline: Timeline, requests: Requests) -> WaitGraph
     resting = _asked_before(pieces, timeline, waits.voluntary, calls, rested)
     _explain_own_calls(pieces, waits.voluntary, calls, talk, objects, serving, resting)
     beside.explain(pieces, waits.voluntary, kernel, serving, resting)
-    _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture.frame(schema.TASKS))
+    _follow_wakers(pieces, timeline, waits.voluntary, calls, objects, locks, talk, capture)
     beside.follow(pieces, waits.voluntary)
     stopwaits.explain(pieces, timeline, waits.stopped, calls, objects)
     hung = HungWaits(pieces, timeline, calls, objects, capture)
@@ -261,15 +262,19 @@ def _asked_before(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Call
 
 def _follow_wakers(
     pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, objects: Objects, locks: LockWaits,
-    talk: Conversations, tasks: pl.DataFrame,
+    talk: Conversations, capture: Capture,
 ) -> None:  # fmt: skip
     """Interruptible waits that another thread ended by a call on the same object, or by its own end."""
-    ended = childwaits.ends(tasks)
+    ended = childwaits.ends(capture.frame(schema.TASKS))
+    file_locks = FileLockWaits(timeline, calls, objects, ended, capture)
+    file_locks.explain_tries(pieces, index)
     pieces.idle[:] = pieces.kind == Kind.IDLE
+    file_locks.explain(pieces, index)
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
     _queue_behind_requests(pieces, timeline, index, talk)
     childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, ended)
+    timeouts.go_on(pieces, index, calls)
 
 
 def _queue_behind_requests(pieces: Pieces, timeline: Timeline, index: Int64s, talk: Conversations) -> None:

@@ -34,7 +34,7 @@ MACHINES: Final = ("x86_64", "aarch64")
 _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("read", 0, 63, FD | IN | BUFFER),
     ("write", 1, 64, FD | OUT | BUFFER),
-    ("open", 2, None, FD_RETURN),
+    ("open", 2, None, FD_RETURN | WAKES),
     ("close", 3, 57, FD | FD_GONE),
     ("fstat", 5, 80, FD),
     ("lseek", 8, 62, FD),
@@ -72,7 +72,7 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("fadvise64", 221, 223, FD),
     ("epoll_wait", 232, None, FD),
     ("epoll_ctl", 233, 21, FD),
-    ("openat", 257, 56, FD_RETURN),
+    ("openat", 257, 56, FD_RETURN | WAKES),
     ("splice", 275, 76, FD | IN),
     ("sync_file_range", 277, 84, FD),
     ("epoll_pwait", 281, 22, FD),
@@ -97,6 +97,7 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("msgsnd", 69, 189, WAKES),
     ("msgrcv", 70, 188, WAKES),
     ("semop", 65, 193, WAKES),
+    ("semtimedop", 220, 192, WAKES),
     ("clone", 56, 220, WAKES),
     ("fork", 57, None, WAKES),
     ("vfork", 58, None, WAKES),
@@ -109,7 +110,7 @@ _CALLS: Final[tuple[tuple[str, int | None, int | None, int], ...]] = (
     ("tgkill", 234, 131, WAKES),
     ("clone3", 435, 435, WAKES),
     ("futex_wake", 454, 454, WAKES),
-    ("openat2", 437, 437, FD_RETURN),
+    ("openat2", 437, 437, FD_RETURN | WAKES),
     ("epoll_pwait2", 441, 441, FD),
 )
 

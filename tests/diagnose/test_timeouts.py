@@ -1,0 +1,76 @@
+"""Timers of an event loop that run out while a request waits for another thread, on scenes whose times are chosen by
+hand.
+"""
+
+from __future__ import annotations
+
+import pytest
+from scene import APP, EPOLL, MS, US, WRITE, Scene
+
+from culpa.capture import schema
+from culpa.diagnose.judge import judge
+from culpa.diagnose.verdict import Node, Verdict
+
+WORKER, EVENTFD, STATISTICS = 800, 97, 96
+POLLED = 99
+
+
+def seconds(node: Node, kind: str) -> float:
+    """The time of the uppermost nodes of a kind."""
+    return node.seconds if node.kind == kind else sum(seconds(child, kind) for child in node.children)
+
+
+def wait(scene: Scene, ns: int, *, ret: int, waker: int | None = None) -> None:
+    """The loop waits on many files."""
+    scene.call(APP, EPOLL, scene.now, scene.now + ns + 2 * US, ino=POLLED, kind="anon", ret=ret)
+    scene.sleep(APP, scene.now + US, scene.now + ns, scene.now + ns + US, waker=waker)
+    scene.now += ns + 3 * US
+
+
+def served(*, reports: bool = False, by_worker: bool = True) -> Verdict:
+    """Five requests of 300 ms: two timers run out, each followed by a look that waits for nothing; then a worker that
+    computed all the while writes to an eventfd, or a third timer runs out. `reports`: the second timer sends something.
+    """
+    scene = Scene()
+    scene.now += 2 * MS
+    for _ in range(5):
+        scene.request_arrives()
+        begun = scene.now
+        for number in range(2):
+            wait(scene, 100 * MS, ret=0)
+            if reports and number:
+                scene.call(APP, WRITE, scene.now, scene.now + US, ino=STATISTICS, kind="fifo", ret=40)
+            scene.call(APP, EPOLL, scene.now + 2 * US, scene.now + 3 * US, ino=POLLED, kind="anon", ret=0)
+            scene.now += 5 * US
+        if by_worker:
+            scene.sleep(WORKER, begun - US, begun, begun + US)
+            done = scene.now + 100 * MS
+            scene.add(schema.SYSCALLS, enter_ns=done - US, exit_ns=done + US, tid=WORKER, pid=APP, nr=WRITE, ret=8,
+                      arg0=5, arg1=0, arg2=8, dev=8, ino=EVENTFD, file_type="anon")  # fmt: skip
+        wait(scene, 100 * MS, ret=1 if by_worker else 0, waker=WORKER if by_worker else None)
+        scene.answer()
+    scene.sleep(WORKER, scene.now, scene.now + MS, scene.now + MS)
+    scene.add(schema.TASKS, tid=WORKER, pid=APP, comm="worker", kernel=False, watched_ns=scene.start)
+    return judge(scene.capture())
+
+
+def test_timers_that_change_nothing_do_not_end_a_wait() -> None:
+    """The request waits for the worker, whatever wakes its loop meanwhile."""
+    verdict = served()
+    assert 1.5 == pytest.approx(seconds(verdict.blame, "peer"), abs=0.001)
+    assert 0 == seconds(verdict.blame, "sleep")
+    assert [] == [cause.id for cause in verdict.causes if cause.id == "sleep.by-choice"]
+
+
+def test_a_timer_after_which_it_goes_on_with_its_work_was_a_sleep() -> None:
+    """Two tenths of a second of each request pass before it sends something."""
+    verdict = served(reports=True)
+    assert 1.0 == pytest.approx(seconds(verdict.blame, "sleep"), abs=0.001)
+    assert 0.5 == pytest.approx(seconds(verdict.blame, "peer"), abs=0.001)
+
+
+def test_a_loop_that_looks_again_and_again_sleeps() -> None:
+    """Its last timer is followed by the answer."""
+    verdict = served(by_worker=False)
+    assert 1.5 == pytest.approx(seconds(verdict.blame, "sleep"), abs=0.001)
+    assert ["sleep.by-choice"] == [cause.id for cause in verdict.causes if cause.level != "note"]
