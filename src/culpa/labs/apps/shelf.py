@@ -1,7 +1,8 @@
-"""A shelf of figures that importers renew under a lock, for `serve.py`: `shelf.py IMPORTERS HOLD-ROUNDS`.
+"""A shelf of figures that importers renew under a lock, for `serve.py`: `shelf.py IMPORTERS HOLD-ROUNDS [PAUSE-MS]`.
 
 /locked   reads the shelf while nobody renews it
 /copied   reads the copy that the last importer left
+/patient  waits for PAUSE-MS, then reads the shelf while nobody renews it
 """
 
 from __future__ import annotations
@@ -39,9 +40,15 @@ def read_locked(shelf: Shelf) -> str:
         return shelf.figures
 
 
+def read_later(shelf: Shelf, pause_s: float) -> str:
+    """Leave it to the importers for a while first."""
+    time.sleep(pause_s)
+    return read_locked(shelf)
+
+
 def application(arguments: list[str]) -> Callable[[str], str | None]:
-    """Two ways to the same figures."""
-    importers, rounds = int(arguments[0]), int(arguments[1])
+    """Three ways to the same figures."""
+    importers, rounds, pause_ms = map(int, [*arguments, "0"][:3])
     shelf = Shelf()
     for _ in range(importers):
         threading.Thread(target=renew, args=(shelf, rounds), daemon=True).start()
@@ -49,6 +56,8 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
     def answer(path: str) -> str | None:
         if path == "locked":
             return read_locked(shelf)
+        if path == "patient":
+            return read_later(shelf, pause_ms / 1000)
         return shelf.copy if path == "copied" else None
 
     return answer
