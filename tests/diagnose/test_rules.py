@@ -197,7 +197,7 @@ def test_computing_is_a_cause_only_of_a_slow_request() -> None:
 
 
 def test_computing_beside_a_longer_wait_is_a_cause_if_it_alone_makes_the_request_slow() -> None:
-    """400 ms beside 700 of sleep; not 100 ms beside 100, nor 300 in a request of seconds, in which nobody misses them."""
+    """400 ms beside 700 of sleep; not 100 ms beside 150, nor 300 in a request of seconds, of which they are little."""
     above = {}
     for computed, slept in ((400, 700), (100, 150), (300, 2000)):
         scene = Scene()

@@ -45,7 +45,7 @@ def _pid(picture: Picture, node: int) -> int:
     title="It simply computes",
     needs=(),
     fixes=(),
-    fires=(Lab("cpu-busy"),),
+    fires=(Lab("cpu-busy"), Lab("double-churn-count")),
     silent=(Lab("cpu-busy-healthy"), Lab("sleep-by-choice")),
 )
 def busy(picture: Picture) -> Iterator[Finding]:
