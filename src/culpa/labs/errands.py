@@ -69,13 +69,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """A part of a request. `kind`: of the service's own step in the chain. `slow`: the disk that it needs.
-    `of_process`: whether the cause names the service's process.
+    """A part of a request. `kind`: of the service's own step in the chain, if it has one. `slow`: the disk that it
+    needs. `of_process`: whether the cause names the service's process.
     """
 
     word: str
     cause: str
-    kind: NodeKind
+    kind: NodeKind | None
     give: Callable[[Ground], Given]
     may: tuple[str, ...] = ()
     needs: tuple[Need, ...] = ()
@@ -93,14 +93,14 @@ class Office:
 
     def truth(self, *, fix: str, more: tuple[str, ...] = ()) -> Truth:
         """That all of its errands are in trouble, in whichever order; `more` causes may be named as well."""
-        pid, first = self.case.app.pid, self.errands[0]
+        pid, kind = self.case.app.pid, self.errands[0].kind
         return Truth(
             causes=tuple(errand.cause for errand in self.errands),
             any_order=len(self.errands) > 1,
             may=(*(cause for errand in self.errands for cause in errand.may), *more),
             who=tuple(stand.who(errand.cause, pid) for errand in self.errands if errand.of_process),
             on=tuple(given.on for given in self.given if given.on is not None),
-            path=(TruthStep(kind=first.kind, pid=pid), *self.given[0].below),
+            path=(*((TruthStep(kind=kind, pid=pid),) if kind else ()), *self.given[0].below),
             fix=fix,
         )
 
@@ -228,7 +228,7 @@ def _store(ground: Ground) -> Given:
     server, keys = redis_server.start(ground.site, ground.site.directory), ground.chance.randrange(7_000, 9_000)
     server.client.mset({f"item:{number:06}": number for number in range(1, keys + 1)})
     return Given(
-        settings={"store": str(server.port), "keys": str(keys)}, below=(TruthStep(kind="running", pid=server.pid),)
+        settings={"store": str(server.port), "keys": str(keys)}, below=(TruthStep(kind="peer", pid=server.pid),)
     )
 
 
@@ -259,6 +259,6 @@ DROP = Errand(
 )  # fmt: skip
 COUNT = Errand(word="count", cause="cpu.busy", kind="running", give=_rounds, may=("cpu.runqueue",))
 FETCH = Errand(
-    word="fetch", cause="app.redis.round-trips", kind="peer", give=_store, may=("cpu.busy", "cpu.runqueue"),
+    word="fetch", cause="app.redis.round-trips", kind=None, give=_store, may=("cpu.busy", "cpu.runqueue"),
     needs=("redis-server",),
 )  # fmt: skip
