@@ -91,13 +91,13 @@ class Office:
     errands: tuple[Errand, ...]
     given: tuple[Given, ...] = field(repr=False)
 
-    def truth(self, *, fix: str, more: tuple[str, ...] = ()) -> Truth:
-        """That all of its errands are in trouble, in whichever order; `more` causes may be named as well."""
+    def truth(self, *, fix: str) -> Truth:
+        """That all of its errands are in trouble, in whichever order."""
         pid, kind = self.case.app.pid, self.errands[0].kind
         return Truth(
             causes=tuple(errand.cause for errand in self.errands),
             any_order=len(self.errands) > 1,
-            may=(*(cause for errand in self.errands for cause in errand.may), *more),
+            may=tuple(cause for errand in self.errands for cause in errand.may),
             who=tuple(stand.who(errand.cause, pid) for errand in self.errands if errand.of_process),
             on=tuple(given.on for given in self.given if given.on is not None),
             path=(*((TruthStep(kind=kind, pid=pid),) if kind else ()), *self.given[0].below),
@@ -178,7 +178,7 @@ def _visits(ground: Ground) -> Given:
     folder = ground.disk.directory / "visits"
     folder.mkdir()
     settings = {"folder": str(folder), "files": str(files), "bytes": str(size)}
-    return Given(settings=settings)
+    return Given(settings=settings, on=TruthOn(cause=TEMP_CHURN, path=f"{folder.resolve()}/<hex>/page-*.tmp"))
 
 
 def _pause(ground: Ground) -> Given:
