@@ -28,7 +28,7 @@ from culpa.labs import (
     tunnel,
     word_pop,
 )
-from culpa.labs.errands import AGAIN, ASK, COLD, COUNT, FETCH, NAME, REST, SYNC, WELL, Errand, Slow
+from culpa.labs.errands import AGAIN, ASK, COUNT, FETCH, NAME, REST, SYNC, WELL, Errand, Slow
 from culpa.labs.lab import Conditions, Lab, Need, Played
 from culpa.labs.site import Program, opened
 
@@ -171,7 +171,7 @@ SLOW_DISK = errands.SLOW_DISK
 HERRINGS = (
     Herring(name="disk", errand=REST, begin=_copier, slow=errands.few_bytes, needs=SLOW_DISK,
         silent=("disk.neighbour", "disk.saturated", "mem.dirty-throttle")),
-    Herring(name="disk-sound", errand=COLD, begin=_copier, slow=errands.few_bytes, needs=SLOW_DISK, sound=True,
+    Herring(name="disk-sound", errand=AGAIN, begin=_copier, slow=errands.few_bytes, needs=SLOW_DISK, sound=True,
         silent=("disk.neighbour", "disk.saturated", "disk.slow-device", "mem.dirty-throttle")),
     Herring(name="hog", errand=ASK, begin=_hog, silent=("cpu.runqueue", "cpu.busy")),
     Herring(name="hog-sound", errand=FETCH, begin=_hog, sound=True, silent=("cpu.runqueue", "cpu.busy")),
