@@ -3,6 +3,7 @@
 /locked   reads the shelf while nobody renews it
 /copied   reads the copy that the last importer left
 /patient  waits for PAUSE-MS, then reads the shelf while nobody renews it
+/relaxed  waits for PAUSE-MS, then reads the copy
 """
 
 from __future__ import annotations
@@ -40,24 +41,29 @@ def read_locked(shelf: Shelf) -> str:
         return shelf.figures
 
 
-def read_later(shelf: Shelf, pause_s: float) -> str:
+def read_later(read: Callable[[], str], pause_s: float) -> str:
     """Leave it to the importers for a while first."""
     time.sleep(pause_s)
-    return read_locked(shelf)
+    return read()
 
 
 def application(arguments: list[str]) -> Callable[[str], str | None]:
-    """Three ways to the same figures."""
+    """Four ways to the same figures."""
     importers, rounds, pause_ms = map(int, [*arguments, "0"][:3])
     shelf = Shelf()
     for _ in range(importers):
         threading.Thread(target=renew, args=(shelf, rounds), daemon=True).start()
 
-    def answer(path: str) -> str | None:
-        if path == "locked":
-            return read_locked(shelf)
-        if path == "patient":
-            return read_later(shelf, pause_ms / 1000)
-        return shelf.copy if path == "copied" else None
+    def locked() -> str:
+        return read_locked(shelf)
 
-    return answer
+    def copied() -> str:
+        return shelf.copy
+
+    ways = {
+        "locked": locked,
+        "copied": copied,
+        "patient": lambda: read_later(locked, pause_ms / 1000),
+        "relaxed": lambda: read_later(copied, pause_ms / 1000),
+    }
+    return lambda path: ways[path]() if path in ways else None
