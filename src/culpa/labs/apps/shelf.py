@@ -60,7 +60,7 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
     def copied() -> str:
         return shelf.copy
 
-    ways = {
+    ways: dict[str, Callable[[], str]] = {
         "locked": locked,
         "copied": copied,
         "patient": lambda: read_later(locked, pause_ms / 1000),
