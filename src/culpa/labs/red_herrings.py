@@ -174,7 +174,6 @@ HERRINGS = (
     Herring(name="disk-sound", errand=AGAIN, begin=_copier, slow=errands.few_bytes, needs=SLOW_DISK, sound=True,
         silent=("disk.neighbour", "disk.saturated", "disk.slow-device", "mem.dirty-throttle")),
     Herring(name="hog", errand=ASK, begin=_hog, silent=("cpu.runqueue", "cpu.busy")),
-    Herring(name="hog-sound", errand=FETCH, begin=_hog, sound=True, silent=("cpu.runqueue", "cpu.busy")),
     Herring(name="full", errand=FETCH, begin=_full, needs=("root", "loop"), silent=("fs.full", "sleep.by-choice")),
     Herring(name="swap", errand=NAME, begin=_swap, needs=("root", "slow-disk", "swap"),
         silent=("mem.swap", "mem.cgroup-limit", "mem.reclaim")),
