@@ -217,6 +217,22 @@ def test_computing_is_a_cause_only_of_a_slow_request() -> None:
     assert {400: "critical", 50: "note"} == levels
 
 
+def test_computing_beside_a_longer_wait_is_a_cause_if_it_alone_makes_the_request_slow() -> None:
+    """400 ms beside 700 of sleep; not 100 ms beside 150, nor 300 in a request of seconds, of which they are little."""
+    above = {}
+    for computed, slept in ((400, 700), (100, 150), (300, 2000)):
+        scene = Scene()
+        scene.now += 2 * MS
+        scene.request_arrives()
+        scene.compute(computed * MS)
+        scene.nap(slept * MS)
+        scene.answer()
+        above[computed] = heads(judge(scene.capture()), above_note=True)
+
+    assert ["sleep.by-choice", "cpu.busy"] == above[400]
+    assert ["sleep.by-choice"] == above[100] == above[300]
+
+
 def test_another_host_is_named_by_its_address() -> None:
     """30 ms of a 40 ms request pass while another host works."""
     scene = Scene()

@@ -16,16 +16,23 @@ from culpa.diagnose.verdict import Predicted
 from culpa.errors import UsageError
 from culpa.labs import catalogue
 from culpa.labs.bench import Bench, Case, Head, Plan, run_bench, summed, table
-from culpa.labs.lab import Conditions, Measured, Played, Score, Truth, TruthWho
+from culpa.labs.lab import Conditions, Family, Measured, Played, Score, Truth, TruthWho
 from culpa.labs.product import NoVerdictError
 
 ALL_RIGHT = Score(top1=True, all_named=True, who=True, on=True, path=True, false_alarms=(), prediction_error=0.1)
 
 
-def case(*, score: Score = ALL_RIGHT, truth: Truth, heads: tuple[Head, ...] = (), seconds: float = 5.0) -> Case:
+def case(
+    *,
+    score: Score = ALL_RIGHT,
+    truth: Truth,
+    heads: tuple[Head, ...] = (),
+    seconds: float = 5.0,
+    family: Family = "hosts",
+) -> Case:
     """One case with what matters here set."""
     return Case(
-        lab="some", stage="as found", family="hosts", parameters={}, truth=truth, heads=heads,
+        lab="some", stage="as found", family=family, parameters={}, truth=truth, heads=heads,
         measured=Measured(before=1.0), score=score, seconds=seconds, explained=0.97,
     )  # fmt: skip
 
@@ -75,6 +82,13 @@ def test_how_many_predictions_hold_and_how_wide_they_are() -> None:
     assert "predicted 2.00 s (1.00 s to 4.00 s), measured 900 ms" in lines
     bottomless = msgspec.structs.replace(holds, predicted=Predicted(p50=1.0, low=0.0, high=1.25))
     assert summed(Plan(seed=3), [case(truth=truth, score=bottomless)]).widest_prediction is None
+
+
+def test_red_herrings_are_told_once_more() -> None:
+    """They count among the sound ones and those with one cause as well."""
+    cases = [case(truth=Truth(causes=()), family="herring"), case(truth=Truth(causes=("cpu.busy",)), family="herring")]
+    groups = summed(Plan(seed=3), [*cases, case(truth=Truth(causes=()))]).groups
+    assert [(group.name, group.cases) for group in groups] == [("sound", 2), ("one cause", 1), ("red herrings", 2)]
 
 
 def test_a_family_that_there_is_not() -> None:

@@ -67,7 +67,9 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """The cases with so many true causes: `name` is sound, one cause, or several causes."""
+    """The cases with so many true causes: `name` is sound, one cause, or several causes. Those of the first two beside
+    which something conspicuous went on are told once more, as red herrings.
+    """
 
     name: str
     cases: int
@@ -272,6 +274,7 @@ def _groups(cases: Sequence[Case]) -> Iterator[Group]:
     by_name: dict[str, list[Case]] = {"sound": [], "one cause": [], "several causes": []}
     for case in cases:
         by_name[("sound", "one cause", "several causes")[min(len(case.truth.causes), 2)]].append(case)
+    by_name["red herrings"] = [case for case in cases if case.family == "herring"]
     for name, found in by_name.items():
         if found:
             yield Group(

@@ -82,14 +82,14 @@ def _raised(
     slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=iops, unit="reads"))
     disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     conditions.progress(f"slow disk: {disk.device} on {disk.directory}, {slowness.rate}")
-    _fill(disk.directory / SHELVES, drawn["files"] * requests)
-    _fill(disk.directory / OTHERS, drawn["files"])
+    fill(disk.directory / SHELVES, drawn["files"] * requests)
+    fill(disk.directory / OTHERS, drawn["files"])
     arguments = (str(disk.directory / SHELVES), str(drawn["files"]))
     case = stand.raised(here, conditions, app="shelves", on=disk, arguments=arguments)
     return case, drawn
 
 
-def _fill(folder: Path, files: int) -> None:
+def fill(folder: Path, files: int) -> None:
     """Files that are on the disk and not in memory."""
     folder.mkdir()
     for number in range(files):

@@ -28,6 +28,7 @@ from culpa.labs.disk_queue import (
     DISK_SLOW_HEALTHY,
 )
 from culpa.labs.fsync_loop import FSYNC_LOOP, FSYNC_LOOP_HEALTHY
+from culpa.labs.host_doubles import HOST_DOUBLES
 from culpa.labs.journal_wait import JOURNAL_WAIT_HEALTHY, JOURNAL_WAIT_LAB
 from culpa.labs.lab import Lab, LabListing, Need
 from culpa.labs.lock_holders import LOCK_HOLDERS, LOCK_HOLDERS_HEALTHY
@@ -49,6 +50,7 @@ from culpa.labs.pool_exhausted import POOL_EXHAUSTED, POOL_EXHAUSTED_HEALTHY
 from culpa.labs.postgres_commits import POSTGRES_COMMITS, POSTGRES_COMMITS_HEALTHY
 from culpa.labs.prefork import PREFORK, PREFORK_HEALTHY
 from culpa.labs.proc_stopped import PROC_STOPPED, PROC_STOPPED_HEALTHY
+from culpa.labs.red_herrings import RED_HERRINGS
 from culpa.labs.redis_commands import REDIS_COMMANDS
 from culpa.labs.redis_disk import REDIS_DISK
 from culpa.labs.redis_doubles import REDIS_DOUBLES
@@ -159,6 +161,8 @@ LABS: tuple[Lab, ...] = (
     *REDIS_STALLS,
     *REDIS_DISK,
     *REDIS_DOUBLES,
+    *HOST_DOUBLES,
+    *RED_HERRINGS,
 )
 
 _PACKAGE_OF = {"ip": "iproute2", "perl": "perl", "node": "nodejs"}

@@ -25,7 +25,7 @@ PIECE = bytes(1 << 16)
 def play(conditions: Conditions) -> Played:
     """Parcels go to where there is no room."""
     with opened(conditions.progress) as here:
-        case, want, filling = _raised(here, conditions)
+        case, want, filling = raised(here, conditions)
         full = case.disk.directory
         before = case.seconds("here")
         judged = case.judge("here", show=True)
@@ -46,17 +46,17 @@ def play(conditions: Conditions) -> Played:
 def play_healthy(conditions: Conditions) -> Played:
     """Parcels go to where there is room; the full file system is only looked at."""
     with opened(conditions.progress) as here:
-        case, _, _ = _raised(here, conditions)
+        case, _, _ = raised(here, conditions)
         return case.sound("there")
 
 
-def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, str, list[Path]]:
-    """The depot, what its file system lacks, and the files that fill that."""
+def raised(here: Site, conditions: Conditions, *, name: str = "disk") -> tuple[stand.Stand, str, list[Path]]:
+    """The depot, what its file system (`name`) lacks, and the files that fill that."""
     chance = conditions.parameters.chance("disk-full")
     want, size = chance.choice((SPACE, INODES)), chance.randint(*SIZES_MB) << 20
-    directory = here.directory / "disk"
+    directory = here.directory / name
     directory.mkdir()
-    file = here.stack.enter_context(slowdisk.image(here.directory / "disk.img", size))
+    file = here.stack.enter_context(slowdisk.image(here.directory / f"{name}.img", size))
     device = here.stack.enter_context(slowdisk.loop(str(file), here, direct=False))
     inodes = ("-i", MANY_BYTES) if want == SPACE else ("-N", FEW_INODES)
     options = ("-m", "0", *inodes, *slowdisk.NOT_LATER)

@@ -23,7 +23,8 @@ Need = Literal[
     "swap", "loop", "mariadb",
 ]  # fmt: skip
 """`trace`: the truth of the lab cannot be told by samples, which see neither sleeps nor waits for peers."""
-Family = Literal["seeds", "redis", "writeback", "hosts", "double", "applications"]
+Family = Literal["seeds", "redis", "writeback", "hosts", "double", "herring", "applications"]
+"""`double`: several faults at once; `herring`: something conspicuous that has no part in what is asked about."""
 
 
 class TruthWho(msgspec.Struct, frozen=True, kw_only=True):

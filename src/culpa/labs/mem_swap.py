@@ -37,14 +37,18 @@ class Vault:
 def play(conditions: Conditions) -> Played:
     """Pushed out by a limit that is gone by now."""
     with opened(conditions.progress) as here:
-        vault = _raised(here, conditions)
-        squeezed = conditions.parameters.chance("mem-swap").randrange(24, 40)
-        vault.group.allow(squeezed * MEGABYTE)
-        vault.group.lift()
-        conditions.progress(
-            f"all but {squeezed} MiB of it were pushed out to {vault.area.device}; there is no limit now"
-        )
+        vault, squeezed = pushed_out(here, conditions)
         return _judged(vault, SWAP, may=SEEN_FROM_BELOW, drawn={"squeezed_mib": squeezed})
+
+
+def pushed_out(here: Site, conditions: Conditions) -> tuple[Vault, int]:
+    """A vault of which all but some megabytes lie in swap, and how many."""
+    vault = _raised(here, conditions)
+    squeezed = conditions.parameters.chance("mem-swap").randrange(24, 40)
+    vault.group.allow(squeezed * MEGABYTE)
+    vault.group.lift()
+    conditions.progress(f"all but {squeezed} MiB of it were pushed out to {vault.area.device}; there is no limit now")
+    return vault, squeezed
 
 
 def play_healthy(conditions: Conditions) -> Played:

@@ -6,6 +6,7 @@ pause, or not before a question is repeated. The twin looks up a name that is an
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 from culpa.labs import loopdev, ports, stand
@@ -44,17 +45,24 @@ def play_healthy(conditions: Conditions) -> Played:
 def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, str]:
     """The service, and the address of its name server."""
     chance = conditions.parameters.chance("name-lookup")
+    server, room = registered(here, chance)
     perl, port = loopdev.tool("perl") or "perl", ports.free_port()
+    file, domain = stand.copied(here, "switchboard.pl", "switchboard.pl"), f"lines{chance.randrange(10**6)}.test"
+    disk = stand.disk(here, conditions, slow=False)
+    argv = [*room, perl, str(file), str(port), domain]
+    return stand.served(here, conditions, argv, file=file, port=port, on=disk), server
+
+
+def registered(here: Site, chance: random.Random) -> tuple[str, list[str]]:
+    """Start a name server; its address, and the command by which a program is started that asks there."""
     server = ".".join(["127", *(str(chance.randint(1, 254)) for _ in range(3))])
     pause_s, habit = chance.randint(*PAUSES_MS) / 1000, chance.choice(HABITS)
     registry = stand.copied(here, "registry.pl", "registry.pl")
-    here.start([perl, str(registry), server, str(pause_s), habit], name="registry").wait_ready()
+    argv = [loopdev.tool("perl") or "perl", str(registry), server, str(pause_s), habit]
+    here.start(argv, name="registry").wait_ready()
     settings = _resolver_settings(here.directory, server)
-    file, domain = stand.copied(here, "switchboard.pl", "switchboard.pl"), f"lines{chance.randrange(10**6)}.test"
-    room = [loopdev.tool("unshare") or "unshare", "--mount", "sh", "-c", IN_ITS_OWN_ROOM, "sh", str(settings)]
-    argv = [*room, perl, str(file), str(port), domain]
-    disk = stand.disk(here, conditions, slow=False)
-    return stand.served(here, conditions, argv, file=file, port=port, on=disk), server
+    unshare = loopdev.tool("unshare") or "unshare"
+    return server, [unshare, "--mount", "sh", "-c", IN_ITS_OWN_ROOM, "sh", str(settings)]
 
 
 def _resolver_settings(directory: Path, server: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from culpa.labs import source, stand
+from culpa.labs import slowdisk, source, stand
 from culpa.labs.lab import Conditions, Lab, Measured, Played, Truth, TruthStep
 from culpa.labs.site import Site, opened
 
@@ -21,10 +21,10 @@ def play(conditions: Conditions) -> Played:
     desks, wait_ms = chance.randrange(2, 5), chance.randrange(60, 120)
     clients = desks + MORE_CLIENTS
     with opened(conditions.progress) as here:
-        case = _raised(here, conditions, desks=desks, wait_ms=wait_ms, clients=clients, name="few")
+        case = raised(here, conditions, desks=desks, wait_ms=wait_ms, clients=clients, name="few")
         verdict = case.judge(QUICK)  # first, so that the others are well under way when the clock runs
         before = case.seconds(QUICK, requests=REQUESTS)
-        repaired = _raised(here, conditions, desks=2 * clients, wait_ms=wait_ms, clients=clients, name="enough")
+        repaired = raised(here, conditions, desks=2 * clients, wait_ms=wait_ms, clients=clients, name="enough")
         measured = Measured(before=before, after_fix=repaired.seconds(QUICK, requests=REQUESTS))
         stage = case.stage("as found", QUICK, _truth(case), verdict, measured)
         return Played(stages=(stage,), disk=case.disk.kind, drawn={"desks": desks, "wait_ms": wait_ms})
@@ -33,14 +33,26 @@ def play(conditions: Conditions) -> Played:
 def play_healthy(conditions: Conditions) -> Played:
     """The other clients wait as long for their answers, but some workers are free."""
     with opened(conditions.progress) as here:
-        return _raised(here, conditions, desks=10, wait_ms=80, clients=4, name="enough").sound(QUICK)
+        return raised(here, conditions, desks=10, wait_ms=80, clients=4, name="enough").sound(QUICK)
 
 
-def _raised(here: Site, conditions: Conditions, *, desks: int, wait_ms: int, clients: int, name: str) -> stand.Stand:
-    """The service, and other clients, which never stop asking."""
-    disk = stand.disk(here, conditions, slow=False)
+def raised(
+    here: Site,
+    conditions: Conditions,
+    *,
+    desks: int,
+    wait_ms: int,
+    clients: int,
+    name: str,
+    on: slowdisk.Disk | None = None,
+    register: tuple[str, ...] = (),
+) -> stand.Stand:
+    """The service, and other clients, which never stop asking; `register` is where each stamp is entered, in so many
+    rows, on that disk.
+    """
+    disk = on or slowdisk.ordinary_disk(here)
     script = stand.copied(here, "desks.py", "app.py")
-    arguments = (str(desks), str(wait_ms))
+    arguments = (str(desks), str(wait_ms), *register)
     case = stand.started(here, conditions, script, on=disk, arguments=arguments, name=f"app-{name}")
     asker = stand.copied(here, "asker.py", "asker.py")
     for number in range(clients):

@@ -24,7 +24,7 @@ def play(conditions: Conditions) -> Played:
     stopped_ms, going_ms = chance.randrange(300, 450), chance.randrange(40, 60)
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
-        pauser = _pauser(case, case.app.pid, stopped_ms, going_ms)
+        pauser = pauser_of(case, case.app.pid, stopped_ms, going_ms)
         before = case.longest_seconds(ACTION, for_s=WATCHED_S)
         judged = case.judge(ACTION)
         pauser.stop()
@@ -40,7 +40,7 @@ def play_healthy(conditions: Conditions) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions)
         other = here.start([sys.executable, "-c", "while True: __import__('time').sleep(0.01)"], name="other")
-        _pauser(case, other.pid, 100, 30)
+        pauser_of(case, other.pid, 100, 30)
         return case.sound(ACTION)
 
 
@@ -49,7 +49,8 @@ def _raised(here: Site, conditions: Conditions) -> stand.Stand:
     return stand.raised(here, conditions, on=disk, app="primes", arguments=(str(BELOW),))
 
 
-def _pauser(case: stand.Stand, pid: int, stopped_ms: int, going_ms: int) -> Program:
+def pauser_of(case: stand.Stand, pid: int, stopped_ms: int, going_ms: int) -> Program:
+    """Start a program that stops a process for so long, lets it go on for so long, and so on."""
     file = stand.copied(case.site, "pauser.py", "pauser.py")
     return case.site.start([sys.executable, str(file), str(pid), str(stopped_ms), str(going_ms)], name="pauser")
 

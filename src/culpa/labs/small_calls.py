@@ -55,7 +55,7 @@ def play_reads(conditions: Conditions) -> Played:
     """A loop of the shell."""
     with opened(conditions.progress) as here:
         case = _clerk(here, conditions)
-        return case.troubled("each", _reads(case), repaired="once")
+        return case.troubled("each", read_by_shell(case), repaired="once")
 
 
 def play_reads_healthy(conditions: Conditions) -> Played:
@@ -65,19 +65,24 @@ def play_reads_healthy(conditions: Conditions) -> Played:
 
 
 def _clerk(here: Site, conditions: Conditions) -> stand.Stand:
+    return clerk(here, conditions, lines=LINES)
+
+
+def clerk(here: Site, conditions: Conditions, *, lines: int) -> stand.Stand:
+    """The service that has a shell script read a file of so many lines."""
     disk = slowdisk.ordinary_disk(here)
     script, ledger = stand.copied(here, "lines.sh", "lines.sh"), disk.directory / LEDGER
-    _fill(ledger, conditions)
+    _fill(ledger, conditions, lines)
     return stand.raised(here, conditions, app="clerk", on=disk, arguments=(str(script), str(ledger)))
 
 
-def _fill(ledger: Path, conditions: Conditions) -> None:
+def _fill(ledger: Path, conditions: Conditions, lines: int) -> None:
     chance = conditions.parameters.chance("small-reads")
-    ledger.write_text("".join(f"entry {number} of {chance.randrange(10**40):040}\n" for number in range(LINES)))
+    ledger.write_text("".join(f"entry {number} of {chance.randrange(10**40):040}\n" for number in range(lines)))
 
 
-def _reads(case: stand.Stand) -> Truth:
-    """The shell that reads is a new process each time, known by its name and the file."""
+def read_by_shell(case: stand.Stand) -> Truth:
+    """That a shell reads a byte at a time: a new process each time, known by its name and the file."""
     ledger = str((case.disk.directory / LEDGER).resolve())
     return Truth(
         causes=(SMALL_READS,),

@@ -44,22 +44,24 @@ def _raised(here: Site, conditions: Conditions) -> tuple[stand.Stand, int]:
     slowness = slowdisk.Slowness(rate=throttle.Rate(per_second=READ_IOPS, unit="reads"), image_bytes=IMAGE_BYTES)
     disk = here.stack.enter_context(slowdisk.slow_disk(here, slowness))
     conditions.progress(f"slow disk: {disk.device} on {disk.directory}, {slowness.rate}")
-    _spool(disk.directory / SPOOL, pieces)
-    if disk.device is not None:
-        loopdev.unmount(str(disk.directory))
-        loopdev.mount(disk.device, disk.directory)
+    spooled(disk, disk.directory / SPOOL, jobs=JOBS, pieces=pieces)
     conditions.progress(f"{JOBS} files of {pieces} pieces, and nothing of where they lie in memory")
     arguments = (str(disk.directory / SPOOL),)
     return stand.raised(here, conditions, app="prints", on=disk, arguments=arguments), pieces
 
 
-def _spool(folder: Path, pieces: int) -> None:
-    """Files with room for their pieces, and gaps between, as printing and databases leave them."""
+def spooled(disk: slowdisk.Disk, folder: Path, *, jobs: int, pieces: int) -> None:
+    """Files with room for their pieces, and gaps between, as printing and databases leave them; nothing of where they
+    lie is in memory.
+    """
     folder.mkdir()
-    for job in range(JOBS):
+    for job in range(jobs):
         with (folder / f"job-{job:04}").open("wb") as out:
             for number in range(pieces):
                 os.posix_fallocate(out.fileno(), number * (PIECE + GAP), PIECE)
+    if disk.device is not None:
+        loopdev.unmount(str(disk.directory))
+        loopdev.mount(disk.device, disk.directory)
 
 
 def _truth(case: stand.Stand) -> Truth:

@@ -277,7 +277,7 @@ def _batched(
     needs=(MESSAGES,),
     fixes=("app-ask-redis-for-less",),
     fires=(Lab("app-keys"),),
-    silent=(Lab("app-keys-healthy"), Lab("redis-slow-healthy"), Lab("cache-aside")),
+    silent=(Lab("app-keys-healthy"), Lab("redis-slow-healthy"), Lab("cache-aside"), Lab("herring-redis")),
 )
 def slow_command(picture: Picture) -> Iterator[Finding]:
     """What it detects: a request waits for a command whose work grows with the data (KEYS, HGETALL, SMEMBERS or LRANGE

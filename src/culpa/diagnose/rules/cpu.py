@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from math import inf
 
 from culpa.diagnose import chatter, freeing, nospace, rereads, smallcalls, workers
 from culpa.diagnose.code import line_of
@@ -16,6 +17,9 @@ from culpa.model.kinds import Kind
 
 MIN_BUSY_SHARE = 0.5
 """Of the time for which it had a CPU: with less, something that it waits for is the larger part."""
+MIN_SHARE_BY_ITSELF = 0.25
+"""Of the root's time, where the computing alone makes a request slow: a part of that size can be worth its removal,
+whatever else is waited for."""
 MIN_SHARE = 0.1
 """Of the root's time; a cause with less is no more than a note."""
 
@@ -41,12 +45,13 @@ def _pid(picture: Picture, node: int) -> int:
     title="It simply computes",
     needs=(),
     fixes=(),
-    fires=(Lab("cpu-busy"),),
+    fires=(Lab("cpu-busy"), Lab("double-churn-count")),
     silent=(Lab("cpu-busy-healthy"), Lab("sleep-by-choice")),
 )
 def busy(picture: Picture) -> Iterator[Finding]:
     """What it detects: a process on the request's chain was on a CPU for at least half of the time for which it had one
-    (time in which it queued for a CPU says nothing of what it does).
+    (time in which it queued for a CPU says nothing of what it does); or for a quarter of the time, and so long that the
+    requests of a URL would be slower than `--slower-than` with nothing else.
 
     Why it slows you: nothing is waited for; the work itself takes this long.
 
@@ -61,7 +66,8 @@ def busy(picture: Picture) -> Iterator[Finding]:
     busied = chatter.spent(chatter.repeated(picture)).plus(smallcalls.spent(picture)).plus(rereads.spent(picture))
     busied = busied.plus(freeing.spent(picture))
     queued_ns = picture.moments(*picture.nodes(Kind.RUNNABLE)).ns
-    limit_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
+    half_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
+    limit_ns = min(half_ns, _slow_by_itself_ns(picture))
     for nodes in own_work(picture, _by_process(picture, Kind.RUNNING)):
         moments = picture.moments(*nodes).minus(busied)
         if not nodes or moments.ns < limit_ns:
@@ -91,6 +97,14 @@ def busy(picture: Picture) -> Iterator[Finding]:
             confidence=0.9 if not picture.sampled else 0.6,
             only_note=not picture.is_slow,
         )
+
+
+def _slow_by_itself_ns(picture: Picture) -> float:
+    """From how much computing on, in all requests of a URL together, these are slow whatever else they wait for."""
+    target = picture.capture.manifest.target
+    if target.kind != "url" or not picture.is_slow:
+        return inf
+    return max(MIN_SHARE_BY_ITSELF * picture.root.ns, float(target.slower_than_ns * picture.request_count))
 
 
 @rule(

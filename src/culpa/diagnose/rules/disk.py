@@ -57,6 +57,7 @@ SLOW_NS = 500_000
         Lab("prefork-healthy"),
         Lab("redis-slow-healthy"),
         Lab("cpu-busy"),
+        Lab("herring-syncs"),
     ),
 )
 def fsync_heavy(picture: Picture) -> Iterator[Finding]:

@@ -204,7 +204,7 @@ def _churn(
     needs=(SYSCALLS,),
     fixes=("app-lower-log-level",),
     fires=(Lab("logapp"),),
-    silent=(Lab("logapp-healthy"), Lab("logapp-cached"), Lab("word-pop"), Lab("fsync-loop")),
+    silent=(Lab("logapp-healthy"), Lab("logapp-cached"), Lab("word-pop"), Lab("fsync-loop"), Lab("herring-log")),
 )
 def log_flood(picture: Picture) -> Iterator[Finding]:
     """What it detects: within a request a process appends records of a megabyte and more, or records by the hundred,

@@ -32,7 +32,7 @@ MIN_LOCK_SHARE = 0.1
     needs=(schema.OFFCPU, schema.SYSCALLS),
     fixes=(),
     fires=(Lab("lock-holders"),),
-    silent=(Lab("lock-holders-healthy"), Lab("sleep-by-choice"), Lab("loop-blocked")),
+    silent=(Lab("lock-holders-healthy"), Lab("sleep-by-choice"), Lab("loop-blocked"), Lab("herring-lock")),
 )
 def contention(picture: Picture) -> Iterator[Finding]:
     """What it detects: threads on the request's chain wait for a lock that other threads hold: one of the program's

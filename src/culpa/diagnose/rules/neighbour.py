@@ -36,6 +36,7 @@ SLOW_NS = 500_000
         Lab("redis-slow-healthy"),
         Lab("fsync-loop"),
         Lab("cpu-busy"),
+        Lab("herring-disk"),
     ),
 )
 def neighbour(picture: Picture) -> Iterator[Finding]:

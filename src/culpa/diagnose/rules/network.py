@@ -82,7 +82,13 @@ def remote_slow(picture: Picture) -> Iterator[Finding]:
     needs=(OFFCPU, RETRANSMITS),
     fixes=(),
     fires=(Lab("packet-loss"),),
-    silent=(Lab("packet-loss-healthy"), Lab("packet-loss-beside"), Lab("remote-slow"), Lab("accept-queue")),
+    silent=(
+        Lab("packet-loss-healthy"),
+        Lab("packet-loss-beside"),
+        Lab("remote-slow"),
+        Lab("accept-queue"),
+        Lab("herring-lossy"),
+    ),
 )
 def loss(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits for an answer, or for a connection to come about, and on that very connection

@@ -39,7 +39,13 @@ MIN_SHARE = 0.1
     needs=(OFFCPU,),
     fixes=("cpu-renice-neighbour",),
     fires=(Lab("cpu-runqueue"),),
-    silent=(Lab("cpu-runqueue-healthy"), Lab("cpu-quota"), Lab("cpu-busy-healthy"), Lab("cpu-pinned")),
+    silent=(
+        Lab("cpu-runqueue-healthy"),
+        Lab("cpu-quota"),
+        Lab("cpu-busy-healthy"),
+        Lab("cpu-pinned"),
+        Lab("herring-hog"),
+    ),
 )
 def runqueue(picture: Picture) -> Iterator[Finding]:
     """What it detects: for a tenth of the time or more, threads on the request's chain could run and had no CPU, while

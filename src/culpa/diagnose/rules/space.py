@@ -26,7 +26,7 @@ MIN_SHARE = 0.1
     needs=(SYSCALLS,),
     fixes=(),
     fires=(Lab("disk-full"),),
-    silent=(Lab("disk-full-healthy"), Lab("word-pop"), Lab("fsync-loop")),
+    silent=(Lab("disk-full-healthy"), Lab("word-pop"), Lab("fsync-loop"), Lab("herring-full")),
 )
 def full(picture: Picture) -> Iterator[Finding]:
     """What it detects: a process on the request's chain writes, or makes a file, and the kernel refuses because there

@@ -23,7 +23,7 @@ MAX_WAYS = 3
     needs=(),
     fixes=(),
     fires=(Lab("proc-stopped"), Lab("redis-stopped")),
-    silent=(Lab("proc-stopped-healthy"), Lab("sleep-by-choice"), Lab("cpu-quota")),
+    silent=(Lab("proc-stopped-healthy"), Lab("sleep-by-choice"), Lab("cpu-quota"), Lab("herring-stopped")),
 )
 def stopped(picture: Picture) -> Iterator[Finding]:
     """What it detects: threads on the request's chain stood still because a signal, a tracer (a debugger, strace) or

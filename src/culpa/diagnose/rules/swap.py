@@ -48,7 +48,13 @@ _RAISE_LIMIT = Fix(
     needs=(OFFCPU,),
     fixes=("memory-more", "swap-empty", "swappiness-low"),
     fires=(Lab("mem-swap"),),
-    silent=(Lab("mem-swap-healthy"), Lab("page-faults"), Lab("page-faults-healthy"), Lab("io-limit")),
+    silent=(
+        Lab("mem-swap-healthy"),
+        Lab("page-faults"),
+        Lab("page-faults-healthy"),
+        Lab("io-limit"),
+        Lab("herring-swap"),
+    ),
 )
 def swap(picture: Picture) -> Iterator[Finding]:
     """What it detects: the request waits in page faults whose page the kernel had moved to swap.

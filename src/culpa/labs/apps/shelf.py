@@ -1,7 +1,9 @@
-"""A shelf of figures that importers renew under a lock, for `serve.py`: `shelf.py IMPORTERS HOLD-ROUNDS`.
+"""A shelf of figures that importers renew under a lock, for `serve.py`: `shelf.py IMPORTERS HOLD-ROUNDS [PAUSE-MS]`.
 
 /locked   reads the shelf while nobody renews it
 /copied   reads the copy that the last importer left
+/patient  waits for PAUSE-MS, then reads the shelf while nobody renews it
+/relaxed  waits for PAUSE-MS, then reads the copy
 """
 
 from __future__ import annotations
@@ -39,16 +41,29 @@ def read_locked(shelf: Shelf) -> str:
         return shelf.figures
 
 
+def read_later(read: Callable[[], str], pause_s: float) -> str:
+    """Leave it to the importers for a while first."""
+    time.sleep(pause_s)
+    return read()
+
+
 def application(arguments: list[str]) -> Callable[[str], str | None]:
-    """Two ways to the same figures."""
-    importers, rounds = int(arguments[0]), int(arguments[1])
+    """Four ways to the same figures."""
+    importers, rounds, pause_ms = map(int, [*arguments, "0"][:3])
     shelf = Shelf()
     for _ in range(importers):
         threading.Thread(target=renew, args=(shelf, rounds), daemon=True).start()
 
-    def answer(path: str) -> str | None:
-        if path == "locked":
-            return read_locked(shelf)
-        return shelf.copy if path == "copied" else None
+    def locked() -> str:
+        return read_locked(shelf)
 
-    return answer
+    def copied() -> str:
+        return shelf.copy
+
+    ways: dict[str, Callable[[], str]] = {
+        "locked": locked,
+        "copied": copied,
+        "patient": lambda: read_later(locked, pause_ms / 1000),
+        "relaxed": lambda: read_later(copied, pause_ms / 1000),
+    }
+    return lambda path: ways[path]() if path in ways else None
