@@ -52,7 +52,7 @@ class Drawn:
     be. `fill`: commands that put the data there; `sound_fill`: those of the twin, if others. `beside` starts what
     disturbs the server from outside, and `harmless` what does not; `mend` is the repair, if it is not to end what
     disturbs, and `after` what is done once that has ended. `url`: where clients reach the server, if not at its own
-    port. `amounts`: what was drawn, for the record.
+    port. `device`: the one that must be named. `amounts`: what was drawn, for the record.
     """
 
     load: Load
@@ -66,6 +66,7 @@ class Drawn:
     mend: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
     url: str | None = None
+    device: str | None = None
     amounts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -86,6 +87,7 @@ class Scene:
     server: redis_server.RedisServer
     disk: slowdisk.Disk | None = None
     measured_s: float = MEASURED_S
+    stall_s: float = STALL_S
 
     def load(self, load: Load) -> Program:
         """Clients at work; returns once they go round."""
@@ -119,7 +121,7 @@ class Scene:
         def is_late() -> bool:
             asked = time.monotonic()
             ping()
-            return time.monotonic() - asked >= STALL_S
+            return time.monotonic() - asked >= self.stall_s
 
         wait_until(is_late, what="a client to wait")
 
@@ -141,7 +143,7 @@ class Case:
     `draw` chooses its amounts. `cause` must come first; `command` is the verb it must name. `of_host`: whether the
     server's process must be named (it cannot be where only its protocol is seen), or with `culprit_beside` the first
     program beside it. `settings`: what the server is started with; `disk` makes the disk for its files; `measured_s`:
-    how long the lab's own clock looks.
+    how long the lab's own clock looks; `stall_s`: on such a disk, how long a wait shows the trouble.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Case:
     settings: Mapping[str, str] = field(default_factory=dict)
     disk: Callable[[Site], slowdisk.Disk] | None = None
     measured_s: float = MEASURED_S
+    stall_s: float = STALL_S
     fast: bool = True
     family: Family = "redis"
 
@@ -203,7 +206,7 @@ def _play(cases: Cases, conditions: Conditions) -> Played:
         if scene.disk is not None:
             scene.await_stall()  # a disk has some writes to spare at first
         before = scene.lateness()
-        truth, examined = _truth(cases, scene, beside), scene.judge(_url(scene, drawn))
+        truth, examined = _truth(cases, scene, drawn, beside), scene.judge(_url(scene, drawn))
         _require(*loads, *(program for programs in beside for program in programs))
         for one, load, programs in zip(drawn, loads, beside, strict=True):
             _repair(scene, one, load, programs)
@@ -247,8 +250,10 @@ def _prepared(cases: Cases, here: Site, conditions: Conditions) -> tuple[Scene, 
     server = redis_server.start(here, data, **settings)
     if disk is not None:
         disk.admit(server.pid)
-    measured_s = max(case.measured_s for case in cases)
-    scene = Scene(site=here, conditions=conditions, server=server, disk=disk, measured_s=measured_s)
+    scene = Scene(
+        site=here, conditions=conditions, server=server, disk=disk,
+        measured_s=max(case.measured_s for case in cases), stall_s=min(case.stall_s for case in cases),
+    )  # fmt: skip
     return scene, tuple(case.draw(scene, conditions.parameters.chance(case.name)) for case in cases)
 
 
@@ -272,7 +277,7 @@ def _require(*programs: Program) -> None:
         program.require_running()
 
 
-def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
+def _truth(cases: Cases, scene: Scene, drawn: tuple[Drawn, ...], beside: list[Programs]) -> Truth:
     who = []
     for case, programs in zip(cases, beside, strict=True):
         if case.of_host:
@@ -282,7 +287,11 @@ def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
         any_order=len(cases) > 1,
         may=(*(cause for case in cases for cause in case.may), *ALSO_TRUE),
         who=tuple(who),
-        on=tuple(TruthOn(cause=case.cause, command=case.command) for case in cases if case.command),
+        on=tuple(
+            TruthOn(cause=case.cause, command=case.command, device=one.device)
+            for case, one in zip(cases, drawn, strict=True)
+            if case.command or one.device
+        ),
         fix="; ".join(case.fix for case in cases),
     )
 
