@@ -87,7 +87,6 @@ class Scene:
     server: redis_server.RedisServer
     disk: slowdisk.Disk | None = None
     measured_s: float = MEASURED_S
-    stall_s: float = STALL_S
 
     def load(self, load: Load) -> Program:
         """Clients at work; returns once they go round."""
@@ -121,7 +120,7 @@ class Scene:
         def is_late() -> bool:
             asked = time.monotonic()
             ping()
-            return time.monotonic() - asked >= self.stall_s
+            return time.monotonic() - asked >= STALL_S
 
         wait_until(is_late, what="a client to wait")
 
@@ -143,7 +142,7 @@ class Case:
     `draw` chooses its amounts. `cause` must come first; `command` is the verb it must name. `of_host`: whether the
     server's process must be named (it cannot be where only its protocol is seen), or with `culprit_beside` the first
     program beside it. `settings`: what the server is started with; `disk` makes the disk for its files; `measured_s`:
-    how long the lab's own clock looks; `stall_s`: on such a disk, how long a wait shows the trouble.
+    how long the lab's own clock looks.
     """
 
     name: str
@@ -160,7 +159,6 @@ class Case:
     settings: Mapping[str, str] = field(default_factory=dict)
     disk: Callable[[Site], slowdisk.Disk] | None = None
     measured_s: float = MEASURED_S
-    stall_s: float = STALL_S
     fast: bool = True
     family: Family = "redis"
 
@@ -250,10 +248,8 @@ def _prepared(cases: Cases, here: Site, conditions: Conditions) -> tuple[Scene, 
     server = redis_server.start(here, data, **settings)
     if disk is not None:
         disk.admit(server.pid)
-    scene = Scene(
-        site=here, conditions=conditions, server=server, disk=disk,
-        measured_s=max(case.measured_s for case in cases), stall_s=min(case.stall_s for case in cases),
-    )  # fmt: skip
+    measured_s = max(case.measured_s for case in cases)
+    scene = Scene(site=here, conditions=conditions, server=server, disk=disk, measured_s=measured_s)
     return scene, tuple(case.draw(scene, conditions.parameters.chance(case.name)) for case in cases)
 
 

@@ -1,9 +1,8 @@
-"""Writes of Redis' append-only file that wait: behind its own sync, behind what its child saves, behind a neighbour,
-or because a neighbour has dirtied all that the disk may have.
+"""Writes of Redis' append-only file that wait: behind its own sync, behind what its child saves, behind a neighbour.
 
-All on ext4 on a slow disk. For the first three it has a journal that commits each second (the usual five would make a
-lab long). An append changes the file's inode; a commit under way holds it until the data of all files that it orders is
-on the disk, and so the main thread waits for whoever wrote most. The twins make the same appends on the same disk.
+All on ext4 on a slow disk, with a journal that commits each second (the usual five would make a lab long). An append
+changes the file's inode; a commit under way holds it until the data of all files that it orders is on the disk, and so
+the main thread waits for whoever wrote most. The twins make the same appends on the same disk.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import os
 import random
 from collections.abc import Callable
 
-from culpa.labs import dirty_throttle, dirtybound, loopdev, slowdisk, throttle
-from culpa.labs.redis_checkup import STALL_S, Case, Drawn, Load, Programs, Scene, labs
+from culpa.labs import loopdev, slowdisk, throttle
+from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import COMMANDS, name
 from culpa.labs.site import Site
 from culpa.labs.waiting import wait_until
 
 SYNC, CHILD, DISK = "redis.aof.write-behind-fsync", "redis.aof.write-behind-child", "redis.aof.write-slow-disk"
-DIRTY = "redis.aof.dirty-throttle"
-FOUR = (SYNC, CHILD, DISK, DIRTY)
+THREE = (SYNC, CHILD, DISK)
 SEEN_FROM_BELOW = (
     "fs.journal-wait", "disk.neighbour", "disk.saturated", "disk.slow-device", "disk.cgroup-throttle",
     "mem.dirty-throttle", "redis.aof.fsync-late", "redis.rdb.too-often",
@@ -29,8 +27,6 @@ BYTES_PER_SECOND = 4 << 20
 COMMIT_S = 1
 MEASURED_S = 4.0
 """Longer than from one sync that is late to the next."""
-PAUSE_S = 0.05
-"""The kernel pauses a writer for a fifth of a second at most."""
 
 
 def _disk(site: Site) -> slowdisk.Disk:
@@ -109,38 +105,6 @@ def _neighbour(scene: Scene, chance: random.Random) -> Drawn:
     )
 
 
-def _bounded_disk(site: Site) -> slowdisk.Disk:
-    rate = throttle.Rate(per_second=dirty_throttle.WRITES_PER_SECOND)
-    slowness = slowdisk.Slowness(rate=rate, dirty_bytes=dirty_throttle.DIRTY_BYTES)
-    return site.stack.enter_context(slowdisk.slow_disk(site, slowness))
-
-
-def _throttled(scene: Scene, chance: random.Random) -> Drawn:
-    """Beside a program that keeps as much dirty as the disk may have, against being alone without that bound."""
-    kilobytes, every_ms = chance.randrange(300, 450), chance.randrange(35, 50)
-
-    def copies() -> Programs:
-        assert scene.disk is not None
-        amounts = (dirty_throttle.COPIERS, dirty_throttle.COPY_MEGABYTES)
-        program = scene.program("copies.py", str(scene.disk.directory), *map(str, amounts))
-        scene.disk.admit(program.pid)
-        return (program,)
-
-    def unbounded() -> Programs:
-        assert scene.disk is not None
-        assert scene.disk.device is not None
-        dirtybound.clear(loopdev.device_number(scene.disk.device))
-        return ()
-
-    return Drawn(
-        load=Load(every_ms=every_ms, words=("fill", name(chance), "1", str(kilobytes * 1024))),
-        beside=copies,
-        harmless=unbounded,
-        after=lambda: _settle(scene),
-        amounts={"kilobytes": kilobytes, "every_ms": every_ms},
-    )
-
-
 def _is_saving(scene: Scene) -> bool:
     info = scene.server.client.info("persistence")
     assert isinstance(info, dict)
@@ -158,8 +122,8 @@ def _settle(scene: Scene) -> None:
 
 
 def _silent(cause: str) -> tuple[str, ...]:
-    return (*(other for other in FOUR if other != cause), "redis.aof.fsync-always", *COMMANDS, "redis.expire.burst",
-            "redis.fork.slow")  # fmt: skip
+    return (*(other for other in THREE if other != cause), "redis.aof.fsync-always", "redis.aof.dirty-throttle",
+            *COMMANDS, "redis.expire.burst", "redis.fork.slow")  # fmt: skip
 
 
 def _case(
@@ -169,16 +133,14 @@ def _case(
     fix: str,
     *,
     appendfsync: str,
-    disk: Callable[[Site], slowdisk.Disk] = _disk,
-    stall_s: float = STALL_S,
     culprit_beside: bool = False,
     fast: bool = True,
 ) -> Case:
     return Case(
         name=case, cause=cause, draw=draw, fix=fix, silent=_silent(cause), may=SEEN_FROM_BELOW, seed="004",
-        needs=("root", "redis-server", "trace", "slow-disk"), disk=disk, measured_s=MEASURED_S,
+        needs=("root", "redis-server", "trace", "slow-disk"), disk=_disk, measured_s=MEASURED_S,
         settings={"appendonly": "yes", "appendfsync": appendfsync, "auto-aof-rewrite-percentage": "0"},
-        culprit_beside=culprit_beside, fast=fast, stall_s=stall_s,
+        culprit_beside=culprit_beside, fast=fast,
     )  # fmt: skip
 
 
@@ -187,8 +149,5 @@ CASES = (
     # Under everysec a write is put off for 2 s, which hides what is shorter.
     _case("redis-aof-save", CHILD, _save, "save incrementally, and compressed", appendfsync="no"),
     _case("redis-aof-neighbour", DISK, _neighbour, "end the archiving", appendfsync="no", culprit_beside=True),
-    _case(
-        "redis-throttle", DIRTY, _throttled, "stop the copies", appendfsync="no", disk=_bounded_disk, stall_s=PAUSE_S
-    ),
 )
 REDIS_DISK = tuple(lab for case in CASES for lab in labs(case))

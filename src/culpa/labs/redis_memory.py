@@ -13,8 +13,10 @@ from culpa.labs.mem_swap import AREA_BYTES, LIMIT, MEGABYTE, SEEN_FROM_BELOW, SW
 from culpa.labs.redis_checkup import Case, Drawn, Load, Programs, Scene, labs
 from culpa.labs.redis_commands import SELDOM_S, name, others
 
-READS_PER_SECOND = 300
-"""A question for any key touches about a dozen pages: together they are what a client notices."""
+READS_PER_SECOND = 150
+"""A question for any key touches a few pages: together more than come back in that time. What a limit lets through at
+once (a tenth of a second's worth) must not be enough for all of them.
+"""
 VALUE_BYTES = 400
 ENOUGH_MEGABYTES = 1024
 
@@ -28,7 +30,7 @@ def _swapped(scene: Scene, chance: random.Random) -> Drawn:
         memorygroup.memory_group(book=site.ledger, name=site.name, beside=area.limit.group)
     )
     group.admit(scene.server.pid)
-    every_ms = chance.randrange(90, 120)
+    every_ms = chance.randrange(20, 30)
 
     def squeeze() -> Programs:
         group.allow(left * MEGABYTE)

@@ -30,8 +30,8 @@ MAX_WORKED = 3
     title="Redis may not write its append-only file on: too much is dirty",
     needs=(),
     fixes=("dirty-background",),
-    fires=(Lab("redis-throttle"),),
-    silent=(Lab("redis-throttle-healthy"), Lab("redis-slow-healthy"), Lab("redis-aof-neighbour")),
+    fires=(),
+    silent=(Lab("redis-slow-healthy"),),
 )
 @each_server
 def dirty_throttle(view: RedisView) -> Iterator[Finding]:
