@@ -90,6 +90,16 @@ def test_the_slow_log_says_who_asked(client: str, name: str, expected: str) -> N
     assert 4 * SECONDS == told[f"SORT came from {expected}, times"]
 
 
+def test_what_culpa_asks_is_no_slow_command() -> None:
+    """INFO of a server that is short of CPU stands in its slow log as well."""
+    own = [("CLIENT INFO", "addr", "192.0.2.1:40000")]
+    verdicts = [
+        checkup(more=[*own, *_logged(_each_second("INFO", 20), client=client)], slow=STALLS)
+        for client in ("192.0.2.1:40000", "192.0.2.1:40001")
+    ]
+    assert ["clear", "fired"] == [answer(one, "redis.command.slow") for one in verdicts]
+
+
 @pytest.mark.parametrize(
     ("verb", "fix"),
     [("KEYS", "redis-scan-instead"), ("SCAN", "redis-smaller-steps"), ("SAVE", "redis-bgsave"),

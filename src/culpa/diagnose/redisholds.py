@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from culpa.diagnose.moments import Moments
+from culpa.diagnose.redisserved import own_sockets
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -31,6 +32,8 @@ LONGER_THAN_LOGGED, LOGGED_PART = 1.5, 4
 """The slow log leaves out the reading of the question and the writing of the answer: a little, or of a large answer
 most of the time.
 """
+UNIX_PORT = ":0"
+"""All clients on a unix socket have its path and this as their address."""
 FORKING = frozenset({"BGSAVE", "BGREWRITEAOF", "SYNC", "PSYNC"})
 """Commands that are as long as the fork they begin with, which is a cause of its own."""
 BLOCKING = frozenset({"MIGRATE", "SAVE", "DEBUG"})
@@ -107,14 +110,16 @@ def of_process(picture: Picture, pid: int) -> tuple[Hold, ...]:
 
 def _asked(picture: Picture, pid: int) -> pl.DataFrame:
     """The server's exchanges whose question was read in the window, with `until`: when the next one was read, or this
-    one answered.
+    one answered. Those of culpa itself are left out.
     """
     rows = picture.requests.exchanges.filter(
         (pl.col("role") == "server") & (pl.col("pid") == pid) & pl.col("ask_end_ns").is_not_null()
     ).sort("ask_end_ns")
     end_ns = picture.capture.manifest.window.end_ns
     next_ns = pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
-    return rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+    rows = rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+    own = own_sockets(picture.capture, rows["ino"].drop_nulls().unique().to_list())
+    return rows.filter(~pl.col("ino").is_in(list(own)))
 
 
 def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
@@ -167,11 +172,12 @@ def _sampled(view: RedisView) -> dict[str | None, Hold]:
 
 
 def logged(view: RedisView) -> tuple[Hold, ...]:
-    """From slow log entries of the window; the log knows the second in which a command ended."""
-    window, found = view.picture.capture.manifest.window, []
+    """From slow log entries of the window but culpa's own; the log knows the second in which a command ended."""
+    window, found, own = view.picture.capture.manifest.window, [], view.text("addr", "CLIENT INFO")
     for entry in view.numbered("SLOWLOG GET").values():
         length, second = number_of(entry.get("us")), number_of(entry.get("at_unix"))
-        if length is None or second is None or not entry.get("verb"):
+        is_own = own is not None and entry.get("client") == own and not own.endswith(UNIX_PORT)
+        if length is None or second is None or not entry.get("verb") or is_own:
             continue
         end = window.start_ns + int((second + 1) * NS_PER_SECOND) - window.start_realtime_ns
         start = end - 2 * NS_PER_SECOND - int(length * 1000)
