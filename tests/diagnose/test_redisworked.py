@@ -90,6 +90,36 @@ def test_the_slow_log_says_who_asked(client: str, name: str, expected: str) -> N
     assert 4 * SECONDS == told[f"SORT came from {expected}, times"]
 
 
+COUNTED = {"cmdstat_get": "calls=50,usec=400", "cmdstat_keys": "calls=2,usec=9000"}
+OFF = {"slowlog-log-slower-than": "-1"}
+
+
+@pytest.mark.parametrize(
+    ("grown", "entries", "check", "expected"),
+    [
+        ({"cmdstat_keys": "calls=42,usec=809000"}, [], "redis.command.slow", "fired"),
+        ({"cmdstat_keys": "calls=40002,usec=809000"}, [], "redis.command.slow", "clear"),
+        ({"cmdstat_eval": "calls=40,usec=800000"}, [], "redis.script.long", "fired"),
+        ({"cmdstat_eval": "calls=40,usec=820000", "cmdstat_keys": "calls=42,usec=809000"}, [], "redis.command.slow",
+         "clear"),
+        ({"cmdstat_exec": "calls=40,usec=800000"}, [], "redis.command.slow", "clear"),
+        ({"cmdstat_info": "calls=40,usec=800000"}, [], "redis.command.slow", "clear"),
+        ({"cmdstat_sort": "calls=80,usec=1200000"}, _each_second("SORT", 20), "redis.command.slow", "fired"),
+    ],
+    ids=["long", "short in the mean", "script", "within a script", "transaction", "culpa's", "some are logged"],
+)  # fmt: skip
+def test_what_the_slow_log_has_not_is_told_by_the_servers_count(
+    grown: dict[str, str], entries: list[Entry], check: str, expected: str
+) -> None:
+    """It is off, or they were below its threshold: so many calls and so much time in the window."""
+    verdict = checkup(COUNTED, grown, settings={} if entries else OFF, slow=STALLS, more=_logged(entries))
+    assert expected == answer(verdict, check)
+    if expected == "fired":
+        found = cause(verdict, check)
+        assert "INFO commandstats" in {fact.source for fact in found.evidence}
+        assert 0.9 <= found.share
+
+
 def test_what_culpa_asks_is_no_slow_command() -> None:
     """INFO of a server that is short of CPU stands in its slow log as well."""
     own = [("CLIENT INFO", "addr", "192.0.2.1:40000")]

@@ -48,7 +48,8 @@ class Hold:
 
     `start_ns` and `end_ns` bound when that was; from the slow log they are only known to the second, and `length_ns`
     lies somewhere between them. `arguments` counts the verb; `elements` and `bytes` are those of its key afterwards;
-    `client` is who asked, as the slow log says it.
+    `client` is who asked, as the slow log says it. `counted`: nobody saw this one, the server counted several of this
+    verb, and their mean is its length.
     """
 
     verb: str
@@ -63,6 +64,7 @@ class Hold:
     bytes: int | None = None
     client: str | None = None
     exact: bool = True
+    counted: bool = False
 
 
 def seen(view: RedisView) -> tuple[Hold, ...] | None:

@@ -8,12 +8,14 @@ is what can be said without: by what a quota took, and by the CPU time that the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from culpa.diagnose import commandtable
 from culpa.diagnose.redisholds import BLOCKING, Hold, number_of
+from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.runqueue import throttled
 from culpa.units import NS_PER_SECOND
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 USUAL_PERIOD_US = 100_000
 """Of a CPU quota (cpu.cfs_period_us, cpu.max)."""
+TRANSACTION = "EXEC"
+SCRIPTS = commandtable.CONTAINERS - {TRANSACTION}
+MOST_UNLOGGED = 128
+"""Of one verb: as many as the slow log keeps by default."""
 MAIN_THREAD = ("used_cpu_user_main_thread", "used_cpu_sys_main_thread")
 """Seconds, since 6.2."""
 WHOLE_SERVER = ("used_cpu_user", "used_cpu_sys")
@@ -43,8 +49,31 @@ class Look:
 
 
 def of_log(view: RedisView, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
-    """Entries of the slow log, each only as long as the main thread can have worked on it."""
-    return _computed(view, _unstopped(view, holds))
+    """Entries of the slow log and what it left out, each only as long as the main thread can have worked on it."""
+    return _computed(view, (*_unstopped(view, holds), *_unlogged(view, holds)))
+
+
+def _unlogged(view: RedisView, logged: tuple[Hold, ...]) -> Iterator[Hold]:
+    """Commands that the slow log has not (it is off, full, or they were below its threshold), by the server's count.
+
+    Only verbs of which the others were long in the mean: whenever in the window, all of the same length. Scripts count
+    their commands twice, so that what may lie within them is left out.
+    """
+    window, counted = view.picture.capture.manifest.window, view.counted("cmdstat_", "calls", "usec")
+    in_scripts_us = sum(us for name, (_, us) in counted.items() if name.upper() in SCRIPTS)
+    for name, (calls, us) in sorted(counted.items()):
+        verb = name.upper()
+        if verb in commandtable.ASKED_BY_CULPA or verb == TRANSACTION or "|" in verb:
+            continue
+        mine = [hold for hold in logged if hold.verb == verb]
+        left, left_us = int(calls) - len(mine), us - sum(hold.length_ns for hold in mine) / 1000
+        if left < 1 or left_us * 1000 < left * STALL_NS or (verb not in SCRIPTS and left_us <= in_scripts_us):
+            continue
+        hold = Hold(
+            verb=verb, start_ns=window.start_ns, end_ns=window.end_ns, length_ns=int(1000 * left_us / left),
+            exact=False, counted=True,
+        )  # fmt: skip
+        yield from [hold] * min(left, MOST_UNLOGGED)
 
 
 def _unstopped(view: RedisView, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:

@@ -63,7 +63,8 @@ def command_slow(view: RedisView) -> Iterator[Finding]:
     next step, and the waiting of others is measured; else the slow log's entries are held against the stalls of PING.
     What the thread waited for meanwhile (swap, a CPU, a disk) is not the command's own; the slow log times that as
     well, so its entries count for as much as the server's own CPU time allows. Commands that wait by design (SAVE,
-    DEBUG SLEEP) count whole.
+    DEBUG SLEEP) count whole. Those that the slow log has not (it is off, or they were below its threshold) are told by
+    the server's count of calls and time, where they were long in the mean; that is weaker.
 
     What to do: SCAN and its kin in small steps, sort and intersect in the client or on a replica, or forbid the command
     to the client that sends it (ACL SETUSER ... -@dangerous); BGSAVE instead of SAVE.
@@ -217,7 +218,7 @@ def _finding(
             *more,
             *view.monitored("command", "fast-command"),
         ),
-        confidence=0.95 if exact else 0.85,
+        confidence=0.95 if exact else 0.7 if any(hold.counted for hold in holds) else 0.85,
         fixes=fixes,
     )
 
@@ -236,20 +237,27 @@ def _by_verb(holds: tuple[Hold, ...]) -> list[tuple[str, list[Hold]]]:
 
 
 def _commands(view: RedisView, holds: tuple[Hold, ...]) -> Iterator[Evidence]:
-    source = "messages, offcpu: main thread" if holds[0].exact else "SLOWLOG GET"
     for name, group in _by_verb(holds)[:NAMED_VERBS]:
-        lengths = [hold.length_ns for hold in group]
-        times = "once" if len(group) == 1 else f"{format_count(len(group))} times"
-        yield Evidence(
-            fact=f"{name} ran {times}, the longest for {max(lengths) / 1e6:.3g} ms",
-            value=seconds(sum(lengths)), unit="s", threshold=None, source=source,
-        )  # fmt: skip
+        for part in ([hold for hold in group if not hold.counted], [hold for hold in group if hold.counted]):
+            if part:
+                yield _ran(name, part)
     logged = [hold for hold in view.logged if hold.verb in {hold.verb for hold in holds}]
     if holds[0].exact and logged:
         yield Evidence(
             fact="the slow log has them as well: entries of the window", value=len(logged), unit="", threshold=None,
             source="SLOWLOG GET",
         )  # fmt: skip
+
+
+def _ran(name: str, holds: list[Hold]) -> Evidence:
+    lengths, counted = [hold.length_ns for hold in holds], holds[0].counted
+    times = "once" if len(holds) == 1 else f"{format_count(len(holds))} times"
+    told = "which its slow log has not, in the mean" if counted else "the longest"
+    source = "INFO commandstats" if counted else "SLOWLOG GET"
+    return Evidence(
+        fact=f"{name} ran {times}, {told} for {max(lengths) / 1e6:.3g} ms", value=seconds(sum(lengths)), unit="s",
+        threshold=None, source="messages, offcpu: main thread" if holds[0].exact else source,
+    )  # fmt: skip
 
 
 def _askers(view: RedisView, holds: tuple[Hold, ...]) -> Iterator[Evidence]:
