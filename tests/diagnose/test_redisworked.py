@@ -69,6 +69,12 @@ def test_what_is_left_of_a_command_that_had_to_wait_for_its_cpu_is_still_its_own
     assert "KEYS ran once, the longest for 40 ms" in {fact.fact for fact in found.evidence}
 
 
+def test_a_script_and_its_command_in_the_log_are_one_computation() -> None:
+    """EVAL of 80 ms, KEYS of 78 ms within it, and 85 ms of CPU time."""
+    found = cause(_judged([(4, "EVAL", 80), (4, "KEYS", 78)], {-1: 0.0, 4: 85.0}), "redis.script.long")
+    assert "EVAL ran once, the longest for 80 ms" in {fact.fact for fact in found.evidence}
+
+
 @pytest.mark.parametrize("verb", ["SAVE", "DEBUG"])
 def test_a_command_that_waits_by_design_is_as_long_as_it_waits(verb: str) -> None:
     """SAVE waits for the disk, DEBUG SLEEP for its time to pass."""

@@ -175,6 +175,12 @@ def _sampled(view: RedisView) -> dict[str | None, Hold]:
 
 def logged(view: RedisView) -> tuple[Hold, ...]:
     """From slow log entries of the window but culpa's own; the log knows the second in which a command ended."""
+    window = view.picture.capture.manifest.window
+    return tuple(hold for hold in all_logged(view) if hold.end_ns >= window.start_ns and hold.start_ns <= window.end_ns)
+
+
+def all_logged(view: RedisView) -> tuple[Hold, ...]:
+    """The same of all that the slow log got since culpa began to ask, whatever part of that is judged."""
     window, found, own = view.picture.capture.manifest.window, [], view.text("addr", "CLIENT INFO")
     for entry in view.numbered("SLOWLOG GET").values():
         length, second = number_of(entry.get("us")), number_of(entry.get("at_unix"))
@@ -183,8 +189,6 @@ def logged(view: RedisView) -> tuple[Hold, ...]:
             continue
         end = window.start_ns + int((second + 1) * NS_PER_SECOND) - window.start_realtime_ns
         start = end - 2 * NS_PER_SECOND - int(length * 1000)
-        if end < window.start_ns or start > window.end_ns:
-            continue
         found.append(
             Hold(
                 verb=entry["verb"], start_ns=start, end_ns=end, length_ns=int(length * 1000), exact=False,

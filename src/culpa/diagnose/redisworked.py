@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from culpa.diagnose import commandtable
-from culpa.diagnose.redisholds import BLOCKING, Hold, number_of
+from culpa.diagnose.redisholds import BLOCKING, Hold, all_logged, number_of
 from culpa.diagnose.root import STALL_NS
 from culpa.diagnose.runqueue import throttled
 from culpa.units import NS_PER_SECOND
@@ -50,10 +50,10 @@ class Look:
 
 def of_log(view: RedisView, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
     """Entries of the slow log and what it left out, each only as long as the main thread can have worked on it."""
-    return _computed(view, (*_unstopped(view, holds), *_unlogged(view, holds)))
+    return _computed(view, (*_unstopped(view, holds), *_unlogged(view)))
 
 
-def _unlogged(view: RedisView, logged: tuple[Hold, ...]) -> Iterator[Hold]:
+def _unlogged(view: RedisView) -> Iterator[Hold]:
     """Commands that the slow log has not (it is off, full, or they were below its threshold), by the server's count.
 
     Only verbs of which the others were long in the mean: whenever in the window, all of the same length. Scripts count
@@ -65,7 +65,7 @@ def _unlogged(view: RedisView, logged: tuple[Hold, ...]) -> Iterator[Hold]:
         verb = name.upper()
         if verb in commandtable.ASKED_BY_CULPA or verb == TRANSACTION or "|" in verb:
             continue
-        mine = [hold for hold in logged if hold.verb == verb]
+        mine = [hold for hold in all_logged(view) if hold.verb == verb]
         left, left_us = int(calls) - len(mine), us - sum(hold.length_ns for hold in mine) / 1000
         if left < 1 or left_us * 1000 < left * STALL_NS or (verb not in SCRIPTS and left_us <= in_scripts_us):
             continue
@@ -121,8 +121,12 @@ def _computed_part(hold: Hold, holds: Sequence[Hold], looks: Sequence[Look]) -> 
         return 1.0
     first = max((look for look in looks if look.ts_ns <= hold.start_ns), key=_when, default=looks[0])
     last = min((look for look in looks if look.ts_ns >= hold.end_ns), key=_when, default=looks[-1])
-    logged_ns = sum(_within(one, first.ts_ns, last.ts_ns) for one in holds if one.verb not in BLOCKING)
-    return min(1.0, (last.cpu_ns - first.cpu_ns) / logged_ns) if logged_ns else 1.0
+    logged_ns = {True: 0.0, False: 0.0}
+    for one in holds:
+        if one.verb not in BLOCKING:
+            logged_ns[one.verb in SCRIPTS] += _within(one, first.ts_ns, last.ts_ns)
+    most_ns = max(logged_ns.values())  # the log has the commands of a script as well: they may be within it
+    return min(1.0, (last.cpu_ns - first.cpu_ns) / most_ns) if most_ns else 1.0
 
 
 def _within(hold: Hold, start_ns: int, end_ns: int) -> float:
