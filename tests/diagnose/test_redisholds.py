@@ -71,6 +71,18 @@ def test_a_logged_command_explains_the_stall_that_is_as_long_as_it() -> None:
     assert 40 * MS == found.ns
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_command_a_second_explains_one_stall_a_second(order: int) -> None:
+    """Each entry could be of the second before as well, and is that of its own."""
+    seconds, ends_ms = range(6), np.array([766, 1766, 2766, 3767, 4767, 5767], np.int64)
+    stalls = Moments.union(np.arange(6, dtype=np.int64), (ends_ms - [138, 140, 139, 141, 136, 138]) * MS, ends_ms * MS)
+    logged = [
+        Hold(verb="SORT", start_ns=(second - 1) * SECOND - 150 * MS, end_ns=(second + 1) * SECOND, length_ns=150 * MS)
+        for second in seconds
+    ]
+    assert stalls.ns == explained(stalls, logged[::order]).ns
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [("10", 10.0), ("-1", -1.0), ("0.5", 0.5), ("nan", None), ("inf", None), ("-Infinity", None), ("1e999", None),

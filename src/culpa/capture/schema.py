@@ -445,6 +445,7 @@ REQUESTS = table(
     ("start_ns", I64, "ns", "just before the request's bytes were sent"),
     ("end_ns", I64, "ns", "last byte of the answer read; null: no answer yet"),
     ("local_port", I32, "", "the probe's end of the connection; null for unix sockets and commands"),
+    ("local_ino", U64, "", "the probe's end of a unix socket: its inode; null for others"),
     ("status", I32, "", "HTTP status, or exit status of a command; null: no answer"),
     ("bytes", I64, "B", "length of the answer"),
     ("error", STR, "", "what went wrong; null: nothing"),

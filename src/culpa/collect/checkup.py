@@ -72,6 +72,8 @@ _FULL: Final[tuple[tuple[str, ...], ...]] = (
 _LENGTHS: Final = {
     "hash": "HLEN", "set": "SCARD", "zset": "ZCARD", "list": "LLEN", "string": "STRLEN", "stream": "XLEN",
 }  # fmt: skip
+_ASKER: Final = ("client", "client_name")
+"""Of an entry of the slow log, since 4.0: the address of who asked, and the name it gave itself."""
 _CLIENT_FIELD: Final = re.compile(r"(\S+?)=(\S*)")
 _CLIENT_KEPT: Final = ("cmd", "flags", "omem", "tot-mem", "qbuf", "age", "idle", "name")
 
@@ -244,6 +246,9 @@ class Checkup:
             verb = printable(words[0].decode("ascii", "replace")[:32].upper()) if words else ""
             key = words[1] if len(words) > 1 and verb in KEY_FIRST else None
             told: dict[str, object] = {"at_unix": entry[1], "us": entry[2], "verb": verb, "arguments": len(words)}
+            told |= {
+                name: _text(said) for name, said in zip(_ASKER, entry[4:6], strict=False) if isinstance(said, bytes)
+            }
             if key is not None:
                 told |= {"pattern": _pattern(key), **self._size(key)}
             elif len(words) > 1 and verb in ("FLUSHALL", "FLUSHDB"):

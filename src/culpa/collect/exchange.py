@@ -62,6 +62,7 @@ class Sent:
     start_ns: int
     end_ns: int | None = None
     local_port: int | None = None
+    local_ino: int | None = None
     status: int | None = None
     length_bytes: int | None = None
     outcome: Outcome = "open"

@@ -122,17 +122,17 @@ class PingProbe:
         talker = self._talker
         if talker is None:
             return None
-        port = talker.local_port
+        port, ino = talker.local_port, talker.local_ino
         with self._lock:
             if self._stopping.is_set():
                 return None
             start = time.monotonic_ns()
-            self._open = Sent(start_ns=start, local_port=port)
+            self._open = Sent(start_ns=start, local_port=port, local_ino=ino)
         try:
             talker.send(("PING",))
             start = _sent_ns(talker.sent_ns(), time.monotonic_ns())
             with self._lock:
-                self._open = Sent(start_ns=start, local_port=port)
+                self._open = Sent(start_ns=start, local_port=port, local_ino=ino)
             (reply,) = talker.replies(1)
         except NotAnswered as reason:
             if not self._stopping.is_set():
@@ -143,7 +143,9 @@ class PingProbe:
             return None
         end = talker.arrived_ns()
         error = printable(refusal(reply), 80) if isinstance(reply, Exception) else None
-        sent = Sent(start_ns=min(start, end), end_ns=end, local_port=port, outcome="answered", error=error)
+        sent = Sent(
+            start_ns=min(start, end), end_ns=end, local_port=port, local_ino=ino, outcome="answered", error=error
+        )  # fmt: skip
         with self._lock:
             self._open = None
             self._sent.append(sent)

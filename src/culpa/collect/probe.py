@@ -174,6 +174,7 @@ def request_rows(requests: Sequence[Sent]) -> pl.DataFrame:
             "start_ns": [sent.start_ns for sent in requests],
             "end_ns": [sent.end_ns for sent in requests],
             "local_port": [sent.local_port for sent in requests],
+            "local_ino": [sent.local_ino for sent in requests],
             "status": [sent.status for sent in requests],
             "bytes": [sent.length_bytes for sent in requests],
             "error": [sent.error for sent in requests],

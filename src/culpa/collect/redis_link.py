@@ -170,6 +170,12 @@ class Talker:
         name = sock.getsockname() if sock is not None else None
         return int(name[1]) if isinstance(name, tuple) else None
 
+    @property
+    def local_ino(self) -> int | None:
+        """The inode of this end of a unix socket; None for others."""
+        sock = self._connection._sock
+        return os.fstat(sock.fileno()).st_ino if sock is not None and sock.family == socket.AF_UNIX else None
+
     def sent_ns(self) -> int:
         """When the last commands were sent (CLOCK_MONOTONIC)."""
         sock = self._connection._sock

@@ -7,7 +7,7 @@ reading a command and answering it; and its slow log, which times the command al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from culpa.diagnose.moments import Moments
-from culpa.diagnose.runqueue import throttled
+from culpa.diagnose.redisserved import own_sockets
 from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND
@@ -32,12 +32,14 @@ LONGER_THAN_LOGGED, LOGGED_PART = 1.5, 4
 """The slow log leaves out the reading of the question and the writing of the answer: a little, or of a large answer
 most of the time.
 """
-USUAL_PERIOD_US = 100_000
-"""Of a CPU quota (cpu.cfs_period_us, cpu.max)."""
+UNIX_PORT = ":0"
+"""All clients on a unix socket have its path and this as their address."""
 FORKING = frozenset({"BGSAVE", "BGREWRITEAOF", "SYNC", "PSYNC"})
 """Commands that are as long as the fork they begin with, which is a cause of its own."""
-BLOCKING = frozenset({"MIGRATE"})
-"""Commands that wait for another server in the main thread: their waiting is their own."""
+BLOCKING = frozenset({"MIGRATE", "SAVE", "DEBUG"})
+"""Commands that wait in the main thread by design (for another server, for the disk, asleep): their waiting is their
+own.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,9 @@ class Hold:
     """One command that kept the main thread from everybody else.
 
     `start_ns` and `end_ns` bound when that was; from the slow log they are only known to the second, and `length_ns`
-    lies somewhere between them. `arguments` counts the verb; `elements` and `bytes` are those of its key afterwards.
+    lies somewhere between them. `arguments` counts the verb; `elements` and `bytes` are those of its key afterwards;
+    `client` is who asked, as the slow log says it. `counted`: nobody saw this one, the server counted several of this
+    verb, and their mean is its length.
     """
 
     verb: str
@@ -58,14 +62,16 @@ class Hold:
     type: str | None = None
     elements: int | None = None
     bytes: int | None = None
+    client: str | None = None
     exact: bool = True
+    counted: bool = False
 
 
 def seen(view: RedisView) -> tuple[Hold, ...] | None:
     """From the main thread's exchanges: a command is worked on until the next one is read, or it is answered.
 
-    Its length is what the thread computed in that time: what it waited for has other causes. None where events were
-    not recorded.
+    Its length is what the thread computed in that time: what it waited for has other causes, unless it is one of
+    `BLOCKING`. None where events were not recorded.
     """
     picture = view.picture
     if view.pid is None or picture.graph is None:
@@ -106,21 +112,26 @@ def of_process(picture: Picture, pid: int) -> tuple[Hold, ...]:
 
 def _asked(picture: Picture, pid: int) -> pl.DataFrame:
     """The server's exchanges whose question was read in the window, with `until`: when the next one was read, or this
-    one answered.
+    one answered. Those of culpa itself are left out.
     """
     rows = picture.requests.exchanges.filter(
         (pl.col("role") == "server") & (pl.col("pid") == pid) & pl.col("ask_end_ns").is_not_null()
     ).sort("ask_end_ns")
     end_ns = picture.capture.manifest.window.end_ns
     next_ns = pl.col("ask_end_ns").shift(-1).over("tid").fill_null(end_ns)
-    return rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+    rows = rows.with_columns(until=pl.min_horizontal(pl.col("answer_end_ns").fill_null(end_ns), next_ns))
+    own = own_sockets(picture.capture, rows["ino"].drop_nulls().unique().to_list())
+    return rows.filter(~pl.col("ino").is_in(list(own)))
 
 
 def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
-    """Those of the rows, as from `_asked`, on which the main thread computed for `MIN_HOLD_NS`."""
+    """Those of the rows, as from `_asked`, on which the main thread computed for `MIN_HOLD_NS`, or waited by design."""
     rows = rows.filter(pl.col("until") - pl.col("ask_end_ns") >= MIN_HOLD_NS)
-    lengths = computed_ns(picture, pid, rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy())
-    rows = rows.with_columns(length=pl.Series(lengths, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
+    start_ns, end_ns = rows["ask_end_ns"].to_numpy(), rows["until"].to_numpy()
+    ready_ns = spent_ns(picture, pid, start_ns, end_ns, Kind.RUNNABLE)
+    waits = rows["verb"].cast(pl.String).is_in(list(BLOCKING)).fill_null(value=False).to_numpy()
+    length = np.where(waits, end_ns - start_ns - ready_ns, computed_ns(picture, pid, start_ns, end_ns))
+    rows = rows.with_columns(length=pl.Series(length, dtype=pl.Int64)).filter(pl.col("length") >= MIN_HOLD_NS)
     return tuple(
         Hold(verb=verb or "a command", pattern=pattern, start_ns=start, end_ns=until, length_ns=length)
         for verb, pattern, start, until, length in rows.select(
@@ -131,6 +142,11 @@ def _long(picture: Picture, pid: int, rows: pl.DataFrame) -> tuple[Hold, ...]:
 
 def computed_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s) -> Int64s:
     """How long the main thread was on a CPU within each stretch of time; needs waits that were seen one by one."""
+    return spent_ns(picture, pid, start_ns, end_ns, Kind.RUNNING)
+
+
+def spent_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s, kind: Kind) -> Int64s:
+    """The same of any state of the main thread."""
     graph = picture.graph
     assert graph is not None
     lane = int(graph.axis.lane(np.array([pid], dtype=np.int64))[0])
@@ -139,10 +155,10 @@ def computed_ns(picture: Picture, pid: int, start_ns: Int64s, end_ns: Int64s) ->
         return zero
     base = lane * graph.axis.span - graph.axis.start_ns
     first, last = np.searchsorted(graph.start, [lane * graph.axis.span, (lane + 1) * graph.axis.span])
-    mine = np.flatnonzero(graph.kind[first:last] == Kind.RUNNING) + first
+    mine = np.flatnonzero(graph.kind[first:last] == kind) + first
     item = np.zeros(len(mine), np.int64)
-    running = Moments(item=item, start_ns=graph.start[mine] - base, end_ns=graph.end[mine] - base)
-    return running.overlap(start_ns, end_ns, zero)
+    there = Moments(item=item, start_ns=graph.start[mine] - base, end_ns=graph.end[mine] - base)
+    return there.overlap(start_ns, end_ns, zero)
 
 
 def _sampled(view: RedisView) -> dict[str | None, Hold]:
@@ -158,44 +174,40 @@ def _sampled(view: RedisView) -> dict[str | None, Hold]:
 
 
 def logged(view: RedisView) -> tuple[Hold, ...]:
-    """From slow log entries of the window; the log knows the second in which a command ended."""
-    window, found = view.picture.capture.manifest.window, []
+    """From slow log entries of the window but culpa's own; the log knows the second in which a command ended."""
+    window = view.picture.capture.manifest.window
+    return tuple(hold for hold in all_logged(view) if hold.end_ns >= window.start_ns and hold.start_ns <= window.end_ns)
+
+
+def all_logged(view: RedisView) -> tuple[Hold, ...]:
+    """The same of all that the slow log got since culpa began to ask, whatever part of that is judged."""
+    window, found, own = view.picture.capture.manifest.window, [], view.text("addr", "CLIENT INFO")
     for entry in view.numbered("SLOWLOG GET").values():
         length, second = number_of(entry.get("us")), number_of(entry.get("at_unix"))
-        if length is None or second is None or not entry.get("verb"):
+        is_own = own is not None and entry.get("client") == own and not own.endswith(UNIX_PORT)
+        if length is None or second is None or not entry.get("verb") or is_own:
             continue
         end = window.start_ns + int((second + 1) * NS_PER_SECOND) - window.start_realtime_ns
         start = end - 2 * NS_PER_SECOND - int(length * 1000)
-        if end < window.start_ns or start > window.end_ns:
-            continue
         found.append(
             Hold(
                 verb=entry["verb"], start_ns=start, end_ns=end, length_ns=int(length * 1000), exact=False,
                 pattern=entry.get("pattern"), arguments=_whole(entry.get("arguments")), option=entry.get("option"),
                 type=entry.get("type"), elements=_whole(entry.get("length")), bytes=_whole(entry.get("bytes")),
+                client=_asker(entry),
             )
         )  # fmt: skip
     return tuple(found)
 
 
-def unstopped(view: RedisView, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
-    """Entries of the slow log without the time for which a CPU quota stopped their command: the log's clock went on.
-
-    Each period of it that a command was in may have had a stop, as long as they were in the mean. What is then below
-    the log's own threshold is a short command that was stopped.
-    """
-    taken = throttled(view.picture) if view.pid in view.picture.capture.manifest.target.pids else None
-    threshold_us = view.number("slowlog-log-slower-than", "CONFIG GET")
-    if taken is None or not taken.times or threshold_us is None:
-        return holds
-    period_ns = int(1000 * (taken.period_us or USUAL_PERIOD_US))
-    stop_ns = min(taken.ns // taken.times, period_ns)
-    found = []
-    for hold in holds:
-        left_ns = hold.length_ns - stop_ns * math.ceil(hold.length_ns / period_ns)
-        if left_ns >= 1000 * threshold_us:
-            found.append(replace(hold, length_ns=left_ns))
-    return tuple(found)
+def _asker(entry: Mapping[str, str]) -> str | None:
+    """Who asked, by its name and without its port, which is another one each time it connects."""
+    address, name = entry.get("client"), entry.get("client_name")
+    if not address:
+        return None
+    host = address.rpartition(":")[0] or address
+    place = "a unix socket" if host.startswith("/") else f"{host}:*"
+    return f"{place} (name={name})" if name else place
 
 
 def stalled_by(view: RedisView, holds: tuple[Hold, ...]) -> Moments:
@@ -248,14 +260,20 @@ def explained(stalls: Moments, holds: Sequence[Hold]) -> Moments:
         fits = [n for n, hold in enumerate(holds) if left[n] > 0 and hold.start_ns < end and hold.end_ns > start]
         if not fits:
             continue
-        # The entry whose length is nearest to the stall; what is left of it may explain another.
-        best = min(fits, key=lambda n: abs(left[n] - (end - start)))
+        # Of the very second if there is one, and of these the one whose length is nearest to the stall; what is left of
+        # it may explain another.
+        best = min(fits, key=lambda n: (not _ends_in_second(holds[n], end), abs(left[n] - (end - start))))
         taken = min(left[best], end - start)
         left[best] -= taken
         items.append(item)
         starts.append(end - taken)
         ends.append(end)
     return Moments.of_rows(items, starts, ends)
+
+
+def _ends_in_second(entry: Hold, moment_ns: int) -> bool:
+    """Whether that is in the second that an entry of the slow log names; its bounds leave one more before it."""
+    return entry.end_ns - NS_PER_SECOND <= moment_ns <= entry.end_ns
 
 
 def _tells_of(entry: Hold, hold: Hold) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from culpa.capture import schema
-from culpa.diagnose import commandtable, redisholds
+from culpa.diagnose import commandtable, redisholds, redisworked
 from culpa.diagnose.blame import ROOT, Coverage
 from culpa.diagnose.finding import Finding, Unseen
 from culpa.diagnose.moments import Moments
@@ -165,10 +165,13 @@ class RedisView:
         pairs = (pair.partition("=") for pair in (self.text(field) or "").split(","))
         return {name: number for name, _, text in pairs if (number := number_of(text)) is not None}
 
+    def said(self, *fields: str) -> pl.DataFrame:
+        """All that INFO said of these fields, in order: `ts_ns`, `field`, `value` (text)."""
+        return self._info.filter(pl.col("field").is_in(fields)).select("ts_ns", "field", "value").drop_nulls()
+
     def values(self, field: str) -> list[float]:
         """All values of a field of INFO, in order."""
-        rows = self._info.filter(pl.col("field") == field)
-        return [number for value in rows["value"].to_list() if (number := number_of(value)) is not None]
+        return [number for value in self.said(field)["value"].to_list() if (number := number_of(value)) is not None]
 
     @property
     def seconds(self) -> float:
@@ -345,7 +348,7 @@ class RedisView:
     def holds(self) -> tuple[Hold, ...]:
         """Commands that took long: seen on its sockets where events were recorded, else by its slow log."""
         seen = redisholds.seen(self)
-        return seen if seen is not None else redisholds.unstopped(self, self.logged)
+        return seen if seen is not None else redisworked.of_log(self, self.logged)
 
     @cached_property
     def logged(self) -> tuple[Hold, ...]:

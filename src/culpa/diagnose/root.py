@@ -112,18 +112,26 @@ class _Answer:
     detail: str | None
 
 
-def _answers(capture: Capture, requests: Requests) -> dict[int, list[_Answer]]:
-    """The probe's own port to the server's exchanges on that connection, in order."""
-    ports = capture.frame(schema.REQUESTS)["local_port"].drop_nulls().unique().implode()
-    ends = capture.frame(schema.SOCKETS).filter(pl.col("peer_port").is_in(ports)).select("ino", "peer_port").unique()
+End = tuple[int | None, int | None]
+"""The probe's end of a connection: its port, or the inode of its unix socket."""
+
+
+def _answers(capture: Capture, requests: Requests) -> dict[End, list[_Answer]]:
+    """The probe's own end to the server's exchanges on that connection, in order."""
+    sent = capture.frame(schema.REQUESTS)
+    ports, inos = (sent[name].drop_nulls().unique().implode() for name in ("local_port", "local_ino"))
+    by_ino = pl.col("peer_ino").is_in(inos).fill_null(value=False)
+    ends = capture.frame(schema.SOCKETS).filter(by_ino | pl.col("peer_port").is_in(ports)).select(
+        "ino", own_port=pl.when(~by_ino).then("peer_port"), own_ino=pl.when(by_ino).then("peer_ino")
+    ).unique()  # fmt: skip
     rows = requests.exchanges.filter(pl.col("role") == "server").join(ends, on="ino").sort("ask_end_ns", "ino")
-    columns = ("peer_port", "ino", "ask_end_ns", "answer_end_ns", "answer_tid", "tid", "verb", "detail")
-    found: dict[int, list[_Answer]] = {}
-    for port, ino, read, answered, answer_tid, tid, verb, detail in rows.select(columns).iter_rows():
+    columns = ("own_port", "own_ino", "ino", "ask_end_ns", "answer_end_ns", "answer_tid", "tid", "verb", "detail")
+    found: dict[End, list[_Answer]] = {}
+    for port, own_ino, ino, read, answered, answer_tid, tid, verb, detail in rows.select(columns).iter_rows():
         answer = _Answer(
             ino=ino, read_ns=read, answered_ns=answered, tids=(answer_tid, tid), verb=verb, detail=detail
         )  # fmt: skip
-        found.setdefault(port, []).append(answer)
+        found.setdefault((port, own_ino), []).append(answer)
     return found
 
 
@@ -220,13 +228,13 @@ def _gathered(rows: list[tuple[int, int, int]]) -> Interval:
 
 
 def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
-    """The probe's requests; the server's exchange is found by the probe's own port."""
+    """The probe's requests; the server's exchange is found by the probe's own end of the connection."""
     end_ns = capture.manifest.window.end_ns
     sent = capture.frame(schema.REQUESTS).filter(pl.col("start_ns") < end_ns).sort("start_ns")
     answers, gathered = _answers(capture, requests), _Probed(capture, graph)
-    columns = ("start_ns", "end_ns", "local_port", "error")
-    for item, (start, end, port, error) in enumerate(sent.select(columns).iter_rows()):
-        gathered.add(item, start, end, answers.get(port, []), failed=error is not None)
+    columns = ("start_ns", "end_ns", "local_port", "local_ino", "error")
+    for item, (start, end, port, ino, error) in enumerate(sent.select(columns).iter_rows()):
+        gathered.add(item, start, end, answers.get((port, ino), []), failed=error is not None)
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
     return _root(graph, "requests", gathered.read(), table, tuple(gathered.leads), queued=gathered.unread())
 

@@ -38,8 +38,11 @@ def part(capture: Capture) -> Capture | None:
     if from_ns is None or from_ns >= window.end_ns or capture.frame(schema.SUMS).is_empty():
         return None
     tables = {table.name: capture.frame(table) for table in KEPT if capture.has(table)}
-    begun = tables.get(schema.REQUESTS.name, schema.REQUESTS.empty()).filter(pl.col("start_ns") >= from_ns)
-    clipped = msgspec.structs.replace(window, start_ns=from_ns)
+    asked = tables.get(schema.REQUESTS.name, schema.REQUESTS.empty())
+    waits = pl.col("end_ns").is_null() | (pl.col("end_ns") > from_ns)  # its part of one that was open when events ended
+    begun = asked.filter(waits).with_columns(start_ns=pl.max_horizontal("start_ns", pl.lit(from_ns, pl.Int64)))
+    realtime_ns = window.start_realtime_ns + from_ns - window.start_ns
+    clipped = msgspec.structs.replace(window, start_ns=from_ns, start_realtime_ns=realtime_ns)
     return Capture(
         manifest=msgspec.structs.replace(capture.manifest, window=clipped),
         tables=tables | ({schema.REQUESTS.name: begun} if schema.REQUESTS.name in tables else {}),

@@ -54,6 +54,7 @@ from culpa.labs.red_herrings import RED_HERRINGS
 from culpa.labs.redis_commands import REDIS_COMMANDS
 from culpa.labs.redis_disk import REDIS_DISK
 from culpa.labs.redis_doubles import REDIS_DOUBLES
+from culpa.labs.redis_memory import REDIS_MEMORY
 from culpa.labs.redis_slow import REDIS_SLOW, REDIS_SLOW_HEALTHY
 from culpa.labs.redis_stalls import REDIS_STALLS
 from culpa.labs.remote_slow import LAB_REMOTE_SLOW, LAB_REMOTE_SLOW_HEALTHY
@@ -160,6 +161,7 @@ LABS: tuple[Lab, ...] = (
     *REDIS_COMMANDS,
     *REDIS_STALLS,
     *REDIS_DISK,
+    *REDIS_MEMORY,
     *REDIS_DOUBLES,
     *HOST_DOUBLES,
     *RED_HERRINGS,

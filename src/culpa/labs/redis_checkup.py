@@ -52,7 +52,7 @@ class Drawn:
     be. `fill`: commands that put the data there; `sound_fill`: those of the twin, if others. `beside` starts what
     disturbs the server from outside, and `harmless` what does not; `mend` is the repair, if it is not to end what
     disturbs, and `after` what is done once that has ended. `url`: where clients reach the server, if not at its own
-    port. `amounts`: what was drawn, for the record.
+    port. `device`: the one that must be named. `amounts`: what was drawn, for the record.
     """
 
     load: Load
@@ -66,6 +66,7 @@ class Drawn:
     mend: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
     url: str | None = None
+    device: str | None = None
     amounts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -209,7 +210,7 @@ def _play(cases: Cases, conditions: Conditions) -> Played:
         if scene.disk is not None:
             scene.await_stall()  # a disk has some writes to spare at first
         before = scene.lateness()
-        truth, examined = _truth(cases, scene, beside), scene.judge(_url(scene, drawn))
+        truth, examined = _truth(cases, scene, drawn, beside), scene.judge(_url(scene, drawn))
         _require(*loads, *(program for programs in beside for program in programs))
         for one, load, programs in zip(drawn, loads, beside, strict=True):
             _repair(scene, one, load, programs)
@@ -278,7 +279,7 @@ def _require(*programs: Program) -> None:
         program.require_running()
 
 
-def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
+def _truth(cases: Cases, scene: Scene, drawn: tuple[Drawn, ...], beside: list[Programs]) -> Truth:
     who = []
     for case, programs in zip(cases, beside, strict=True):
         if case.of_host:
@@ -288,7 +289,11 @@ def _truth(cases: Cases, scene: Scene, beside: list[Programs]) -> Truth:
         any_order=len(cases) > 1,
         may=(*(cause for case in cases for cause in case.may), *ALSO_TRUE),
         who=tuple(who),
-        on=tuple(TruthOn(cause=case.cause, command=case.command) for case in cases if case.command),
+        on=tuple(
+            TruthOn(cause=case.cause, command=case.command, device=one.device)
+            for case, one in zip(cases, drawn, strict=True)
+            if case.command or one.device
+        ),
         fix="; ".join(case.fix for case in cases),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from culpa.diagnose.finding import Finding, Nearness
@@ -21,6 +21,10 @@ WHOLE_READS = frozenset(
     }
 )  # fmt: skip
 """Reads of (nearly) all of one key: long only where the key is large."""
+SCANNED = WHOLE_READS | frozenset(
+    {"KEYS", "SORT", "SORT_RO", "SUNION", "SINTER", "SDIFF", "ZUNION", "ZINTER", "ZDIFF", "SINTERCARD", "ZINTERCARD"}
+)
+"""What can be had in steps, and be put together by the client."""
 DELETES = frozenset({"DEL", "GETDEL", "RENAME", "RENAMENX"})
 FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})
@@ -35,16 +39,18 @@ LONG_NS = 10_000_000
 SHARE = 0.05
 LARGE_ELEMENTS, LARGE_BYTES = 1000, 100_000
 """From here on a key is large: what the tools for it begin to warn at (RedisInsight, cachecloud)."""
-NAMED_VERBS = 3
+NAMED_VERBS, NAMED_ASKERS = 3, 2
+STEPS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
+"""Reads in steps; one is long where its COUNT is large."""
 
 
 @rule(
     id="redis.command.slow",
     title="Long commands keep Redis' one thread from all other clients",
     needs=(),
-    fixes=("redis-scan-instead",),
+    fixes=("redis-scan-instead", "redis-smaller-steps", "redis-bgsave", "redis-no-debug", "redis-less-at-once"),
     fires=(Lab("redis-keys"),),
-    silent=(Lab("redis-keys-healthy"), Lab("redis-starved"), Lab("redis-fork"), Lab("redis-evict")),
+    silent=(Lab("redis-keys-healthy"), Lab("redis-starved"), Lab("redis-fork"), Lab("redis-evict"), Lab("redis-swap")),
 )
 @each_server
 def command_slow(view: RedisView) -> Iterator[Finding]:
@@ -55,12 +61,16 @@ def command_slow(view: RedisView) -> Iterator[Finding]:
 
     How sure: where the host is traced, the time is what the main thread computed between reading the command and its
     next step, and the waiting of others is measured; else the slow log's entries are held against the stalls of PING.
+    What the thread waited for meanwhile (swap, a CPU, a disk) is not the command's own; the slow log times that as
+    well, so its entries count for as much as the server's own CPU time allows. Commands that wait by design (SAVE,
+    DEBUG SLEEP) count whole. Those that the slow log has not (it is off, or they were below its threshold) are told by
+    the server's count of calls and time, where they were long in the mean; that is weaker.
 
     What to do: SCAN and its kin in small steps, sort and intersect in the client or on a replica, or forbid the command
-    to the client that sends it (ACL SETUSER ... -@dangerous).
+    to the client that sends it (ACL SETUSER ... -@dangerous); BGSAVE instead of SAVE.
     """
     holds = tuple(hold for hold in view.holds if hold.verb not in OTHERS_WORK | INTERNAL)
-    yield from _finding(view, holds, fixes=(_SCAN,), keys=False)
+    yield from _finding(view, holds, fixes=_instead(holds), keys=False)
 
 
 @rule(
@@ -202,12 +212,13 @@ def _finding(
         on=On(peer=view.server, command=_said(holds)),
         evidence=(
             *_commands(view, holds),
+            *_askers(view, holds),
             *view.stall_facts(moments),
             *(_keys(holds) if keys or _known(holds) else ()),
             *more,
             *view.monitored("command", "fast-command"),
         ),
-        confidence=0.95 if exact else 0.85,
+        confidence=0.95 if exact else 0.7 if any(hold.counted for hold in holds) else 0.85,
         fixes=fixes,
     )
 
@@ -226,20 +237,43 @@ def _by_verb(holds: tuple[Hold, ...]) -> list[tuple[str, list[Hold]]]:
 
 
 def _commands(view: RedisView, holds: tuple[Hold, ...]) -> Iterator[Evidence]:
-    source = "messages, offcpu: main thread" if holds[0].exact else "SLOWLOG GET"
     for name, group in _by_verb(holds)[:NAMED_VERBS]:
-        lengths = [hold.length_ns for hold in group]
-        times = "once" if len(group) == 1 else f"{format_count(len(group))} times"
-        yield Evidence(
-            fact=f"{name} ran {times}, the longest for {max(lengths) / 1e6:.3g} ms",
-            value=seconds(sum(lengths)), unit="s", threshold=None, source=source,
-        )  # fmt: skip
+        for part in ([hold for hold in group if not hold.counted], [hold for hold in group if hold.counted]):
+            if part:
+                yield _ran(name, part)
     logged = [hold for hold in view.logged if hold.verb in {hold.verb for hold in holds}]
     if holds[0].exact and logged:
         yield Evidence(
             fact="the slow log has them as well: entries of the window", value=len(logged), unit="", threshold=None,
             source="SLOWLOG GET",
         )  # fmt: skip
+
+
+def _ran(name: str, holds: list[Hold]) -> Evidence:
+    lengths, counted = [hold.length_ns for hold in holds], holds[0].counted
+    times = "once" if len(holds) == 1 else f"{format_count(len(holds))} times"
+    told = "which its slow log has not, in the mean" if counted else "the longest"
+    source = "INFO commandstats" if counted else "SLOWLOG GET"
+    return Evidence(
+        fact=f"{name} ran {times}, {told} for {max(lengths) / 1e6:.3g} ms", value=seconds(sum(lengths)), unit="s",
+        threshold=None, source="messages, offcpu: main thread" if holds[0].exact else source,
+    )  # fmt: skip
+
+
+def _askers(view: RedisView, holds: tuple[Hold, ...]) -> Iterator[Evidence]:
+    """Who asked for the one that took most: by the sockets it came over, or by the slow log."""
+    name, group = _by_verb(holds)[0]
+    if not holds[0].exact:
+        counted = Counter(hold.client for hold in group if hold.client is not None)
+        asked, source = counted.most_common(NAMED_ASKERS), "SLOWLOG GET"
+    elif (told := view.commands) is not None and told.basis == "sockets":
+        rows = [row for row in told.rows if (row.verb, row.pattern) == (group[0].verb, group[0].pattern)]
+        asked = [(one.name, one.requests) for row in rows for one in row.askers][:NAMED_ASKERS]
+        source = "messages, sockets"
+    else:
+        return
+    for client, times in asked:
+        yield Evidence(fact=f"{name} came from {client}, times", value=times, unit="", threshold=None, source=source)
 
 
 def _known(holds: tuple[Hold, ...]) -> bool:
@@ -283,6 +317,30 @@ _SCAN = Fix(
     reversible=True,
     risk="none for the data; a scan sees changes while it runs",
 )
+_STEPS = Fix(
+    id="redis-smaller-steps",
+    change="take smaller steps: a COUNT of some hundred",
+    reversible=True,
+    risk="none; more steps, each of them short",
+)
+_BGSAVE = Fix(
+    id="redis-bgsave",
+    change="send BGSAVE instead of SAVE: a child writes the file meanwhile",
+    reversible=True,
+    risk="memory for what is written meanwhile",
+)
+_NO_DEBUG = Fix(
+    id="redis-no-debug",
+    change="leave DEBUG to tests (since 7.0 enable-debug-command no)",
+    reversible=True,
+    risk="none",
+)
+_LESS = Fix(
+    id="redis-less-at-once",
+    change="ask for it less often, of smaller keys, or on a replica; keep its result if it is asked for again",
+    reversible=True,
+    risk="none for the data; the application changes",
+)
 _SPLIT = Fix(
     id="redis-split-key",
     change="read the key in steps (HSCAN, SSCAN, ZSCAN, LRANGE with bounds), or split it into smaller keys",
@@ -295,6 +353,17 @@ _SCRIPT = Fix(
     reversible=True,
     risk="what was atomic is so no longer",
 )
+
+
+def _instead(holds: tuple[Hold, ...]) -> tuple[Fix, ...]:
+    """What helps against the command that took most."""
+    if not holds:
+        return ()
+    verb = _by_verb(holds)[0][1][0].verb
+    if verb in STEPS:
+        return (_STEPS,)
+    known = {"SAVE": _BGSAVE, "DEBUG": _NO_DEBUG}
+    return (known.get(verb, _SCAN if verb in SCANNED else _LESS),)
 
 
 def _delete_fixes(view: RedisView) -> tuple[Fix, ...]:

@@ -9,7 +9,7 @@ import polars as pl
 from culpa.capture.schema import COUNTERS
 from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.redisview import RedisView, each_server
-from culpa.diagnose.rule import rule
+from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import names_below
 from culpa.diagnose.rules.redis_said import NOTHING
 from culpa.diagnose.rules.swap import swap_evidence, swap_fixes
@@ -30,8 +30,8 @@ MAJOR_FAULTS_LEAST = 100
     title="Redis waits for its own memory to come back from swap",
     needs=(),
     fixes=("memory-more", "swap-empty", "swappiness-low"),
-    fires=(),
-    silent=(),
+    fires=(Lab("redis-swap"),),
+    silent=(Lab("redis-swap-healthy"),),
 )
 @each_server
 def swapped(view: RedisView) -> Iterator[Finding]:
