@@ -91,7 +91,7 @@ def test_a_box_of_cards_is_written_past_the_page_cache(places: Places) -> None:
     with site.opened(print, places=places) as here:
         case = raised(here, "cards", str(here.directory / "box"), "50", "7")
         before = _write_bytes(case.app.pid)
-        assert ask(case, "shuffle") == ask(case, "look") == "50 cards\n"
+        assert ask(case, "shuffle") == "50 cards\n"
         written = _write_bytes(case.app.pid) - before
     assert 50 * 4096 == written
 

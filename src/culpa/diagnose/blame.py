@@ -177,6 +177,7 @@ class BlameBuilder:
 
 NOTHING = Interval(start=np.zeros(0, np.int64), end=np.zeros(0, np.int64), item=np.zeros(0, np.int64))
 UNREAD = Thing(stage="sent, not yet read")
+NOT_RECEIVED = Thing(stage="answered, not yet received")
 
 
 def share_out(

@@ -176,8 +176,9 @@ class Picture:
 
     @cached_property
     def on_cpu_or_ready(self) -> Moments:
-        """Where the root's time is computing, or waiting for a CPU."""
-        return self.moments(*self.nodes(Kind.RUNNING, Kind.RUNNABLE))
+        """Where the root's time is the target's own computing, or its waiting for a CPU."""
+        nodes, own = self.nodes(Kind.RUNNING, Kind.RUNNABLE), self.capture.manifest.target.pids
+        return self.moments(*(node for node in nodes if self.blame.nodes[node].who in own))
 
     @cached_property
     def slow_commands(self) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import polars as pl
 
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
-from culpa.diagnose.blame import NOTHING, ROOT, UNREAD, BlameBuilder, Interval
+from culpa.diagnose.blame import NOT_RECEIVED, NOTHING, ROOT, UNREAD, BlameBuilder, Interval
 from culpa.diagnose.moments import Moments
 from culpa.model import timeline
 from culpa.model.axis import NO_THREAD, Int64s
@@ -165,7 +165,7 @@ class _Probed:
         # One request may be several exchanges: a TLS handshake comes first, or "100 Continue".
         answered = min(max(last.answered_ns or end, read), end)
         self._queued(item, start, read, answer)
-        self._lead(item, answered, end, Kind.QUEUED, Thing(stage="answered, not yet received"))
+        self._lead(item, answered, end, Kind.QUEUED, NOT_RECEIVED)
         self._thread(item, read, answered, last)
 
     def _unanswered(self, item: int, start: int, end: int, *, waits: bool) -> None:

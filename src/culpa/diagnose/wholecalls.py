@@ -1,7 +1,8 @@
 """System calls that go with a cause: whoever need not wait in a call for most of it need not make it either.
 
 What a thread computes in such a call, and its wait for a CPU after it was woken there, is left in the blame tree as
-running and runnable, and is no part of the cause's own moments; but it goes with them.
+running and runnable, and is no part of the cause's own moments; but it goes with them. What others computed while it
+waited for them in the call stays: a child that syncs a file has to be started all the same.
 """
 
 from __future__ import annotations

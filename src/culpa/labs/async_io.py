@@ -16,7 +16,7 @@ from culpa.labs.site import Site, opened
 
 SLOW_DEVICE = "disk.slow-device"
 OWN_LIMIT = ("disk.cgroup-throttle",)
-BUSY, AT_REST = "shuffle", "look"
+BUSY = "shuffle"
 RING, CONTEXT = "ring", "context"
 UNLIMITED = 10_000_000
 RING_SETUP = 425
@@ -43,7 +43,7 @@ def play(conditions: Conditions) -> Played:
     """On a slow disk."""
     with opened(conditions.progress) as here:
         case = _raised(here, conditions, write_iops=conditions.parameters.write_iops)
-        played = case.troubled(BUSY, _truth(case), repaired=AT_REST)
+        played = case.troubled(BUSY, _truth(case), repaired=BUSY, mend=case.disk.quicken)
     return Played(stages=played.stages, disk=played.disk, drawn={"ring": int(way(conditions) == RING)})
 
 
@@ -73,7 +73,7 @@ def _truth(case: stand.Stand) -> Truth:
             TruthStep(kind="io", pid=case.app.pid, path=str(case.disk.directory / "tray")),
             TruthStep(kind="device", device=case.disk.device_name),
         ),
-        fix="ask /look, which needs no disk",
+        fix="a faster disk: its limit lifted",
     )
 
 

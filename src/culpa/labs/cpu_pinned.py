@@ -1,7 +1,7 @@
 """A service in Node.js that is bound to one CPU, which others want as well: another program that is bound there, or
 threads of its own. The other CPUs idle.
 
-The twin is bound in the same way, and nobody shares its CPU.
+The twin is bound in the same way, and nobody shares its CPU; its request computes too little to be slow by that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from culpa.labs.site import Site, opened
 CPU_PINNED = "cpu.pinned"
 BELOW = (1_200_000, 1_600_000)
 """Numbers: some tenths of a second of computing."""
+BELOW_SOUND = (400_000, 500_000)
+"""A fifth of that."""
 MOST_SHARERS = 2
 ACTION = "total"
 Sharer = Literal["program", "helpers"]
@@ -31,7 +33,7 @@ def play(conditions: Conditions) -> Played:
     cpus = os.sched_getaffinity(0)
     count = 1 if sharer == "helpers" else chance.randint(1, MOST_SHARERS)
     with opened(conditions.progress) as here:
-        case, cpu = _raised(here, conditions, helpers=count if sharer == "helpers" else 0)
+        case, cpu = _raised(here, conditions, BELOW, helpers=count if sharer == "helpers" else 0)
         if sharer == "program":
             burn = stand.copied(here, "burn.py", "burn.py")
             here.start([sys.executable, str(burn), str(count), str(cpu)], name="neighbour").wait_ready()
@@ -47,7 +49,7 @@ def play(conditions: Conditions) -> Played:
 def play_healthy(conditions: Conditions) -> Played:
     """Alone on its CPU."""
     with opened(conditions.progress) as here:
-        case, _ = _raised(here, conditions, helpers=0)
+        case, _ = _raised(here, conditions, BELOW_SOUND, helpers=0)
         return case.sound(ACTION)
 
 
@@ -57,10 +59,10 @@ def bind(pid: int, cpus: set[int]) -> None:
         os.sched_setaffinity(int(thread.name), cpus)
 
 
-def _raised(here: Site, conditions: Conditions, *, helpers: int) -> tuple[stand.Stand, int]:
+def _raised(here: Site, conditions: Conditions, numbers: tuple[int, int], *, helpers: int) -> tuple[stand.Stand, int]:
     """The service, and the CPU it is bound to."""
     chance = conditions.parameters.chance("cpu-pinned service")
-    cpu, below = chance.choice(sorted(os.sched_getaffinity(0))), chance.randint(*BELOW)
+    cpu, below = chance.choice(sorted(os.sched_getaffinity(0))), chance.randint(*numbers)
     disk = stand.disk(here, conditions, slow=False)
     file, port = stand.copied(here, "totals.js", "totals.js"), ports.free_port()
     argv = [loopdev.tool("node") or "node", str(file), str(port), str(below), str(helpers)]

@@ -66,6 +66,11 @@ class Disk:
         if self.limit is not None:
             self.limit.admit(pid)
 
+    def quicken(self) -> None:
+        """Lift the limit, for good (nothing to do on an ordinary disk)."""
+        if self.limit is not None:
+            self.limit.lift()
+
 
 def why_not() -> str | None:
     """Why this host cannot have a slow disk with bounded dirty pages; None if it can."""

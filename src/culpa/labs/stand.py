@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -88,10 +88,12 @@ class Stand:
             repair=judged.repair,
         )
 
-    def troubled(self, action: str, truth: Truth, *, repaired: str) -> Played:
-        """A case of one stage: measured, judged, and measured again the repaired way."""
+    def troubled(self, action: str, truth: Truth, *, repaired: str, mend: Callable[[], None] | None = None) -> Played:
+        """A case of one stage: measured, judged, and measured again the repaired way, after the mending if there is."""
         before = self.seconds(action)
         judged = self.judge(action, show=True)
+        if mend is not None:
+            mend()
         after = self.seconds(repaired, requests=FAST_REQUESTS)
         stage = self.stage("as found", action, truth, judged, Measured(before=before, after_fix=after))
         return Played(stages=(stage,), disk=self.disk.kind)

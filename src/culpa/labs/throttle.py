@@ -55,6 +55,10 @@ class Throttle:
         """Put a process into the group that is held back, unless it is there already."""
         groups.admit(self.group, pid)
 
+    def lift(self) -> None:
+        """Let the device be as fast as it is."""
+        clear(self.control, self.device)
+
 
 @contextmanager
 def limit(device: str, rate: Rate, *, book: ledger.Ledger, name: str) -> Iterator[Throttle]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from culpa.diagnose.blame import NOT_RECEIVED
 from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.redisview import RedisView, each_server
@@ -35,10 +36,10 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
 
     How sure: the waiting was measured by culpa itself; what it is not is known, what it is not.
 
-    Where the host is traced, two things are left out: time in which the main thread slept until something should arrive
-    (the question was on its way to it, or culpa's own thread was late), and time in which it was ready to run and had
-    no CPU, because of other programs (`redis.cpu.starved`) or of culpa itself. Where events were only summed up,
-    nothing is said: nobody saw what the server did then.
+    Where the host is traced, three things are left out: time in which the main thread slept until something should
+    arrive (the question was on its way to it, or culpa's own thread was late), time after it had answered, and time in
+    which it was ready to run and had no CPU, because of other programs (`redis.cpu.starved`) or of culpa itself. Where
+    events were only summed up, nothing is said: nobody saw what the server did then.
 
     What to do: look at the server from its own host, where the waits of its main thread can be followed.
     """
@@ -49,7 +50,8 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
         raise Unseen("what the server did was only summed up, and sums do not tell when")
     rest = _unexplained(view)
     idle = [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]
-    if known := [*idle, *view.nodes(Kind.RUNNABLE)]:
+    answered = [node for node in picture.nodes(Kind.QUEUED) if picture.blame.nodes[node].on == NOT_RECEIVED]
+    if known := [*idle, *answered, *view.nodes(Kind.RUNNABLE)]:
         rest = rest.minus(picture.moments(*known))
     if rest.ns < LEAST_NS:
         return

@@ -1,7 +1,6 @@
 """A box of cards in one file, kept past the page cache, for `serve.py`: `cards.py FILE CARDS SEED`.
 
 /shuffle   writes every card anew, one at a time, in some order
-/look      tells how many cards there are
 """
 
 from __future__ import annotations
@@ -24,9 +23,6 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
     os.pwrite(descriptor, whole, 0)
     os.fsync(descriptor)
 
-    def look() -> int:
-        return cards
-
     def shuffle() -> int:
         order = list(range(cards))
         chance.shuffle(order)
@@ -34,5 +30,4 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
             os.pwrite(descriptor, card, number * CARD_BYTES)
         return cards
 
-    ways = {"shuffle": shuffle, "look": look}
-    return lambda path: f"{ways[path]()} cards" if path in ways else None
+    return lambda path: f"{shuffle()} cards" if path == "shuffle" else None

@@ -2,7 +2,6 @@
 `tray.py FILE CARDS SEED WAY`, where WAY is `ring` (io_uring) or `context` (io_submit, as libaio does it).
 
 /shuffle   writes every card anew, one at a time, in some order
-/look      tells how many cards there are
 
 A second thread waits for a word through a ring of its own, and nobody ever says one.
 """
@@ -118,9 +117,6 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
     os.fsync(descriptor)
     threading.Thread(target=wait_for_a_word, daemon=True).start()
 
-    def look() -> int:
-        return cards
-
     def shuffle() -> int:
         order, writer = list(range(cards)), Ring() if way == "ring" else Context()
         chance.shuffle(order)
@@ -129,5 +125,4 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
                 raise OSError("a card was not written")
         return cards
 
-    ways = {"shuffle": shuffle, "look": look}
-    return lambda path: f"{ways[path]()} cards" if path in ways else None
+    return lambda path: f"{shuffle()} cards" if path == "shuffle" else None
