@@ -8,13 +8,16 @@ requests is service; the rest is queueing behind others', and those have owners.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from culpa.capture import schema
-from culpa.diagnose.picture import Picture
 from culpa.model.axis import Bools, Int64s
+
+if TYPE_CHECKING:
+    from culpa.diagnose.picture import Picture
 
 MINOR_BITS = 20
 """Of the kernel's dev_t (include/linux/kdev_t.h); file systems without a block device have major number 0."""

@@ -13,9 +13,20 @@ import polars as pl
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.diagnose import blame as blame_of
-from culpa.diagnose import filecalls, freeing, rereads, sampled, slowcommands, smallcalls, summed, wholecalls
+from culpa.diagnose import (
+    devicewaits,
+    filecalls,
+    freeing,
+    rereads,
+    sampled,
+    slowcommands,
+    smallcalls,
+    summed,
+    wholecalls,
+)
 from culpa.diagnose import root as root_of
 from culpa.diagnose.blame import Blame
+from culpa.diagnose.devicewaits import DeviceWait
 from culpa.diagnose.filecalls import FileCalls
 from culpa.diagnose.freeing import Freeing
 from culpa.diagnose.moments import Moments
@@ -179,6 +190,11 @@ class Picture:
         """Where the root's time is the target's own computing, or its waiting for a CPU."""
         nodes, own = self.nodes(Kind.RUNNING, Kind.RUNNABLE), self.capture.manifest.target.pids
         return self.moments(*(node for node in nodes if self.blame.nodes[node].who in own))
+
+    @cached_property
+    def device_waits(self) -> tuple[DeviceWait, ...]:
+        """Waits for devices that matter to the root and are longer than sound devices make anybody wait."""
+        return tuple(devicewaits.found(self))
 
     @cached_property
     def slow_commands(self) -> pl.DataFrame:

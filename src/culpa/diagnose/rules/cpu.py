@@ -69,8 +69,10 @@ def busy(picture: Picture) -> Iterator[Finding]:
     half_ns = max(MIN_BUSY_SHARE * (picture.root.ns - queued_ns), MIN_SHARE * picture.root.ns)
     limit_ns = min(half_ns, _slow_by_itself_ns(picture))
     for nodes in own_work(picture, _by_process(picture, Kind.RUNNING)):
+        if not nodes or sum(picture.blame.nodes[node].ns for node in nodes) < limit_ns:
+            continue
         moments = picture.moments(*nodes).minus(busied)
-        if not nodes or moments.ns < limit_ns:
+        if moments.ns < limit_ns:
             continue
         pid = _pid(picture, nodes[0])
         line = line_of(picture, threads_of(picture, nodes))

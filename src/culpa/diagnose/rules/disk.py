@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from culpa.capture.schema import BLOCKS
 from culpa.diagnose import predict, workers
 from culpa.diagnose.code import line_of
-from culpa.diagnose.devicequeue import DeviceQueue, Waited, joined
+from culpa.diagnose.devicequeue import Waited
+from culpa.diagnose.devicewaits import DeviceWait
 from culpa.diagnose.finding import Finding, Nearness
-from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules.evidence import (
@@ -26,21 +25,14 @@ from culpa.diagnose.rules.evidence import (
 from culpa.diagnose.rules.iolimits import limits_on
 from culpa.diagnose.rules.neighbour import neighbours
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
-from culpa.model.axis import Int64s
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_count
 
-MIN_DEVICE_SHARE = 0.1
-"""Of the root's time; a cause with less is no more than a note."""
 MIN_SYNCS = 10
 """Syncs in one request, or in one window of a process, from which they are a habit and not a commit or a checkpoint."""
 SEVERAL = "{} processes sync small pieces to disk again and again"
 MAX_FILLERS = 3
 """Of those whose requests fill the queue, so many are named."""
-MAX_WAITERS = 32
-"""Threads, with those they wait through, whose waits for a device are divided one by one."""
-SLOW_NS = 500_000
-"""Mean time of the waits for a device, queue or service, below which no device is slow: flash answers in less."""
 
 
 @rule(
@@ -146,71 +138,6 @@ def _files(picture: Picture, nodes: list[int]) -> list[str]:
     return sorted(spent, key=lambda name: (-spent[name], name))
 
 
-def _device_nodes(picture: Picture) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for node in picture.nodes(Kind.DEVICE):
-        on = picture.blame.nodes[node].on
-        if on is not None and on.device:
-            found[on.device].append(node)
-    return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DeviceWait:
-    """The root's waits for one device, and what the device did meanwhile."""
-
-    device: str
-    nodes: list[int]
-    moments: Moments
-    waited: Waited
-    queue: DeviceQueue
-
-    @property
-    def queues(self) -> bool:
-        """Whether more than half of it went to other requests than the waiter's."""
-        return self.waited.queued_ns > self.waited.ns / 2
-
-    @property
-    def finds_it_idle(self) -> bool:
-        """Whether the device had nothing to do for more than half of it: what it waits for had not reached it yet."""
-        return self.waited.idle_ns > self.waited.ns / 2
-
-
-def device_waits(picture: Picture) -> Iterator[DeviceWait]:
-    """Waits for devices that matter to the root and are longer than sound devices make anybody wait."""
-    for device, nodes in _device_nodes(picture).items():
-        moments = picture.moments(*nodes)
-        if _is_slow(picture, nodes, moments.ns):
-            queue = DeviceQueue(picture, device)
-            waits = [queue.waited(*_when(picture, own_nodes), tids) for tids, own_nodes in _by_waiter(picture, nodes)]
-            waited = joined(waits, total_ns=moments.ns)
-            yield DeviceWait(device=device, nodes=nodes, moments=moments, waited=waited, queue=queue)
-
-
-def _by_waiter(picture: Picture, nodes: list[int]) -> Iterator[tuple[frozenset[int], list[int]]]:
-    """The nodes by who waits in them: the threads above the node, each for the next, and the one that it names.
-
-    A node about somebody else's data on the device names the one whose data it is. Of many waiters, as the short-lived
-    processes of a script are, all but those that wait longest wait as one.
-    """
-    found: dict[frozenset[int], list[int]] = defaultdict(list)
-    for node in nodes:
-        *above, last = picture.blame.path(node)
-        theirs = getattr(picture.blame.nodes[last].on, "other", None) is not None
-        tids = {picture.blame.nodes[n].who for n in (above if theirs else [*above, last])}
-        found[frozenset(tid for tid in tids if tid >= 0)].append(node)
-    ordered = sorted(found, key=lambda tids: (-sum(picture.blame.nodes[n].ns for n in found[tids]), sorted(tids)))
-    yield from ((tids, found[tids]) for tids in ordered[:MAX_WAITERS])
-    rest = ordered[MAX_WAITERS:]
-    if rest:
-        yield frozenset().union(*rest), [node for tids in rest for node in found[tids]]
-
-
-def _when(picture: Picture, nodes: list[int]) -> tuple[Int64s, Int64s]:
-    moments = picture.moments(*nodes)
-    return moments.start_ns, moments.end_ns
-
-
 def device_evidence(wait: DeviceWait) -> Iterator[Evidence]:
     """The device's part of the root's time, split into others' requests and the waiter's own."""
     waited, device = wait.waited, wait.device
@@ -232,15 +159,6 @@ def device_evidence(wait: DeviceWait) -> Iterator[Evidence]:
         yield Evidence(fact=fact, value=round(finished.mean_ns / 1e6, 4), unit="ms", threshold=None, source="blocks")
         fact = "of that, the device's own time for it"
         yield Evidence(fact=fact, value=round(finished.own_ns / 1e6, 4), unit="ms", threshold=None, source="blocks")
-
-
-def _is_slow(picture: Picture, nodes: list[int], ns: int) -> bool:
-    """The waits for the device matter to the root, and each is longer than a sound device takes."""
-    stages: dict[str | None, int] = defaultdict(int)
-    for node in nodes:
-        stages[getattr(picture.blame.nodes[node].on, "stage", None)] += picture.blame.nodes[node].count
-    waits = max(stages.values(), default=0)  # one that queues and is served counts in both
-    return picture.share(ns) >= MIN_DEVICE_SHARE and ns / max(1, waits) >= SLOW_NS
 
 
 @rule(
@@ -270,7 +188,7 @@ def saturated(picture: Picture) -> Iterator[Finding]:
 
     What to do: fewer or larger requests, a faster device, or a limit for whoever fills the queue.
     """
-    for wait in device_waits(picture):
+    for wait in picture.device_waits:
         fillers = wait.waited.fillers
         if not wait.queues or _has_one_neighbour(picture, wait.waited):
             continue
@@ -342,7 +260,7 @@ def slow_device(picture: Picture) -> Iterator[Finding]:
 
     What to do: a faster device, or fewer requests that somebody waits for.
     """
-    for wait in device_waits(picture):
+    for wait in picture.device_waits:
         if not wait.queues and not (wait.finds_it_idle and limits_on(picture, wait.device)):
             yield Finding(
                 moments=wait.moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=wait.device),

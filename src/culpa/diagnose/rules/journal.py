@@ -62,9 +62,9 @@ def journal_wait(picture: Picture) -> Iterator[Finding]:
     """
     found: dict[str, list[int]] = defaultdict(list)
     for node in picture.nodes(Kind.JOURNAL):
-        above = [picture.blame.nodes[step].kind for step in picture.blame.path(node)]
-        device = _device(picture, node)
-        if Kind.FSYNC not in above and device is not None:
+        if any(picture.blame.nodes[step].kind is Kind.FSYNC for step in picture.blame.path(node)):
+            continue
+        if (device := _device(picture, node)) is not None:
             found[device].append(node)
     for device, nodes in found.items():
         ns = picture.moments(*nodes).ns

@@ -77,11 +77,11 @@ def _synced_writes(picture: Picture) -> Iterator[int]:
     if picture.graph is None:
         return
     syncs = list(Numbers(picture.capture.manifest.host.machine).of(syscalls.SYNC))
+    named = picture.graph.calls["nr"].is_in(syncs).fill_null(value=False).to_numpy()
     for node in picture.nodes(Kind.FSYNC):
-        rows = np.unique(picture.blame.inside(node).call)
+        rows = picture.blame.inside(node).call
         rows = rows[rows != NONE]
-        named = picture.graph.calls[rows.tolist()]["nr"].is_in(syncs)
-        if len(rows) and not named.any() and picture.blame.nodes[node].on is not None:
+        if len(rows) and not named[rows].any() and picture.blame.nodes[node].on is not None:
             yield node
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from culpa.capture.schema import BLOCKS, COUNTERS
+from culpa.diagnose.devicewaits import DeviceWait
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.rule import Lab, rule
-from culpa.diagnose.rules.disk import DeviceWait, device_waits
 from culpa.diagnose.rules.evidence import seconds
 from culpa.diagnose.rules.iolimits import IoLimit, limits_on
 from culpa.diagnose.verdict import Evidence, Fix, On
@@ -43,7 +43,7 @@ def cgroup_throttle(picture: Picture) -> Iterator[Finding]:
 
     What to do: raise the limit, or read and write less often and in larger pieces.
     """
-    for wait in device_waits(picture):
+    for wait in picture.device_waits:
         limits = limits_on(picture, wait.device)
         if limits and wait.finds_it_idle:
             yield _finding(wait, limits)
