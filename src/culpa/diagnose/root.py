@@ -8,6 +8,7 @@ threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ STALL_NS = 5_000_000
 Basis = Literal["requests", "threads"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Root:
     """The root's intervals on the axis, and its requests.
 
@@ -50,7 +51,7 @@ class Root:
     idle_ns: int
     wall_ns: int
 
-    @property
+    @cached_property
     def ns(self) -> int:
         """The root's whole time."""
         threads = sum(int((part.end - part.start).sum()) for part in (self.interval, self.queued))
