@@ -161,7 +161,7 @@ def test_a_peer_that_is_deadlocked_is_named_with_its_lock() -> None:
 
 
 def test_a_peer_that_waits_for_a_file_lock_is_named_with_the_call(tmp_path: Path) -> None:
-    """flock(2): no other thread, no disk."""
+    """flock(2): no other thread, no disk; the kernel's list of locks has who holds it."""
     held = tmp_path / "held"
     held.touch()
     with held.open("r+") as file, ExitStack() as stack:
@@ -170,8 +170,8 @@ def test_a_peer_that_waits_for_a_file_lock_is_named_with_the_call(tmp_path: Path
         pid, _ = stack.enter_context(program(CLIENT, port))
         time.sleep(0.5)
         verdict = verdict_on(pid)
-    assert [("peer", peer), ("unexplained", peer)] == chain(verdict)
-    assert f"[{peer}] in flock (for " in verdict["headline"]
+    assert [("peer", peer), ("lock", os.getpid())] == chain(verdict)
+    assert f"[{os.getpid()}]: it holds the lock of a file that is waited for" in verdict["headline"]
 
 
 def test_a_peer_that_waits_for_another_itself_leads_on(tmp_path: Path) -> None:
