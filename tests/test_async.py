@@ -51,10 +51,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 
 def counted(verdict: dict[str, Any], kind: str, path: Path) -> tuple[int, dict[str, Any]]:
     """How often the program itself was in such a part of the file, and that node."""
-    node = next(
-        n for n in every(verdict["blame"]) if n["kind"] == kind and n["on"] and n["on"].get("path") == str(path)
-    )
-    return node["count"], node
+    found = [n for n in every(verdict["blame"]) if n["kind"] == kind and n["on"] and n["on"].get("path") == str(path)]
+    assert len(found) == 1, outline(verdict)
+    return found[0]["count"], found[0]
+
+
+def outline(verdict: dict[str, Any]) -> str:
+    """The tree, a line each, and what was not seen, for whoever reads why a test failed."""
+    nodes = [f"{n['kind']} {n['count']} {n['share']:.4f} {n['who']} {n['on']}" for n in every(verdict["blame"])]
+    return "\n".join([*nodes, str(verdict["blind_spots"])])
 
 
 def unexplained_ns(verdict: dict[str, Any]) -> float:
@@ -70,7 +75,7 @@ def test_direct_io_is_its_file_s_and_its_device_s(program: Path, disk: tuple[Pat
     verdict = why("--", str(program), way, str(folder / way))
     count, node = counted(verdict, "io", folder / way)
     waited = int((folder / f"{way}.waits").read_text())
-    assert waited - 1 <= count <= waited + beside.ROUNDS / 20
+    assert waited - 1 <= count <= waited + beside.ROUNDS / 20, outline(verdict)
     # What io_submit gave away, another CPU may have done before io_getevents has to wait.
     assert beside.ROUNDS * (0 if way == "context" else 0.9) < waited
     assert {device} == {n["on"]["device"] for n in every(node) if n["kind"] == "device"}
@@ -82,7 +87,7 @@ def test_an_fsync_in_a_ring_is_what_its_worker_waits_for(program: Path, disk: tu
     folder, device = disk
     verdict = why("--", str(program), "sync", str(folder / "sync"))
     count, node = counted(verdict, "fsync", folder / "sync")
-    assert beside.ROUNDS / 2 <= count <= beside.ROUNDS * 2
+    assert beside.ROUNDS / 2 <= count <= beside.ROUNDS * 2, outline(verdict)
     worker = next(n for n in node["children"] if n["kind"] == "peer")
     assert worker["who"]["comm"].startswith("iou-wrk-")
     below = list(every(worker))

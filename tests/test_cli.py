@@ -328,6 +328,18 @@ def test_an_interrupt_at_any_moment_is_quiet(url: str, after: float) -> None:
         assert out == ""
 
 
+def test_an_interrupt_while_the_priority_is_set_is_quiet() -> None:
+    """Before the command line is even parsed."""
+    code = """
+import signal
+from culpa import cli
+cli.program.PRIORITY.give_way = lambda: signal.raise_signal(signal.SIGINT)
+cli.main(["why", "--no-trace"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_interrupt_is_not_lost_where_an_import_swallows_it() -> None:
     """As Python does with what is raised in a weak reference's callback, of which each import has one."""
     code = """

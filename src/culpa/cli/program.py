@@ -94,12 +94,12 @@ def interrupted(_number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the codes of `errors.py`."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a job that a script put in the background
-        signal.signal(signal.SIGINT, interrupted)
     before, command = _split(sys.argv[1:] if arguments is None else arguments)
-    if before[:1] and before[0] in LOOKS_ON:
-        PRIORITY.give_way()
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a job that a script put in the background
+            signal.signal(signal.SIGINT, interrupted)
+        if before[:1] and before[0] in LOOKS_ON:
+            PRIORITY.give_way()
         app(args=before, prog_name="culpa", obj=Invocation(command=command))
     except CulpaError as error:
         _end(error)

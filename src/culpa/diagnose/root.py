@@ -19,7 +19,7 @@ from culpa.capture.bundle import Capture
 from culpa.diagnose.blame import NOT_RECEIVED, NOTHING, ROOT, UNREAD, BlameBuilder, Interval
 from culpa.diagnose.moments import Moments
 from culpa.model import timeline
-from culpa.model.axis import NO_THREAD, Int64s
+from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Integers
 from culpa.model.kinds import Kind
 from culpa.model.objects import Thing
 from culpa.model.requests import Requests
@@ -62,6 +62,18 @@ class Root:
         """The requests that waited for at least `STALL_NS`: from asking to the answer."""
         slow = self.requests.filter(pl.col("end_ns") - pl.col("start_ns") >= STALL_NS)
         return Moments.of_rows(slow["item"].to_list(), slow["start_ns"].to_list(), slow["end_ns"].to_list())
+
+    def items_at(self, axis: Axis, tids: Integers, times_ns: Int64s) -> tuple[Int64s, Bools]:
+        """The item that each thread served at its moment, and whether it served any."""
+        order = np.argsort(self.interval.start, kind="stable")
+        lanes = axis.lane(tids)
+        point = axis.place(lanes, times_ns)
+        if not len(order):
+            return np.zeros(len(point), np.int64), np.zeros(len(point), bool)
+        found = np.searchsorted(self.interval.start[order], point, side="right") - 1
+        holder = order[np.maximum(found, 0)]
+        inside: Bools = (found >= 0) & (lanes >= 0) & (self.interval.end[holder] >= point)
+        return self.interval.item[holder], inside
 
 
 REQUEST_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {

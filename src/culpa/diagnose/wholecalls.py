@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from culpa.capture import schema
 from culpa.diagnose.moments import Moments
-from culpa.model.axis import Int64s, Integers
+from culpa.model.axis import Int64s
 
 if TYPE_CHECKING:
     from culpa.diagnose.picture import Picture
@@ -40,19 +39,5 @@ def of_root(picture: Picture) -> tuple[Int64s, Int64s, Int64s]:
         return nothing, nothing, nothing
     rows = picture.capture.frame(schema.SYSCALLS).select(columns).drop_nulls()
     start, end = rows["enter_ns"].to_numpy(), rows["exit_ns"].to_numpy()
-    items, inside = items_at(picture, rows["tid"].to_numpy(), start + (end - start) // 2)
+    items, inside = picture.root.items_at(picture.graph.axis, rows["tid"].to_numpy(), start + (end - start) // 2)
     return items[inside], start[inside], end[inside]
-
-
-def items_at(picture: Picture, tids: Integers, times_ns: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
-    """The root's item that a thread served at a moment, and whether it served any."""
-    assert picture.graph is not None
-    axis, interval = picture.graph.axis, picture.root.interval
-    order = np.argsort(interval.start, kind="stable")
-    lanes = axis.lane(tids)
-    point = axis.place(lanes, times_ns)
-    found = np.searchsorted(interval.start[order], point, side="right") - 1
-    if not len(order):
-        return np.zeros(len(point), np.int64), np.zeros(len(point), bool)
-    holder = order[np.maximum(found, 0)]
-    return interval.item[holder], (found >= 0) & (lanes >= 0) & (interval.end[holder] >= point)
