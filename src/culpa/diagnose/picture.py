@@ -243,9 +243,7 @@ def _own_exchanges(picture: Picture) -> pl.DataFrame:
         return rows.clear().with_columns(
             item=pl.lit(0, pl.Int64), wait_ns=pl.lit(0, pl.Int64), stop_ns=pl.lit(0, pl.Int64)
         )
-    items, inside = picture.root.items_at(
-        picture.graph.axis, rows["tid"].to_numpy(), rows["ask_end_ns"].to_numpy()
-    )
+    items, inside = picture.root.items_at(picture.graph.axis, rows["tid"].to_numpy(), rows["ask_end_ns"].to_numpy())
     return (
         rows.with_columns(
             item=pl.Series(items, dtype=pl.Int64),
