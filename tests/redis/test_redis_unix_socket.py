@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import redis
-from servers import cause, needs_redis, port_of, recorded, serving
+from servers import cause, everywhere, needs_redis, port_of, recorded, serving
 from test_states import SOUND, keeps_asking
 
+from culpa.capture import schema
 from culpa.diagnose.judge import judge
 
 pytestmark = [pytest.mark.redis, pytest.mark.root, pytest.mark.trace, needs_redis]
 
 WINDOW_NS = 3_000_000_000
+LATE_NS, LATER_NS = 2_000_000, 15_000_000
 LOOP = "local n = 0 for i = 1, 3000000 do n = n + i end return n"
 
 
@@ -33,3 +37,17 @@ def test_what_a_ping_over_a_unix_socket_waited_for_is_seen(tmp_path: Path, sick:
         assert found.level in ("warning", "critical")
     else:
         assert "slow" != verdict.state
+
+
+@pytest.mark.parametrize("over_tcp", [True, False])
+def test_lateness_of_the_asker_is_no_stall(tmp_path: Path, over_tcp: bool) -> None:
+    """A sound server's check-up, with the clock read later on both ways: after it had answered, and long after that."""
+    path = str(tmp_path / "calm.sock")
+    with serving(tmp_path, *SOUND, "--unixsocket", path) as client:
+        capture = recorded(port_of(client), path=None if over_tcp else path, trace=True, for_ns=WINDOW_NS)
+    late = pl.col("start_ns") + LATE_NS
+    told = capture.frame(schema.REQUESTS).with_columns(start_ns=late, end_ns=late + LATER_NS)
+    verdict = judge(replace(capture, tables={**capture.tables, schema.REQUESTS.name: told}))
+    named = {one.id for one in everywhere(verdict.causes) if one.level != "note"}
+    assert "redis.stall.unattributed" not in named
+    assert "slow" != verdict.state

@@ -162,11 +162,17 @@ class _Probed:
         self._read: list[tuple[int, int, int]] = []
         self._unread: list[tuple[int, int, int]] = []
 
-    def add(self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer], *, failed: bool) -> None:
-        """One request and the exchanges on its connection; one that failed was not finished."""
+    def add(
+        self, item: int, sent_ns: int, received_ns: int | None, answers: list[_Answer], *, after_ns: int, failed: bool
+    ) -> None:
+        """One request and the exchanges on its connection; one that failed was not finished.
+
+        The clock may be read late on the way out, so that it was served before it "began": what was read after the
+        request before it on that connection had ended (`after_ns`) is its own.
+        """
         start = max(sent_ns, self._window.start_ns)
         end = min(received_ns or self._window.end_ns, self._window.end_ns)
-        mine = [a for a in answers if start <= (a.read_ns or start) < end]
+        mine = [a for a in answers if min(after_ns, start) <= (a.read_ns or start) < end]
         answer, last = (mine[0], mine[-1]) if mine else (None, None)
         ino, verb, detail = (answer.ino, answer.verb, answer.detail) if answer else (None, None, None)
         done = received_ns is not None and not failed
@@ -246,8 +252,13 @@ def _probed(capture: Capture, graph: WaitGraph, requests: Requests) -> Root:
     sent = capture.frame(schema.REQUESTS).filter(pl.col("start_ns") < end_ns).sort("start_ns")
     answers, gathered = _answers(capture, requests), _Probed(capture, graph)
     columns = ("start_ns", "end_ns", "local_port", "local_ino", "error")
+    ended: dict[End, int] = {}
     for item, (start, end, port, ino, error) in enumerate(sent.select(columns).iter_rows()):
-        gathered.add(item, start, end, answers.get((port, ino), []), failed=error is not None)
+        own = (port, ino)
+        gathered.add(
+            item, start, end, answers.get(own, []), after_ns=ended.get(own, start), failed=error is not None
+        )  # fmt: skip
+        ended[own] = end or end_ns
     table = pl.DataFrame(gathered.rows, schema=REQUEST_SCHEMA, orient="row")
     return _root(graph, "requests", gathered.read(), table, tuple(gathered.leads), queued=gathered.unread())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from culpa.capture.schema import REQUESTS
 from culpa.diagnose.blame import NOT_RECEIVED
 from culpa.diagnose.finding import Finding, Nearness, Unseen
 from culpa.diagnose.moments import Moments
@@ -49,8 +48,6 @@ def unattributed(view: RedisView) -> Iterator[Finding]:
         raise Unseen("the server was not asked PING: that is for culpa redis URL")
     if picture.seen == "sums":
         raise Unseen("what the server did was only summed up, and sums do not tell when")
-    if not picture.sampled and picture.capture.frame(REQUESTS)["local_ino"].count():
-        raise Unseen("of a PING over a unix socket nobody sees when its answer arrived")
     rest = _unexplained(view)
     idle = [node for node in view.nodes(Kind.UNEXPLAINED) if _is_idle(view, node)]
     answered = [node for node in picture.nodes(Kind.QUEUED) if picture.blame.nodes[node].on == NOT_RECEIVED]
