@@ -45,7 +45,7 @@ def play_limit_healthy(conditions: Conditions) -> Played:
 def _far(conditions: Conditions, cause: str, limited: Limited) -> Played:
     with opened(conditions.progress) as here:
         case = _raised(here, conditions, limited)
-        return case.troubled(FAR, _truth(case, cause), repaired=NEAR)
+        return case.troubled(FAR, _truth(case, cause), repaired=FAR, mend=case.disk.quicken)
 
 
 def _near(conditions: Conditions, limited: Limited) -> Played:
@@ -71,7 +71,7 @@ def _truth(case: stand.Stand, cause: str) -> Truth:
             TruthStep(kind="fault", pid=case.app.pid, path=atlas),
             TruthStep(kind="device", device=case.disk.device_name),
         ),
-        fix="ask /near: those pages are kept in memory",
+        fix="lift the limit",
     )
 
 

@@ -1,6 +1,6 @@
 """A clerk who has a shell script do the work, for `serve.py`: `clerk.py SCRIPT FILE COUNT`.
 
-/each, /once   run SCRIPT with that word, FILE and COUNT, and wait until it has ended
+/each, /kept, /once   run SCRIPT with that word, FILE and COUNT, and wait until it has ended
 """
 
 from __future__ import annotations
@@ -17,4 +17,4 @@ def application(arguments: list[str]) -> Callable[[str], str | None]:
         subprocess.run(["/bin/sh", script, way, *rest], check=True)
         return f"{rest[-1]} entries"
 
-    return lambda path: have_done(path) if path in ("each", "once") else None
+    return lambda path: have_done(path) if path in ("each", "kept", "once") else None
