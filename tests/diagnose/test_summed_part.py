@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec.structs import replace
+
 from culpa.capture import schema
 from culpa.capture.bundle import Capture
 from culpa.capture.manifest import Cost, Evidence, Host, Manifest, Target, Window
 from culpa.diagnose import summed
+from culpa.diagnose.judge import judge
 
 SECOND = 1_000_000_000
 START_NS, SUMS_NS, END_NS = 100 * SECOND, 103 * SECOND, 110 * SECOND
@@ -43,3 +47,20 @@ def test_what_was_open_when_events_ended_waits_on() -> None:
     assert part is not None
     rows = part.frame(schema.REQUESTS).select("start_ns", "end_ns").rows()
     assert [(SUMS_NS, 105 * SECOND), (SUMS_NS, None), (104 * SECOND, 104 * SECOND + 1)] == rows
+
+
+@pytest.mark.parametrize(("seconds", "accused"), [(0.09, False), (7.0, True)])
+def test_a_moment_of_sums_accuses_nobody(seconds: float, accused: bool) -> None:
+    """A process that computed all the while after events ended, for so long; before, nothing of it was seen."""
+    capture, end_ns = _capture(), SUMS_NS + int(seconds * SECOND)
+    ran = {"tid": [7], "pid": [7], "what": ["running"], "total_ns": [end_ns - SUMS_NS], "count": [9]}
+    target = Target(kind="pid", name="7", pids=(7,))
+    window = replace(capture.manifest.window, end_ns=end_ns)
+    task = {"tid": [7], "pid": [7], "comm": ["burner"], "kernel": [False], "watched_ns": [START_NS]}
+    verdict = judge(
+        Capture(
+            manifest=replace(capture.manifest, target=target, window=window),
+            tables={schema.SUMS.name: schema.SUMS.frame(ran), schema.TASKS.name: schema.TASKS.frame(task)},
+        )
+    )
+    assert accused == bool([cause for cause in verdict.causes if cause.level != "note"])

@@ -74,3 +74,46 @@ def test_a_loop_that_looks_again_and_again_sleeps() -> None:
     verdict = served(by_worker=False)
     assert 1.5 == pytest.approx(seconds(verdict.blame, "sleep"), abs=0.001)
     assert ["sleep.by-choice"] == [cause.id for cause in verdict.causes if cause.level != "note"]
+
+
+FUTEX, WAIT_BITSET, WORD = 202, 137, 0x7000
+ETIMEDOUT = -110
+
+
+def handed_on(*, by_timer: bool, nr: int) -> Verdict:
+    """Five requests wait 300 ms for a thread that reads no requests: it rests for 290 ms, in one call, and hands over.
+
+    by_timer: its rest was ended by a timer; else something came for it. nr: of the call that it rested in.
+    """
+    scene = Scene()
+    scene.now += 2 * MS
+    over = {EPOLL: 0, FUTEX: ETIMEDOUT}[nr] if by_timer else {EPOLL: 1, FUTEX: 0}[nr]
+    for _ in range(5):
+        scene.request_arrives()
+        begun, done = scene.now, scene.now + 300 * MS
+        scene.sleep(WORKER, begun - US, begun + 290 * MS, begun + 290 * MS + US)
+        rest = {"enter_ns": begun - 2 * US, "exit_ns": begun + 290 * MS + 2 * US, "ret": over}
+        scene.add(schema.SYSCALLS, tid=WORKER, pid=APP, nr=nr, arg0=WORD, arg1=WAIT_BITSET, arg2=0, **rest)
+        scene.add(schema.SYSCALLS, enter_ns=done - US, exit_ns=done + US, tid=WORKER, pid=APP, nr=WRITE, ret=8,
+                  arg0=5, arg1=0, arg2=8, dev=8, ino=EVENTFD, file_type="anon")  # fmt: skip
+        wait(scene, 300 * MS, ret=1, waker=WORKER)
+        scene.answer()
+    scene.sleep(WORKER, scene.now, scene.now + MS, scene.now + MS)
+    scene.add(schema.TASKS, tid=WORKER, pid=APP, comm="worker", kernel=False, watched_ns=scene.start)
+    return judge(scene.capture())
+
+
+@pytest.mark.parametrize("nr", [EPOLL, FUTEX])
+def test_who_is_waited_for_and_rests_until_a_timer_ends_it_sleeps(nr: int) -> None:
+    """As a thread does that holds a lock, or looks for work now and then."""
+    verdict = handed_on(by_timer=True, nr=nr)
+    assert 1.45 == pytest.approx(seconds(verdict.blame, "sleep"), abs=0.001)
+    assert ["sleep.by-choice"] == [cause.id for cause in verdict.causes if cause.level != "note"]
+
+
+@pytest.mark.parametrize("nr", [EPOLL, FUTEX])
+def test_who_is_waited_for_and_rests_until_something_comes_does_not_sleep(nr: int) -> None:
+    """What came, nobody saw."""
+    verdict = handed_on(by_timer=False, nr=nr)
+    assert 1.45 == pytest.approx(seconds(verdict.blame, "unexplained"), abs=0.001)
+    assert [] == [cause.id for cause in verdict.causes if cause.level != "note"]

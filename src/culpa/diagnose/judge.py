@@ -46,7 +46,7 @@ from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_seconds, format_share, printable
 
 MIN_SEEN_NS = 100_000_000
-"""Less of the root than this is too little to acquit anybody."""
+"""Less of the root than this is too little to acquit anybody, and to accuse anybody of by sums."""
 MAX_UNEXPLAINED = 0.5
 """Above this share of unexplained time a slow target cannot be called healthy."""
 P99_FROM = 100
@@ -73,7 +73,8 @@ def judge(capture: Capture, rules: tuple[Rule, ...] = RULES) -> Verdict:
         later = draw_sums(backing.united(sums), exchanges)
         later = replace(later, asked=asked, asked_until_ns=end_ns, served=served, small_calls=smallcalls.named(picture))
         said_later, known = _opinion(later, rules), {cause.id for cause in said.heads}
-        if _worst_ns(later, said_later.heads, known=known) > _worst_ns(picture, said.heads):
+        enough = later.root.ns >= MIN_SEEN_NS
+        if enough and _worst_ns(later, said_later.heads, known=known) > _worst_ns(picture, said.heads):
             picture, said = later, said_later
     manifest, heads = capture.manifest, said.heads
     state = _state(picture, heads)

@@ -1,8 +1,9 @@
-"""Timers of event loops that run out within a request and change nothing for it.
+"""Waits on many files that a timer ended.
 
-A loop wakes for the timers of everybody (node's clock for the Date header, a heartbeat) while a request waits for a
-thread or a file. Where the thread does nothing for anybody between such a timer and its next wait, the wait went on:
-what ended the last of them explains them all. A timer after which the thread goes on with its work was a sleep.
+A timer after which the thread goes on with its work was a sleep: within a request, and to whoever waits for a thread
+that serves none. A loop wakes for the timers of everybody, too (node's clock for the Date header, a heartbeat), and
+that changes nothing for whoever waits: where the thread does nothing for anybody between such a timer and its next
+wait, the wait went on, and what ended the last of them explains them all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,17 @@ from culpa.model.pieces import Pieces
 
 DOES = syscalls.SEND | syscalls.CONNECT | syscalls.FUTEX | syscalls.ASYNC_WAIT | frozenset({"io_submit"})
 """What a thread does for somebody: it answers, asks, or hands something to another thread or to the kernel."""
+
+
+def name(pieces: Pieces, index: Int64s, calls: Calls) -> None:
+    """Call idle waits that a timer ended sleeps: such a thread rests, and yet others may wait for it.
+
+    Args:
+        index: pieces that are interruptible waits; `Pieces.idle` says which of them are idle, and stays as it is.
+    """
+    idle = index[pieces.kind[index] == Kind.IDLE]
+    call = pieces.call[idle]
+    pieces.kind[idle[calls.among(call, syscalls.MANY_WAIT) & (calls.ret(call) == 0)]] = Kind.SLEEP
 
 
 def go_on(pieces: Pieces, index: Int64s, calls: Calls) -> None:
@@ -38,6 +50,16 @@ def go_on(pieces: Pieces, index: Int64s, calls: Calls) -> None:
     does = np.flatnonzero(calls.among(spans.row, DOES) | events)
     nothing = np.append(does, len(spans.row))[np.searchsorted(does, own, side="right")] >= then
     nothing &= pieces.lane[timers] == pieces.lane[after]
-    for piece, last in zip(timers[nothing][::-1].tolist(), after[nothing][::-1].tolist(), strict=True):
-        pieces.kind[piece], pieces.next[piece] = pieces.kind[last], pieces.next[last]
-        pieces.on[piece], pieces.owner[piece] = pieces.on[last], pieces.owner[last]
+    timers, after = timers[nothing], after[nothing]
+    last = _last(timers, after)
+    for column in (pieces.kind, pieces.next, pieces.on, pieces.owner):
+        column[timers] = column[last]
+
+
+def _last(timers: Int64s, after: Int64s) -> Int64s:
+    """For each of these pieces what comes after the last of the row that it begins: `after` may be one of them."""
+    place = np.minimum(np.searchsorted(timers, after), max(len(timers) - 1, 0))
+    goal = np.where(timers[place] == after, place, np.arange(len(timers))) if len(timers) else place
+    while not np.array_equal(further := goal[goal], goal):
+        goal = further
+    return after[goal]

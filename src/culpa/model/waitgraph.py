@@ -247,7 +247,7 @@ def _explain_own_calls(
     pieces.kind[index[for_work & ~serving]] = Kind.IDLE
     pieces.kind[index[calls.among(call, syscalls.PAUSE)]] = Kind.IDLE
     pieces.kind[index[calls.among(call, syscalls.SLEEP)]] = Kind.SLEEP
-    # A timer that runs out inside a request is a sleep by choice; outside it is how event loops idle.
+    # A timer that runs out inside a request is a sleep by choice; outside, see `timeouts`.
     pieces.kind[index[many & serving & (calls.ret(call) == 0)]] = Kind.SLEEP
     bytes_awaited = many | receive
     waits = PeerWaits(pieces, talk, objects)
@@ -269,6 +269,7 @@ def _follow_wakers(
     file_locks = FileLockWaits(timeline, calls, objects, ended, capture)
     file_locks.explain_tries(pieces, index)
     pieces.idle[:] = pieces.kind == Kind.IDLE
+    timeouts.name(pieces, index, calls)
     file_locks.explain(pieces, index)
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
