@@ -51,16 +51,19 @@ def test_what_was_open_when_events_ended_waits_on() -> None:
 
 @pytest.mark.parametrize(("seconds", "accused"), [(0.09, False), (7.0, True)])
 def test_a_moment_of_sums_accuses_nobody(seconds: float, accused: bool) -> None:
-    """A process that computed all the while after events ended, for so long; before, nothing of it was seen."""
+    """Who serves a request computed for it since events ended, for so long; before, nothing of it was seen."""
     capture, end_ns = _capture(), SUMS_NS + int(seconds * SECOND)
     ran = {"tid": [7], "pid": [7], "what": ["running"], "total_ns": [end_ns - SUMS_NS], "count": [9]}
-    target = Target(kind="pid", name="7", pids=(7,))
-    window = replace(capture.manifest.window, end_ns=end_ns)
     task = {"tid": [7], "pid": [7], "comm": ["burner"], "kernel": [False], "watched_ns": [START_NS]}
-    verdict = judge(
-        Capture(
-            manifest=replace(capture.manifest, target=target, window=window),
-            tables={schema.SUMS.name: schema.SUMS.frame(ran), schema.TASKS.name: schema.TASKS.frame(task)},
-        )
+    tables = {
+        schema.SUMS.name: schema.SUMS.frame(ran),
+        schema.TASKS.name: schema.TASKS.frame(task),
+        schema.REQUESTS.name: schema.REQUESTS.frame({"start_ns": [SUMS_NS - SECOND], "end_ns": [None]}),
+    }
+    manifest = replace(
+        capture.manifest,
+        target=Target(kind="url", name="http://127.0.0.1:7000/", pids=(7,)),
+        window=replace(capture.manifest.window, end_ns=end_ns),
     )
+    verdict = judge(Capture(manifest=manifest, tables=tables))
     assert accused == bool([cause for cause in verdict.causes if cause.level != "note"])
