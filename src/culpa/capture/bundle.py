@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import BinaryIO, Final
 import msgspec
 import polars as pl
 
+from culpa import wholefile
 from culpa.capture.archive import MANIFEST_NAME, Refused, begins_as_capture, open_archive, open_regular
 from culpa.capture.archive import members as archive_members
 from culpa.capture.checks import CheckError, check_column, check_manifest, shortened, sound_rows, spent
@@ -87,15 +87,9 @@ def save(capture: Capture, path: Path) -> None:
         CaptureError: it cannot be written there, or is too large to be opened again; nothing is left behind.
     """
     final = _writable(path)
-    temporary = final.with_name(f".{final.name[:100]}.{secrets.token_hex(6)}.part")
     try:
-        with _removed_unless_renamed(temporary):
-            with _new_file(temporary) as file:
-                _write(capture, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-        _sync_folder(final.parent)
+        with wholefile.replacing(final) as file:
+            _write(capture, file)
     except CheckError as error:
         raise CaptureError(f"cannot save the capture: {error}", way_out="report this as an error of culpa") from error
     except (OSError, zipfile.LargeZipFile) as error:
@@ -158,26 +152,6 @@ def _writable(path: Path) -> Path:
             way_out="name a file with -o",
         )
     return final
-
-
-@contextlib.contextmanager
-def _removed_unless_renamed(temporary: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _new_file(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(capture: Capture, file: BinaryIO) -> None:

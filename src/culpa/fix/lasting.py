@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from culpa import wholefile
 from culpa.errors import CulpaError
 from culpa.fix.hands import Hand, Refused
 from culpa.fix.kernel_hand import HUGE_PAGES
@@ -148,32 +148,13 @@ def _bytes(file: LastingFile) -> bytes:
 
 def _put(file: LastingFile, content: bytes) -> None:
     """A whole new file in its place."""
-    path = Path(file.path)
-    draft = path.with_name(f".{path.name}.culpa-{os.getpid()}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as made:
-                made.write(content)
-                made.flush()
-                os.fchown(descriptor, file.uid if file.before else -1, file.gid if file.before else -1)
-                os.fchmod(descriptor, file.mode)
-                os.fsync(descriptor)
-            draft.rename(path)
-        finally:
-            with suppress(FileNotFoundError):
-                draft.unlink()
-        _sync(path.parent)
+        with wholefile.replacing(Path(file.path)) as made:
+            made.write(content)
+            os.fchown(made.fileno(), file.uid if file.before else -1, file.gid if file.before else -1)
+            os.fchmod(made.fileno(), file.mode)
     except OSError as error:
         raise _refused(file, error) from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(file: LastingFile, error: OSError) -> Refused:
