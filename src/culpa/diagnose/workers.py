@@ -72,6 +72,13 @@ def teams(picture: Picture) -> dict[int, str]:
     return {pid: name for pid, name in program.items() if name in serving and name is not None}
 
 
+def passing(picture: Picture) -> dict[int, str]:
+    """Processes that began within the window, by their name: a script starts one of a kind after the other."""
+    began = pl.col("watched_ns") > picture.capture.manifest.window.start_ns
+    first = picture.capture.frame(schema.TASKS).filter((pl.col("tid") == pl.col("pid")) & began)
+    return dict(first.drop_nulls(["pid", "comm"]).select("pid", "comm").iter_rows())
+
+
 def _likeness(finding: Finding) -> tuple[object, ...]:
     """What findings about one thing have in common; files of a process's own may differ within a folder."""
     return finding.nearness, finding.kind, finding.title, finding.only_note, _without_file(finding.on)

@@ -54,16 +54,21 @@ class FileWaits:
         kind[calls.is_file_type(rows, "fifo")] = PIPE
         number = calls.is_file_type(rows, "anon") & (calls.arg(rows, 2) == EVENTFD_BYTES)
         kind[number & calls.among(rows, syscalls.SEND)] = EVENTFD
-        kind[calls.is_socket(rows) & np.isin(calls.ino(rows), list(self._objects.unix_peers))] = UNIX
+        peers = self._objects.unix_peers
+        kind[calls.is_socket(rows) & np.isin(calls.ino(rows), [*peers, *peers.values()])] = UNIX
         return kind
 
     def _other_end(self, wakes: Wakes, through: Int64s) -> Int64s:
         """The inode that the waiter has of the object on which the waker acts."""
         ino = self._calls.ino(wakes.act)
+        return np.where(through == UNIX, self._peer(ino), ino)
+
+    def _peer(self, ino: Int64s) -> Int64s:
+        """The other end of each of these unix sockets, `NONE` where it is not known."""
         peers = self._objects.unix_peers
-        sockets, inverse = np.unique(np.where(through == UNIX, ino, NONE), return_inverse=True)
-        other = np.array([peers.get(number, NONE) for number in sockets.tolist()], dtype=np.int64)
-        return np.where(through == UNIX, other[inverse] if len(other) else ino, ino)
+        numbers, inverse = np.unique(ino, return_inverse=True)
+        others = np.array([peers.get(number, NONE) for number in numbers.tolist()], dtype=np.int64)
+        return others[inverse.reshape(-1)] if len(others) else ino
 
     def _one(self, wakes: Wakes, through: Int64s) -> Bools:
         """Waits in a call on that very object, in which the waker goes the other way."""
@@ -75,6 +80,12 @@ class FileWaits:
         opening = calls.among(wakes.call, syscalls.OPEN)
         opposite = np.where(opening, calls.among(wakes.act, syscalls.OPEN), opposite)
         same = calls.ino(wakes.call) == self._other_end(wakes, through)
+        # Many send datagrams to one socket, which has no single other end.
+        same |= (
+            (through == UNIX)
+            & calls.is_socket(wakes.call)
+            & (self._peer(calls.ino(wakes.call)) == calls.ino(wakes.act))
+        )
         on_number = calls.is_file_type(wakes.call, "anon") & (calls.arg(wakes.call, 2) == EVENTFD_BYTES)
         held: Bools = opposite & (through != NONE) & np.where(through == EVENTFD, on_number, same)
         return held

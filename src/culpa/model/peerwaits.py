@@ -1,10 +1,13 @@
-"""Waits for the other end of a socket: whose answer, and what that end did meanwhile."""
+"""Waits for the other end of a socket: whose answer, and what that end did meanwhile; of an answer that had to wait for
+what another client brought, what that client did.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 
+from culpa.model import blockingwaits
 from culpa.model.arrivals import LONG_AGO, SEVERAL, UNNAMED, Arrivals, Busy
 from culpa.model.axis import NO_THREAD, Axis, Bools, Int64s, Spans
 from culpa.model.calls import integers, pick
@@ -26,7 +29,9 @@ class Conversations:
         rows = requests.exchanges
         self._rows = rows.select("verb", "detail")
         self.server_of = requests.server_of
+        self.ended_by = blockingwaits.ended_by(requests)
         self.ino = integers(rows, "ino")
+        self.ask_start = rows["ask_start_ns"].fill_null(axis.start_ns).to_numpy()
         self.ask_end = rows["ask_end_ns"].fill_null(axis.start_ns).to_numpy()
         self.answer_start = rows["answer_start_ns"].fill_null(FAR).to_numpy()
         self.answer_end = rows["answer_end_ns"].fill_null(FAR).to_numpy()
@@ -37,7 +42,7 @@ class Conversations:
         server = (rows["role"] == "server").to_numpy() & (self.lane >= 0)
         asked, over = self.ask_end.copy(), self.answer_end.copy()
         named = np.flatnonzero(lookups.among(self.ino))
-        asked[named] = rows["ask_start_ns"].fill_null(axis.start_ns).to_numpy()[named]
+        asked[named] = self.ask_start[named]
         over[named] = np.minimum(over[named], lookups.closed_ns(self.ino[named]))
         self.awaiting = self._spans(axis, np.flatnonzero(client), asked, over)
         self.serving = self._spans(axis, np.flatnonzero(server), self.ask_end, self.answer_end)
@@ -79,13 +84,14 @@ class Conversations:
         return np.unique(self.lane[self._server_rows])
 
     def cuts(self, axis: Axis) -> Int64s:
-        """Where the peer had taken the connection, read the question, answered: on the lane of the client that
-        waits.
+        """Where the peer had taken the connection, read the question, answered, and where another client began to send
+        what it waited for with the answer: on the lane of the client that waits.
         """
         client = self.awaiting.row
         server = self.server_of[client]
         client, server = client[server >= 0], server[server >= 0]
-        moments = (self.taken[server], self.ask_end[server], self.answer_end[server])
+        brought = pick(self.ask_start, self.ended_by[server], LONG_AGO)
+        moments = (self.taken[server], self.ask_end[server], self.answer_end[server], brought)
         return np.concatenate([axis.place(self.lane[client], moment) for moment in moments])
 
 
@@ -119,7 +125,11 @@ class PeerWaits:
         taken = moment >= pick(talk.taken, server, LONG_AGO)
         holder = np.where(taken, pick(talk.lane, server, NONE), pick(talk.taker, server, NONE))
         self._follow(index[before], exchange[before], holder[before], Kind.QUEUED)
-        self._follow(index[during], exchange[during], pick(talk.answer_lane, server[during], NONE), Kind.PEER)
+        bringer = pick(talk.ended_by, server, NONE)
+        other = pick(talk.lane, np.where(moment < pick(talk.ask_start, bringer, LONG_AGO), bringer, NONE), NONE)
+        other[other == self._pieces.lane[index]] = NONE
+        lanes = np.where(other >= 0, other, pick(talk.answer_lane, server, NONE))
+        self._follow(index[during], exchange[during], lanes[during], Kind.PEER)
         self._name(index[after], exchange[after], Kind.UNEXPLAINED, "delivery of the answer")
         self._unseen(index[~seen], exchange[~seen])
 

@@ -265,7 +265,8 @@ def _follow_wakers(
     talk: Conversations, capture: Capture,
 ) -> None:  # fmt: skip
     """Interruptible waits that another thread ended by a call on the same object, or by its own end."""
-    ended = childwaits.ends(capture.frame(schema.TASKS))
+    tasks = capture.frame(schema.TASKS)
+    ended = childwaits.ends(tasks)
     file_locks = FileLockWaits(timeline, calls, objects, ended, capture)
     file_locks.explain_tries(pieces, index)
     pieces.idle[:] = pieces.kind == Kind.IDLE
@@ -274,7 +275,7 @@ def _follow_wakers(
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
     _queue_behind_requests(pieces, timeline, index, talk)
-    childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, ended)
+    childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, tasks)
     timeouts.go_on(pieces, index, calls)
 
 

@@ -17,6 +17,7 @@ from culpa.diagnose.rule import Lab, rule
 from culpa.diagnose.rules import redis_commands, redis_holds
 from culpa.diagnose.rules.evidence import code_evidence, items_of, of_finished, seconds
 from culpa.diagnose.verdict import Evidence, Fix, On, Predicted
+from culpa.model.blockingwaits import BLOCKING
 from culpa.model.kinds import Kind
 from culpa.units import NS_PER_SECOND, format_bytes, format_count
 
@@ -74,7 +75,8 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
     """
     safe = picture.root.requests.filter((pl.col("protocol") == "http") & pl.col("verb").is_in(READ_METHODS))["item"]
     rows = _resp(picture).filter(pl.col("item").is_in(safe.implode()))
-    writes = rows.filter(pl.col("verb").is_in(list(redis_commands.WRITES)))
+    # What a blocking command waits for is what another client brings, and no price of writing.
+    writes = rows.filter(pl.col("verb").is_in(list(redis_commands.WRITES - BLOCKING)))
     writes = writes.join(_fills(rows), on=["item", "verb", "detail"], how="anti", nulls_equal=True)
     for (pid,), mine in writes.group_by("pid", maintain_order=True):
         moments = _moments(mine)

@@ -25,9 +25,11 @@ MIN_SHARE = 0.1
 
 
 def _by_process(picture: Picture, kind: Kind) -> list[list[int]]:
-    """Nodes by process, largest first; workers behind one port count as one process: each may have a small part."""
+    """Nodes by process, largest first; workers behind one port count as one process, and so do the short-lived ones of
+    one name: each may have a small part.
+    """
     found: dict[int | str, list[int]] = defaultdict(list)
-    teams = workers.teams(picture)
+    teams = workers.passing(picture) | workers.teams(picture)
     for node in picture.nodes(kind):
         who, pid = picture.blame.nodes[node].who, _pid(picture, node)
         if who >= 0 and who not in picture.objects.kernel_tids:
