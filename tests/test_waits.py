@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from whole_runs import LOOP, asking, needs_tracing, python, running, share, unexplained, waited, why
+from whole_runs import LOOP, asking, beside, needs_tracing, python, running, share, unexplained, waited, why
 
 pytestmark = [pytest.mark.trace, needs_tracing]
 
@@ -215,3 +215,32 @@ def test_a_mutex_of_c_is_followed_to_the_thread_that_sleeps_while_it_holds_it(tm
 
     assert share(verdict, lambda node: node["kind"] == "lock", "sleep") > 0.8
     assert "lock.contention" == verdict["causes"][0]["id"]
+
+
+READS_SLOWLY = """
+import socket, sys, time
+box = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+box.bind(sys.argv[1])
+while True:
+    box.recv(9000); time.sleep(0.01)
+"""
+
+
+def test_many_who_send_datagrams_wait_for_their_one_reader(tmp_path: Path) -> None:
+    """Each request sends more than the reader's queue holds, on a socket of its own, and the reader pauses after each."""
+    box = tmp_path / "box"
+    body = f"""
+        import socket, time
+        @page
+        def log():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.connect({str(box)!r})
+                for _ in range(30): sender.send(bytes(300))
+        serve(http.server.HTTPServer)
+    """
+    with beside(READS_SLOWLY, str(box)) as pid, python(tmp_path, body) as url:
+        verdict = why(f"{url}/log", "--for", "4s")
+
+    assert share(verdict, lambda node: node["kind"] == "peer", "sleep") > 0.8
+    head = verdict["causes"][0]
+    assert ("sleep.by-choice", pid) == (head["id"], head["who"]["pid"])

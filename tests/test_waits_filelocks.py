@@ -6,12 +6,10 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from whole_runs import every, needs_tracing, python, share, why
+from whole_runs import beside, every, needs_tracing, python, share, why
 
 pytestmark = [pytest.mark.trace, needs_tracing]
 
@@ -35,17 +33,6 @@ while True:
     base.execute("begin immediate"); base.execute("insert into t values (1)"); time.sleep(0.3); base.execute("commit")
     time.sleep(0.01)
 """
-
-
-@contextmanager
-def beside(program: str, *arguments: str) -> Iterator[int]:
-    """Another process; its id."""
-    argv = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
-        try:
-            yield other.pid
-        finally:
-            other.kill()
 
 
 def lock_nodes(verdict: dict, path: Path) -> list[dict]:

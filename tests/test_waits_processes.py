@@ -32,6 +32,34 @@ def test_a_child_at_the_other_end_of_a_pipe_is_followed(tmp_path: Path) -> None:
     assert share(verdict, lambda node: node["kind"] == "peer", "sleep") > 0.8
 
 
+def test_a_loop_that_waits_for_the_end_of_its_child_waits_for_what_that_does(tmp_path: Path) -> None:
+    """Nothing is written to the pipe; it closes when the child ends, and the request waits in select(2) until then."""
+    body = """
+        import select
+        @page
+        def job():
+            child = subprocess.Popen(["sh", "-c", "sleep 0.3; :"], stdout=-1)
+            select.select([child.stdout], [], [])
+            return child.stdout.read() + str(child.wait()).encode()
+        serve(http.server.HTTPServer)
+    """
+    with python(tmp_path, body) as url:
+        verdict = why(f"{url}/job", "--for", "3s")
+
+    assert share(verdict, lambda node: node["kind"] == "peer", "sleep") > 0.8
+    head = verdict["causes"][0]
+    assert ("sleep.by-choice", "sleep") == (head["id"], head["who"]["comm"])
+
+
+def test_pauses_of_a_script_are_one_cause() -> None:
+    """Each by a process of its own, of which none takes a fifth of the time."""
+    verdict = why("--", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 0.15; done")
+    heads = [cause for cause in verdict["causes"] if cause["level"] != "note"]
+    assert ["sleep.by-choice"] == [cause["id"] for cause in heads]
+    assert heads[0]["share"] > 0.8
+    assert any("7 more processes like it" in one["fact"] for one in heads[0]["evidence"])
+
+
 def test_a_stopped_server_is_called_stopped_and_who_let_it_go_on_is_named(tmp_path: Path) -> None:
     """SIGSTOP before the window, SIGCONT by a shell within it."""
     with running([sys.executable], tmp_path / "server.py", LOOP) as url:

@@ -111,6 +111,17 @@ def python(folder: Path, body: str) -> Iterator[str]:
 
 
 @contextmanager
+def beside(program: str, *arguments: str) -> Iterator[int]:
+    """Another process, of a Python program; its id."""
+    argv = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
+        try:
+            yield other.pid
+        finally:
+            other.kill()
+
+
+@contextmanager
 def asking(url: str, clients: int) -> Iterator[None]:
     """Other clients, which never stop asking."""
     asker = f"from urllib.request import urlopen\nwhile True: urlopen({url!r}).read()"
