@@ -227,7 +227,7 @@ while True:
 
 
 def test_many_who_send_datagrams_wait_for_their_one_reader(tmp_path: Path) -> None:
-    """Each request sends more than the reader's queue holds, on a socket of its own, and the reader pauses after each."""
+    """Each request sends more than the queue holds, on a socket of its own; the reader pauses after each."""
     box = tmp_path / "box"
     body = f"""
         import socket, time
