@@ -319,6 +319,17 @@ def test_a_host_is_its_busiest_processes() -> None:
     assert len(capture.manifest.target.pids) <= 12
 
 
+def test_who_waits_for_the_lock_of_a_file_does_not_idle(tmp_path: Path) -> None:
+    """Its holder does, and so does one that sleeps beside them."""
+    file = str(tmp_path / "lock")
+    with program("flock", "-F", file, "sleep", "60") as holder, program("sleep", "60") as idle:
+        wait_until(lambda: f" {holder.pid} " in Path("/proc/locks").read_text())
+        with program("flock", "-F", file, "true") as waiter:
+            ranked = [one.pid for one in busiest(exclude={os.getpid()}, stopping=threading.Event())]
+    assert waiter.pid in ranked
+    assert not {holder.pid, idle.pid} & set(ranked)
+
+
 @pytest.mark.parametrize(
     ("target", "how"),
     [

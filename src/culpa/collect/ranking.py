@@ -1,7 +1,8 @@
 """Which processes of a host are worth watching when no target was named: those that do not idle.
 
 One second of /proc: per process the CPU time used, the time runnable without a CPU, and how often one of its threads
-was found in uninterruptible sleep or stopped. Whoever is only asleep is idle and scores nothing.
+was found in uninterruptible sleep or stopped, or it among those that wait for the lock of a file. Whoever is only
+asleep otherwise is idle and scores nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from culpa.collect import filelocks
 from culpa.collect.procfs import PROC, numbers_in, parse_schedstat, parse_stat, read_bounded
 from culpa.units import NS_PER_SECOND
 
@@ -49,6 +51,7 @@ def busiest(
     for _ in range(LOOKS):
         if stopping.wait(look_ns / LOOKS / NS_PER_SECOND):
             break
+        waiting.update({pid: look_ns // LOOKS for pid in _want_locks(proc_root)})
         enough_ns = time.monotonic_ns() + look_ns // LOOKS // 2  # a host of many threads is looked at in part
         for pid in pids:
             waiting[pid] += _waiting_threads(proc_root, pid) * (look_ns // LOOKS)
@@ -98,3 +101,8 @@ def _waiting_threads(proc_root: Path, pid: int) -> int:
         for tid in numbers_in(proc_root / str(pid) / "task")
     )
     return sum(stat is not None and stat.state in _WAITING for stat in states)
+
+
+def _want_locks(proc_root: Path) -> set[int]:
+    """Processes that wait for the lock of a file now: that is no idling, though the kernel calls it a plain sleep."""
+    return {lock.pid for lock in filelocks.parse_locks(read_bounded(proc_root / "locks") or b"") if lock.waits}
