@@ -51,7 +51,7 @@ def busiest(
     for _ in range(LOOKS):
         if stopping.wait(look_ns / LOOKS / NS_PER_SECOND):
             break
-        waiting.update({pid: look_ns // LOOKS for pid in _want_locks(proc_root)})
+        waiting.update(dict.fromkeys(_want_locks(proc_root), look_ns // LOOKS))
         enough_ns = time.monotonic_ns() + look_ns // LOOKS // 2  # a host of many threads is looked at in part
         for pid in pids:
             waiting[pid] += _waiting_threads(proc_root, pid) * (look_ns // LOOKS)
