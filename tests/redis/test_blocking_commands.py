@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from whole_runs import beside, needs_tracing, python, share, why
 
 pytestmark = [pytest.mark.redis, pytest.mark.root, pytest.mark.trace, needs_redis, needs_tracing]
 
+ORDER_SECONDS = 3.0
+"""culpa looks from its start-up, a second or two, to four seconds after that."""
 DESK = """
 import redis, sys, time
 store = redis.Redis(port=int(sys.argv[1]))
@@ -42,3 +45,15 @@ def test_who_brings_what_is_waited_for_is_named(tmp_path: Path, program: str) ->
     assert share(verdict, lambda node: node["kind"] == "peer", "sleep") > 0.7
     heads = [(one["id"], one["who"]["pid"]) for one in verdict["causes"] if one["level"] != "note"]
     assert [("sleep.by-choice", desk)] == heads
+
+
+@pytest.mark.parametrize("program", EACH_SERVER)
+def test_who_waits_for_work_that_does_not_come_is_idle(tmp_path: Path, program: str) -> None:
+    """Neither the desk nor Redis is slow. One order comes while culpa looks, and what is asked after it stays open."""
+    with serving(tmp_path, program=program) as client, beside(DESK, str(port_of(client))) as desk:
+        while not client.info("clients")["blocked_clients"]:
+            time.sleep(0.05)
+        client.rpush("desk:in", 1)  # one order, so that its next question is asked while culpa looks
+        verdict = why(str(desk), "--for", "3s")
+    assert [] == [one["id"] for one in verdict["causes"] if one["level"] != "note"]
+    assert "not-slow" == verdict["state"]

@@ -270,6 +270,10 @@ def _follow_wakers(
     file_locks = FileLockWaits(timeline, calls, objects, ended, capture)
     file_locks.explain_tries(pieces, index)
     pieces.idle[:] = pieces.kind == Kind.IDLE
+    awaits = index[pieces.exchange[index] != NONE]
+    # Who serves nobody and waits in a blocking command waits for its next piece of work, as it would at a pipe.
+    blocks = talk.blocks[pieces.exchange[awaits]] & (talk.serving.depth(pieces.start[awaits]) == 0)
+    pieces.idle[awaits[blocks]] = True
     timeouts.name(pieces, index, calls)
     file_locks.explain(pieces, index)
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
