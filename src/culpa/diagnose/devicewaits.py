@@ -33,6 +33,9 @@ class DeviceWait:
     waited: Waited
     queue: DeviceQueue
 
+    count: int
+    """How many they are."""
+
     @property
     def queues(self) -> bool:
         """Whether more than half of it went to other requests than the waiter's."""
@@ -52,7 +55,10 @@ def found(picture: Picture) -> Iterator[DeviceWait]:
             queue = DeviceQueue(picture, device)
             waits = [queue.waited(*_when(picture, own_nodes), tids) for tids, own_nodes in _by_waiter(picture, nodes)]
             waited = joined(waits, total_ns=moments.ns)
-            yield DeviceWait(device=device, nodes=nodes, moments=moments, waited=waited, queue=queue)
+            count = sum(picture.blame.nodes[node].count for node in nodes)
+            yield DeviceWait(
+                device=device, nodes=nodes, moments=moments, waited=waited, queue=queue, count=count
+            )  # fmt: skip
 
 
 def _device_nodes(picture: Picture) -> dict[str, list[int]]:

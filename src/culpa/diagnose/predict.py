@@ -13,6 +13,8 @@ large one repairs little of what the large one does.
 
 from __future__ import annotations
 
+from math import sqrt
+
 import numpy as np
 import polars as pl
 
@@ -29,6 +31,8 @@ LIKELY_QUANTILE = 0.50
 WARMED = 0.50
 """Of what a step computes beside its waits, what it takes at least once it does not wait: the CPU does not sleep and
 the caches stay warm. What is left of the labs' requests took half to all of what it had taken around the waits."""
+SOUND_LEAST_NS, SOUND_MOST_NS = 25_000, 150_000
+"""What a device that is not slow takes for a small request: from a write that its cache takes to a read from flash."""
 HINDERING_SHARE = 0.50
 """Of a step, or of its request: what takes this much or more is what was in its way, and it gets its full price."""
 
@@ -58,6 +62,20 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
     likely = _priced(steps, LIKELY_QUANTILE, warmed=WARMED**0.5)
     seconds = scale / NS_PER_SECOND
     return Predicted(p50=min(max(likely, low), high) * seconds, low=low * seconds, high=high * seconds)
+
+
+def at_a_sound_device(picture: Picture, moments: Moments, waits: int) -> Predicted | None:
+    """The time of one request if its waits for a device, so many in all, took what they take at a sound one.
+
+    Returns:
+        As `without`.
+    """
+    found = without(picture, moments) if picture.has_price else None
+    if found is None:
+        return None
+    each = waits / picture.request_count / NS_PER_SECOND
+    most, least = each * SOUND_MOST_NS, each * SOUND_LEAST_NS
+    return Predicted(p50=found.p50 + sqrt(least * most), low=found.low + least, high=found.high + most)
 
 
 def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:

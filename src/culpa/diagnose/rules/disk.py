@@ -265,4 +265,5 @@ def slow_device(picture: Picture) -> Iterator[Finding]:
             yield Finding(
                 moments=wait.moments, nearness=Nearness.DEVICE, pid=None, tid=None, on=On(device=wait.device),
                 evidence=tuple(device_evidence(wait)), confidence=0.85,
+                predicted=predict.at_a_sound_device(picture, wait.moments, wait.count),
             )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from culpa.capture.schema import BLOCKS, COUNTERS
+from culpa.diagnose import predict
 from culpa.diagnose.devicewaits import DeviceWait
 from culpa.diagnose.finding import Finding, Nearness
 from culpa.diagnose.picture import Picture
@@ -46,10 +47,10 @@ def cgroup_throttle(picture: Picture) -> Iterator[Finding]:
     for wait in picture.device_waits:
         limits = limits_on(picture, wait.device)
         if limits and wait.finds_it_idle:
-            yield _finding(wait, limits)
+            yield _finding(picture, wait, limits)
 
 
-def _finding(wait: DeviceWait, limits: tuple[IoLimit, ...]) -> Finding:
+def _finding(picture: Picture, wait: DeviceWait, limits: tuple[IoLimit, ...]) -> Finding:
     evidence = [
         Evidence(
             fact=f"waited for {wait.device}", value=seconds(wait.waited.ns), unit="s", threshold=None, source="blocks",
@@ -74,7 +75,7 @@ def _finding(wait: DeviceWait, limits: tuple[IoLimit, ...]) -> Finding:
     return Finding(
         moments=wait.moments, nearness=Nearness.LIMIT, pid=None, tid=None,
         on=On(device=wait.device, path=groups.pop() if len(groups) == 1 else None), evidence=tuple(evidence),
-        confidence=0.9,
+        confidence=0.9, predicted=predict.at_a_sound_device(picture, wait.moments, wait.count),
         fixes=(
             Fix(
                 id="io-limit-raise", change=f"raise or remove the limit on {wait.device} in {files}", reversible=True,
