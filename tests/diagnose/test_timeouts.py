@@ -117,3 +117,41 @@ def test_who_is_waited_for_and_rests_until_something_comes_does_not_sleep(nr: in
     verdict = handed_on(by_timer=False, nr=nr)
     assert 1.45 == pytest.approx(seconds(verdict.blame, "unexplained"), abs=0.001)
     assert [] == [cause.id for cause in verdict.causes if cause.level != "note"]
+
+
+WAKE, RESULT = 129, 0x9000
+
+
+def test_a_rest_after_which_something_is_handed_over_is_no_part_of_the_next_wait() -> None:
+    """A worker rests for 290 ms, hands its result over, and waits on the same condition for the next request, which
+    wakes it: what it rested, it did not wait for that one.
+    """
+    scene = Scene()
+    scene.now += 2 * MS
+    idle_since = scene.now
+    for _ in range(5):
+        scene.request_arrives()
+        begun, rested = scene.now, scene.now + 290 * MS
+        futex = {"nr": FUTEX, "pid": APP, "arg2": 0}
+        scene.add(
+            schema.SYSCALLS, tid=APP, enter_ns=begun, exit_ns=begun + 4 * US, ret=1, arg0=WORD, arg1=WAKE, **futex
+        )
+        scene.sleep(WORKER, idle_since, begun + 2 * US, begun + 6 * US, waker=APP)
+        scene.add(schema.SYSCALLS, tid=WORKER, enter_ns=idle_since - US, exit_ns=begun + 8 * US, ret=0, arg0=WORD,
+                  arg1=WAIT_BITSET, **futex)  # fmt: skip
+        scene.sleep(WORKER, begun + 10 * US, rested, rested + US)
+        scene.add(schema.SYSCALLS, tid=WORKER, enter_ns=begun + 9 * US, exit_ns=rested + 2 * US, ret=ETIMEDOUT,
+                  arg0=WORD + 4, arg1=WAIT_BITSET, **futex)  # fmt: skip
+        scene.add(schema.SYSCALLS, tid=WORKER, enter_ns=rested + 3 * US, exit_ns=rested + 7 * US, ret=1, arg0=RESULT,
+                  arg1=WAKE, **futex)  # fmt: skip
+        scene.add(schema.SYSCALLS, tid=APP, enter_ns=begun + 5 * US, exit_ns=rested + 9 * US, ret=0, arg0=RESULT,
+                  arg1=WAIT_BITSET, **futex)  # fmt: skip
+        scene.sleep(APP, begun + 6 * US, rested + 5 * US, rested + 8 * US, waker=WORKER)
+        idle_since = rested + 10 * US
+        scene.now = rested + 12 * US
+        scene.answer()
+    scene.sleep(WORKER, idle_since, scene.now + MS, scene.now + MS)
+    scene.add(schema.TASKS, tid=WORKER, pid=APP, comm="worker", kernel=False, watched_ns=scene.start)
+    verdict = judge(scene.capture())
+    assert 1.45 == pytest.approx(seconds(verdict.blame, "sleep"), abs=0.001)
+    assert ["sleep.by-choice"] == [cause.id for cause in verdict.causes if cause.level != "note"]

@@ -69,7 +69,7 @@ class LockWaits:
         self._lay_hand_overs()
         self._is_lock = self._locks()[self._key] if len(self._key) else np.zeros(0, bool)
         self._let_go(timeline, calls)
-        self._go_on()
+        self._go_on(calls)
 
     def _lay_hand_overs(self) -> None:
         """Agreed wake-ups, sorted by word and moment."""
@@ -129,20 +129,36 @@ class LockWaits:
             held = (there >= 0) & soon & same & (by != wakes.lane[rows])
             self._by[rows[held]] = by[held]
 
-    def _go_on(self) -> None:
-        """A wait whose timer ran out and that began anew was ended by whoever ended the last one of the row."""
+    def _go_on(self, calls: Calls) -> None:
+        """A wait whose timer ran out and that began anew was ended by whoever ended the last one of the row.
+
+        One after which the thread woke another was a wait of its own: it rested, and had something to hand over then.
+        """
         waits, wakes = self._waits, self._wakes
         self._until = wakes.end
         if len(wakes.segment) < 2:
             return
         near = (wakes.lane[1:] == wakes.lane[:-1]) & (wakes.start[1:] - wakes.end[:-1] <= RETRY_NS)
         same = waits.word[1:] >> SLOT_BITS == waits.word[:-1] >> SLOT_BITS
-        goes_on = np.append(near & same & (self._by[:-1] < 0) & waits.timed_out[:-1], False)
+        rests = self._wakes_another(calls, wakes.end[:-1], wakes.start[1:]) & ~self._is_lock[:-1]
+        goes_on = np.append(near & same & (self._by[:-1] < 0) & waits.timed_out[:-1] & ~rests, False)
         last = np.flatnonzero(~goes_on)
         end = last[np.searchsorted(last, np.arange(len(goes_on)))]
         self._until = wakes.end[end]
         self._by = self._by[end]
         self._is_lock = self._is_lock[end]
+
+    def _wakes_another(self, calls: Calls, start: Int64s, end: Int64s) -> Bools:
+        """Stretches of the axis in which the thread called for others to be woken, and some were; those that want a
+        lock, which it lets go of to wait, do not count.
+        """
+        spans = calls.spans
+        calling = np.flatnonzero(calls.among(spans.row, syscalls.FUTEX) & (calls.ret(spans.row) > 0))
+        calling = calling[np.isin(calls.futex_command(spans.row[calling]), list(syscalls.FUTEX_WAKES))]
+        locks = np.unique(self._waits.word[self._is_lock])
+        at = spans.start[calling[~np.isin(calls.arg(spans.row[calling], 0), locks)]]
+        found: Bools = np.searchsorted(at, end) > np.searchsorted(at, start)
+        return found
 
     def cuts(self) -> Int64s:
         """Where locks were handed over, on the lanes of those who waited, and waiters moved to another word."""
