@@ -69,7 +69,7 @@ def write_in_read_path(picture: Picture) -> Iterator[Finding]:
 
     How sure: request and commands are read from the same thread's sockets. It fires only if the writes' own wait is
     at least a tenth of the request. Filling a cache after a look-up of the same keys, and refreshing a lifetime, stay
-    silent.
+    silent, and so do commands that wait for what another client brings (BLPOP).
 
     What to do: gather the results in the program's memory, or write once with one pipelined command.
     """

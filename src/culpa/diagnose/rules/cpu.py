@@ -120,13 +120,14 @@ def _slow_by_itself_ns(picture: Picture) -> float:
     silent=(Lab("sleep-by-choice-healthy"), Lab("peer-in-netns-healthy"), Lab("remote-slow")),
 )
 def sleeping(picture: Picture) -> Iterator[Finding]:
-    """What it detects: inside a request a thread sleeps, or polls with a timer that runs out.
+    """What it detects: inside a request a thread sleeps, or polls with a timer that runs out; or whoever it waits for
+    does.
 
     Why it slows you: nobody makes it wait; the program asked for the pause.
 
-    How sure: the system call ends by its own timer. Sleep between two attempts to write where there is no room is
-    `fs.full`. It is a note unless a command, or a URL slower than
-    `--slower-than`, is what was asked about.
+    How sure: the system call ends by its own timer, and what comes next is work. Sleep between two attempts to write
+    where there is no room is `fs.full`. It is a note unless a command, or a URL slower than `--slower-than`, is what was
+    asked about.
 
     What to do: look at the named line; wait for the event instead of the clock.
     """
