@@ -126,8 +126,8 @@ def sleeping(picture: Picture) -> Iterator[Finding]:
     Why it slows you: nobody makes it wait; the program asked for the pause.
 
     How sure: the system call ends by its own timer, and what comes next is work. Sleep between two attempts to write
-    where there is no room is `fs.full`. It is a note unless a command, or a URL slower than `--slower-than`, is what was
-    asked about.
+    where there is no room is `fs.full`. It is a note unless a command, or a URL slower than `--slower-than`, was asked
+    about.
 
     What to do: look at the named line; wait for the event instead of the clock.
     """
