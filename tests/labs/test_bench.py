@@ -16,7 +16,7 @@ from culpa.diagnose.verdict import Predicted
 from culpa.errors import UsageError
 from culpa.labs import catalogue
 from culpa.labs.bench import Bench, Case, Head, Plan, run_bench, summed, table
-from culpa.labs.lab import Conditions, Family, Measured, Played, Score, Truth, TruthWho
+from culpa.labs.lab import Conditions, Family, Measured, Played, Score, Standstills, Truth, TruthWho
 from culpa.labs.product import NoVerdictError
 
 ALL_RIGHT = Score(top1=True, all_named=True, who=True, on=True, path=True, false_alarms=(), prediction_error=0.1)
@@ -62,6 +62,14 @@ def test_what_cases_add_up_to() -> None:
     lines = "\n".join(table(found))
     assert "some, as found: net.loss in 9.00 s; missed: top1, who; false: net.loss" in lines
     assert "cpu.busy" not in lines
+
+
+def test_checkups_have_a_time_of_their_own() -> None:
+    """They look for a time that is set before; the others for as long as they have to."""
+    watched = Standstills(count=0, seconds=0.0, met_seconds=0.0, attributed_seconds=0.0, cpu_seconds=0.0)
+    checkup = msgspec.structs.replace(case(truth=Truth(causes=()), seconds=13.0), standstills=watched)
+    found = summed(Plan(seed=3), [checkup, case(truth=Truth(causes=()), seconds=6.0)])
+    assert (6.0, 6.0, 13.0) == (found.median_seconds, found.p95_seconds, found.checkup_median_seconds)
 
 
 def test_how_many_predictions_hold_and_how_wide_they_are() -> None:

@@ -81,6 +81,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """All cases and what they add up to. `false_alarm_rate`: cases with a head that is not true.
 
+    `median_seconds`, `p95_seconds`: from culpa's start to its verdict where it looked as long as it had to;
+    `checkup_median_seconds`: of check-ups, which look for a time that is set before.
+
     `predictions`: cases that were repaired and measured again, with a prediction; `prediction_within`: those in which
     what was measured lies in the predicted range; `widest_prediction`: the widest of these ranges as its upper bound
     over its lower one, null where there is none or a lower bound is 0.
@@ -108,6 +111,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     prediction_within: Rate = None
     widest_prediction: float | None = None
     standstills: Attribution | None = None
+    checkup_median_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +160,8 @@ def run_bench(plan: Plan, *, progress: Callable[[str], None], labs: Sequence[Lab
 
 def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -> Bench:
     """What the cases add up to."""
-    seconds = [case.seconds for case in cases if case.seconds is not None]
+    seconds = [case.seconds for case in cases if case.seconds is not None and case.standstills is None]
+    checkups = [case.seconds for case in cases if case.seconds is not None and case.standstills is not None]
     explained = [case.explained for case in cases if case.explained is not None]
     errors = [case.score.prediction_error for case in cases if case.score.prediction_error is not None]
     ranges = [case.score.predicted for case in cases if case.score.predicted is not None]
@@ -184,6 +189,7 @@ def summed(plan: Plan, cases: Sequence[Case], skipped: Sequence[Skipped] = ()) -
         standstills=standstills.summed(
             [(case.lab, bool(case.truth.causes), case.standstills) for case in cases if case.standstills is not None]
         ),
+        checkup_median_seconds=round(median(checkups), 3) if checkups else None,
     )
 
 
@@ -198,6 +204,8 @@ def table(bench: Bench) -> Iterator[str]:
     if bench.median_seconds is not None and bench.p95_seconds is not None:
         within = f"median {format_seconds(bench.median_seconds)}, p95 {format_seconds(bench.p95_seconds)}"
         yield f"  {'time to verdict':18} {within}"
+    if bench.checkup_median_seconds is not None:
+        yield f"  {'of check-ups':18} median {format_seconds(bench.checkup_median_seconds)}"
     if bench.median_explained is not None and bench.least_explained is not None:
         shares = f"median {bench.median_explained:.1%}, least {bench.least_explained:.1%} of the root's time"
         yield f"  {'explained':18} {shares}"
