@@ -73,9 +73,10 @@ def teams(picture: Picture) -> dict[int, str]:
 
 
 def passing(picture: Picture) -> dict[int, str]:
-    """Processes that began within the window, by their name: a script starts one of a kind after the other."""
-    began = pl.col("watched_ns") > picture.capture.manifest.window.start_ns
-    first = picture.capture.frame(schema.TASKS).filter((pl.col("tid") == pl.col("pid")) & began)
+    """Processes that came and went within the window, by their name: a script starts one of a kind after the other."""
+    came = pl.col("watched_ns") > picture.capture.manifest.window.start_ns
+    went = pl.col("exit_ns").is_not_null()
+    first = picture.capture.frame(schema.TASKS).filter((pl.col("tid") == pl.col("pid")) & came & went)
     return dict(first.drop_nulls(["pid", "comm"]).select("pid", "comm").iter_rows())
 
 
