@@ -13,7 +13,7 @@ from culpa.diagnose import summed
 from culpa.diagnose.code import CodeLine
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
-from culpa.diagnose.rules.crews import crews, is_behind_another
+from culpa.diagnose.rules.crews import crews
 from culpa.diagnose.runqueue import Occupant
 from culpa.diagnose.verdict import Evidence
 from culpa.model.kinds import NONE, Kind
@@ -193,14 +193,16 @@ def without_run_queue(picture: Picture, nodes: list[int]) -> int:
 
 
 def own_work(picture: Picture, groups: Iterable[list[int]]) -> Iterator[list[int]]:
-    """Of each group those nodes that do not lie below a wait for a lock, or for a server thread that serves one other
+    """Of each group those nodes that do not lie below a wait for a lock, or for a server thread that serves another
     request: what is done there is not done for this request, and the wait is the cause.
     """
     servers, blamed = {tid for crew in crews(picture) for tid in crew.tids}, picture.blame.nodes
 
     def is_wait_for_others(node: int) -> bool:
         on = blamed[node].on
-        return blamed[node].kind is Kind.LOCK or (is_behind_another(on) and blamed[node].who in servers)
+        return blamed[node].kind is Kind.LOCK or (
+            on is not None and on.behind is not None and blamed[node].who in servers
+        )
 
     for nodes in groups:
         yield [n for n in nodes if not any(is_wait_for_others(above) for above in picture.blame.path(n)[:-1])]
