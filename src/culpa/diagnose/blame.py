@@ -264,7 +264,9 @@ def _level(
     owner, piece, begin, stop, behind = _cut_queues(graph, owner[keep], piece[keep], begin[keep], stop[keep])
     item, parent = item[owner], node[owner]
     kind = graph.kind[piece].copy()
-    kind[kind == Kind.IDLE] = Kind.UNEXPLAINED  # who is waited for cannot be idle, whatever it sits in
+    # Who is waited for cannot be idle, whatever it sits in; nobody but itself makes it rest until a timer ends that.
+    kind[graph.rests[piece] & (kind == Kind.IDLE)] = Kind.SLEEP
+    kind[kind == Kind.IDLE] = Kind.UNEXPLAINED
     follows = graph.next[piece]
     lane = begin // graph.axis.span
     inner = graph.via[piece]

@@ -274,7 +274,7 @@ def _occupied(graph: WaitGraph, lanes: Int64s, start_ns: int, end_ns: int) -> in
         first, last = np.searchsorted(graph.end, low, side="right"), np.searchsorted(graph.start, high, side="left")
         length = np.minimum(graph.end[first:last], high) - np.maximum(graph.start[first:last], low)
         unseen = np.isin(graph.on[first:last], [n for n, thing in enumerate(graph.things) if thing == NOT_WATCHED])
-        busy = int(length[~graph.idle[first:last] & ~unseen].sum())
+        busy = int(length[(graph.kind[first:last] != Kind.IDLE) & ~unseen].sum())
         if busy < BUSY_SHARE * (high - low):
             return NO_THREAD
         if busy > longest:

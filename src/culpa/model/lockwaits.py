@@ -189,8 +189,9 @@ class LockWaits:
         pieces.follow(index[known & ~lock], by[known & ~lock], Kind.PEER)
         pieces.idle[index[known & ~lock & ~serving]] = True
         pieces.idle[index[lock]] = False
-        unnamed = np.isin(pieces.kind[index], (Kind.UNEXPLAINED, Kind.IDLE))
-        pieces.kind[index[~known & ~lock & self._waits.timed_out[row] & unnamed]] = Kind.SLEEP
+        ran_out = index[~known & ~lock & self._waits.timed_out[row]]
+        pieces.rests[ran_out] = pieces.kind[ran_out] == Kind.IDLE
+        pieces.kind[ran_out[pieces.kind[ran_out] == Kind.UNEXPLAINED]] = Kind.SLEEP
 
     def _holder(self, pieces: Pieces, index: Int64s, row: Int64s) -> Int64s:
         """Whoever handed the lock over at the end of each piece or next after it, before the thread had it."""

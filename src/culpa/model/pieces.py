@@ -28,7 +28,8 @@ class Pieces:
     """Columns of the pieces, narrow ones; everything starts as `unexplained` and is filled in by index arrays.
 
     `owner` is the tid of whoever's data the innermost level is about, where that is not the thread itself. `continues`
-    marks pieces that are cut off the one before them only because another owner's data comes next.
+    marks pieces that are cut off the one before them only because another owner's data comes next. `rests`: of idle
+    ones, those that a timer ended.
     """
 
     def __init__(self, axis: Axis, start: Int64s, end: Int64s, segment: Integers) -> None:
@@ -47,6 +48,7 @@ class Pieces:
         self.via_on: Integers = np.full(count, NO_THING, np.int32)
         self.next: Integers = np.full(count, NO_THREAD, np.int32)
         self.idle: Bools = np.zeros(count, bool)
+        self.rests: Bools = np.zeros(count, bool)
         self.owner: Integers = np.full(count, NONE, np.int32)
         self.continues: Bools = np.zeros(count, bool)
 

@@ -20,15 +20,15 @@ DOES = syscalls.SEND | syscalls.CONNECT | syscalls.FUTEX | syscalls.ASYNC_WAIT |
 """What a thread does for somebody: it answers, asks, or hands something to another thread or to the kernel."""
 
 
-def name(pieces: Pieces, index: Int64s, calls: Calls) -> None:
-    """Call idle waits that a timer ended sleeps: such a thread rests, and yet others may wait for it.
+def mark(pieces: Pieces, index: Int64s, calls: Calls) -> None:
+    """Mark idle waits that a timer ended: such a thread rests, and yet others may wait for it.
 
     Args:
-        index: pieces that are interruptible waits; `Pieces.idle` says which of them are idle, and stays as it is.
+        index: pieces that are interruptible waits.
     """
     idle = index[pieces.kind[index] == Kind.IDLE]
     call = pieces.call[idle]
-    pieces.kind[idle[calls.among(call, syscalls.MANY_WAIT) & (calls.ret(call) == 0)]] = Kind.SLEEP
+    pieces.rests[idle] = calls.among(call, syscalls.MANY_WAIT) & (calls.ret(call) == 0)
 
 
 def go_on(pieces: Pieces, index: Int64s, calls: Calls) -> None:
@@ -39,7 +39,8 @@ def go_on(pieces: Pieces, index: Int64s, calls: Calls) -> None:
     """
     spans = calls.spans
     in_many = index[calls.among(pieces.call[index], syscalls.MANY_WAIT)]
-    timers = in_many[pieces.kind[in_many] == Kind.SLEEP]
+    rests = pieces.rests[in_many] & (pieces.kind[in_many] == Kind.IDLE)
+    timers = in_many[(pieces.kind[in_many] == Kind.SLEEP) | rests]
     if len(timers) == 0:
         return
     own = np.searchsorted(spans.start, pieces.start[timers], side="right") - 1
@@ -52,6 +53,9 @@ def go_on(pieces: Pieces, index: Int64s, calls: Calls) -> None:
     nothing &= pieces.lane[timers] == pieces.lane[after]
     timers, after = timers[nothing], after[nothing]
     last = _last(timers, after)
+    resting = pieces.kind[timers] == Kind.IDLE
+    pieces.rests[timers[resting]] = pieces.rests[last[resting]] & (pieces.kind[last[resting]] == Kind.IDLE)
+    timers, last = timers[~resting], last[~resting]
     for column in (pieces.kind, pieces.next, pieces.on, pieces.owner):
         column[timers] = column[last]
 

@@ -54,8 +54,8 @@ class WaitGraph:
     `NONE` where there is none. `next`: the lane whose activity explains the piece, `NO_THREAD` for a leaf. `owner`:
     tid of whoever's data the innermost level of a leaf is about, `NONE` for the thread itself. `call`: row of `calls`
     that covers it, `exchange`: row of the exchange it waits for. `idle`: a wait for the next piece of work, which is
-    explained only where somebody waits for this thread. `first`: the piece begins what it is part of, `first_via`: the
-    same one level down. `busy`: which request a thread works on; `arrivals`: who took connections; `taker`: the lane of
+    explained only where somebody waits for this thread; `rests`: if it is of kind idle, a timer ended it. `first`: the
+    piece begins what it is part of, `first_via`: the same one level down. `busy`: which request a thread works on; `arrivals`: who took connections; `taker`: the lane of
     the only thread of the target that takes requests, `NO_THREAD` if there are several.
     """
 
@@ -71,6 +71,7 @@ class WaitGraph:
     call: Int64s
     exchange: Int64s
     idle: Bools
+    rests: Bools
     first: Bools
     first_via: Bools
     things: tuple[Thing, ...]
@@ -274,7 +275,7 @@ def _follow_wakers(
     # Who serves nobody and waits in a blocking command waits for its next piece of work, as it would at a pipe.
     blocks = talk.blocks[pieces.exchange[awaits]] & (talk.serving.depth(pieces.start[awaits]) == 0)
     pieces.idle[awaits[blocks]] = True
-    timeouts.name(pieces, index, calls)
+    timeouts.mark(pieces, index, calls)
     file_locks.explain(pieces, index)
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
@@ -317,6 +318,7 @@ def _frozen(pieces: Pieces, calls: Calls, busy: Busy, arrivals: Arrivals, taker:
         call=pieces.call,
         exchange=pieces.exchange,
         idle=pieces.idle,
+        rests=pieces.rests,
         first=pieces.begins(),
         first_via=pieces.begins_within(),
         things=pieces.things.all(),
