@@ -55,8 +55,9 @@ class WaitGraph:
     tid of whoever's data the innermost level of a leaf is about, `NONE` for the thread itself. `call`: row of `calls`
     that covers it, `exchange`: row of the exchange it waits for. `idle`: a wait for the next piece of work, which is
     explained only where somebody waits for this thread; `rests`: if it is of kind idle, a timer ended it. `first`: the
-    piece begins what it is part of, `first_via`: the same one level down. `busy`: which request a thread works on; `arrivals`: who took connections; `taker`: the lane of
-    the only thread of the target that takes requests, `NO_THREAD` if there are several.
+    piece begins what it is part of, `first_via`: the same one level down. `busy`: which request a thread works on;
+    `arrivals`: who took connections; `taker`: the lane of the only thread of the target that takes requests,
+    `NO_THREAD` if there are several.
     """
 
     axis: Axis
