@@ -14,25 +14,34 @@ pytestmark = [pytest.mark.trace, needs_tracing]
 
 
 def test_a_page_fault_names_the_mapped_file_and_the_device_below_it(tmp_path: Path) -> None:
-    """A program reads pages of a mapping in no order; the page cache has none of them."""
-    file = tmp_path / "mapped"
+    """A program reads pages of a mapping in no order; the page cache has none of them.
+
+    It tells how often it had to wait: what the device has done before the thread would sleep needs no waiting for.
+    """
+    file, told = tmp_path / "mapped", tmp_path / "told"
     file.write_bytes(os.urandom(64 << 20))
     program = """
-        import mmap, os, random, sys
+        import mmap, os, random, resource, sys
         descriptor = os.open(sys.argv[1], os.O_RDWR)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         pages = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         pages.madvise(mmap.MADV_RANDOM)
-        for number in random.Random(1).sample(range(len(pages) >> 12), 4000): pages[number << 12]
+        chosen = random.Random(1).sample(range(len(pages) >> 12), 4000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        for number in chosen: pages[number << 12]
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        open(sys.argv[2], "w").write(str(after - before))
     """
-    verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file))
+    verdict = why("--", sys.executable, "-c", textwrap.dedent(program), str(file), str(told))
 
     faults = [node for node in every(verdict["blame"]) if node["kind"] == "fault" and node["on"]]
     (mapped,) = [node for node in faults if node["on"]["path"] == str(file)]
     # What the program itself is made of need not be in memory either.
     assert all(Path(node["on"]["path"]).is_file() and node["count"] < 1000 for node in faults if node is not mapped)
-    assert mapped["count"] > 3000
+    waits = int(told.read_text())
+    assert waits > 500
+    assert 0.98 * waits <= mapped["count"] <= 4000
     below = [child["share"] for child in mapped["children"] if child["kind"] == "device"]
     assert sum(below) > 0.9 * mapped["share"]
 
