@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def test_who_waits_for_work_that_does_not_come_is_idle(tmp_path: Path, program: 
     with serving(tmp_path, program=program) as client, beside(DESK, str(port_of(client))) as desk:
         while not client.info("clients")["blocked_clients"]:
             time.sleep(0.05)
-        client.rpush("desk:in", 1)  # one order, so that its next question is asked while culpa looks
-        verdict = why(str(desk), "--for", "3s")
+        order = threading.Timer(ORDER_SECONDS, client.rpush, ("desk:in", 1))
+        order.start()
+        verdict = why(str(desk), "--for", "4s")
+        order.join()
     assert [] == [one["id"] for one in verdict["causes"] if one["level"] != "note"]
     assert "not-slow" == verdict["state"]

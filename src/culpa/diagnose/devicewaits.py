@@ -25,16 +25,14 @@ SLOW_NS = 500_000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DeviceWait:
-    """The root's waits for one device, and what the device did meanwhile."""
+    """The root's waits for one device, `count` of them, and what the device did meanwhile."""
 
     device: str
     nodes: list[int]
     moments: Moments
     waited: Waited
     queue: DeviceQueue
-
     count: int
-    """How many they are."""
 
     @property
     def queues(self) -> bool:

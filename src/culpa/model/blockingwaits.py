@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from culpa.model.axis import Int64s
+from culpa.model.axis import Bools, Int64s
 from culpa.model.kinds import NONE
 from culpa.model.requests import Requests
 
@@ -25,11 +25,19 @@ ADDS: Final = frozenset(
 """Commands that end such a wait."""
 
 
-def ended_by(requests: Requests) -> Int64s:
+def are(requests: Requests) -> Bools:
+    """Which exchanges are such a command."""
+    verbs: Bools = requests.exchanges["verb"].cast(pl.String).is_in(list(BLOCKING)).fill_null(value=False).to_numpy()
+    return verbs
+
+
+def ended_by(requests: Requests, blocks: Bools) -> Int64s:
     """For each exchange of a server's with a blocking command the row of the client's exchange that brought what it
-    waited for; `NONE` for others, and where that is not seen.
+    waited for; `NONE` for others, and where that is not seen. `blocks`: as from `are`.
     """
     found = np.full(len(requests.exchanges), NONE, np.int64)
+    if not blocks.any():
+        return found
     read = requests.exchanges.with_row_index("row").filter(
         (pl.col("role") == "server") & (pl.col("protocol") == "resp")
     )

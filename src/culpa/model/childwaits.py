@@ -44,15 +44,17 @@ def ended_at_wake(timeline: Timeline, segments: Int64s, ended: Mapping[int, int]
     return near
 
 
-def explain(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, tasks: pl.DataFrame) -> None:
+def explain(
+    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, ended: Mapping[int, int], parent: Mapping[int, int]
+) -> None:
     """Follow waits for a child or for a thread of the same process to what that one did.
 
     Args:
         index: pieces that are interruptible waits.
-        tasks: `schema.TASKS`.
+        ended: as from `ends`.
+        parent: as from `parents`.
     """
-    ended = ends(tasks)
-    _explain_loops(pieces, timeline, index, calls, tasks, ended)
+    _explain_loops(pieces, timeline, index, calls, ended, parent)
     call = pieces.call[index]
     for_child, joins = calls.among(call, syscalls.CHILD), calls.futex_for_work(call)
     index, for_child = index[for_child | joins], for_child[for_child | joins]
@@ -64,7 +66,7 @@ def explain(pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, tas
 
 
 def _explain_loops(
-    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, tasks: pl.DataFrame, ended: Mapping[int, int]
+    pieces: Pieces, timeline: Timeline, index: Int64s, calls: Calls, ended: Mapping[int, int], parent: Mapping[int, int]
 ) -> None:
     """Waits on many files that a child of the waiter's ended by its own end: it closes its pipes, and a signal comes.
 
@@ -73,7 +75,7 @@ def _explain_loops(
     call = pieces.call[index]
     index = index[calls.among(call, syscalls.MANY_WAIT) & (calls.ret(call) > 0)]
     index = index[ended_at_wake(timeline, pieces.segment[index], ended)]
-    lanes, parent = pieces.axis.lane(timeline.waker[pieces.segment[index]]), parents(tasks)
+    lanes = pieces.axis.lane(timeline.waker[pieces.segment[index]])
     above = np.array([parent.get(pid, NONE) for pid in timeline.pid[lanes].tolist()], dtype=np.int64)
     mine = above == timeline.pid[pieces.lane[index]]
     pieces.follow(index[mine], lanes[mine], Kind.PEER)

@@ -29,8 +29,8 @@ class Conversations:
         rows = requests.exchanges
         self._rows = rows.select("verb", "detail")
         self.server_of = requests.server_of
-        self.ended_by = blockingwaits.ended_by(requests)
-        self.blocks = rows["verb"].cast(pl.String).is_in(list(blockingwaits.BLOCKING)).fill_null(value=False).to_numpy()
+        self.blocks = blockingwaits.are(requests)
+        self.ended_by = blockingwaits.ended_by(requests, self.blocks)
         self.ino = integers(rows, "ino")
         self.ask_start = rows["ask_start_ns"].fill_null(axis.start_ns).to_numpy()
         self.ask_end = rows["ask_end_ns"].fill_null(axis.start_ns).to_numpy()

@@ -281,7 +281,8 @@ def _follow_wakers(
     locks.explain(pieces, index, talk.serving.depth(pieces.start[index]) > 0)
     FileWaits(timeline, calls, objects, ended).explain(pieces, index)
     _queue_behind_requests(pieces, timeline, index, talk)
-    childwaits.explain(pieces, timeline, index[pieces.next[index] == NO_THREAD], calls, tasks)
+    unknown = index[pieces.next[index] == NO_THREAD]
+    childwaits.explain(pieces, timeline, unknown, calls, ended, childwaits.parents(tasks))
     timeouts.go_on(pieces, index, calls)
 
 
