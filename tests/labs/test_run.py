@@ -88,12 +88,8 @@ def test_redis_slow_is_found_by_samples() -> None:
     proven(lambda: run_lab("redis-slow", parameters=Parameters(), trace=False, progress=print), check)
 
 
-PART_ONLY = (
-    "disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "small-writes", "small-reads", "shell-script",
-)  # fmt: skip
-"""The trouble takes a part of the disk or the CPUs, makes calls out of the work, or syncs what each of a hundred
-programs has done: the work itself stays.
-"""
+PART_ONLY = ("disk-saturated", "disk-neighbour", "cpu-runqueue", "cpu-quota", "small-writes", "small-reads")
+"""The trouble takes a part of the disk or the CPUs, or makes calls out of the work: the work itself stays."""
 LEAST_GAINS = dict.fromkeys(PART_ONLY, 2.0) | {"cpu-pinned": 1.2}
 """So many times as fast the repair makes a request at least; 4 where nothing is said. Who shares a CPU with one other
 gets half of it, and on two CPUs that are threads of one core not much more without.
