@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +19,13 @@ Stack = tuple[str | None, ...]
 TID = 7
 
 
-def found(*stacks: Stack, line: int | None = None, path: str = PROGRAM) -> CodeLine | None:
-    """What is named for stacks of own functions, innermost first; a name with a star in front is a library's."""
+def found(
+    *stacks: Stack, line: int | None = None, path: str = PROGRAM, verbs: Sequence[str] = (), asked: Sequence[str] = ()
+) -> CodeLine | None:
+    """What is named for stacks of own functions, innermost first; a name with a star in front is a library's.
+
+    `verbs` are the commands it is about, `asked` all that the program sent.
+    """
     rows = [
         {
             "ts_ns": at, "tid": TID, "pid": TID, "depth": depth, "function": name and name.lstrip("*"), "path": path,
@@ -29,9 +35,12 @@ def found(*stacks: Stack, line: int | None = None, path: str = PROGRAM) -> CodeL
         for depth, name in enumerate(stack)
     ]  # fmt: skip
     table = pl.DataFrame(rows, schema=schema.CODE.schema)
-    picture = SimpleNamespace(capture=SimpleNamespace(frame=lambda _: table))
+    picture = SimpleNamespace(
+        capture=SimpleNamespace(frame=lambda _: table),
+        own_exchanges=pl.DataFrame({"verb": list(asked)}, schema=["verb"]),
+    )
     whole = Moments(item=np.array([0]), start_ns=np.array([0]), end_ns=np.array([1000]))
-    return line_of(picture, {TID: whole})  # type: ignore[arg-type]
+    return line_of(picture, {TID: whole}, verbs)  # type: ignore[arg-type]
 
 
 def test_a_function_without_a_line_is_named_with_its_program() -> None:
@@ -96,3 +105,21 @@ def test_one_sample_alone_counts() -> None:
 
     assert line is not None
     assert "stuck" == line.function
+
+
+def test_a_sample_that_calls_another_command_is_not_of_this_one() -> None:
+    """Rather no line than that of the look-up beside the write: both take less than a sample does."""
+    looked_up, written = ("*get", "look", "serve", "main"), ("*sadd", "keep", "serve", "main")
+
+    assert found(looked_up, looked_up, verbs=["SADD"], asked=["GET", "SADD"]) is None
+    line = found(looked_up, looked_up, looked_up, written, verbs=["SADD"], asked=["GET", "SADD"])
+    assert line is not None
+    assert "keep" == line.function
+
+
+def test_a_sample_that_names_no_command_counts_by_its_moment() -> None:
+    """A program with a way of its own to send commands."""
+    line = found(("*send", "keep", "main"), ("*send", "keep", "main"), verbs=["SADD"], asked=["GET", "SADD"])
+
+    assert line is not None
+    assert "keep" == line.function

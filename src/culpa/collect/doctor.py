@@ -18,7 +18,7 @@ import msgspec
 from culpa.collect import undo
 from culpa.collect.native.stacks import READERS
 from culpa.collect.procfs import PROC, namespace_inode, parse_status, read_text, require_proc
-from culpa.collect.stacks import find_pyspy
+from culpa.collect.pyspy import find_pyspy
 from culpa.errors import TraceError
 
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 19, 21, 38, 39

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,18 +57,18 @@ def line_of(picture: Picture, where: Mapping[int, Moments], verbs: Iterable[str]
         where: tid to when its samples count.
         verbs: commands asked for meanwhile. If a sample's call into a library is named after one of them, only such
             samples count: round trips are far shorter than taking a sample, so the name tells more than the moment.
+            A call that is named after another command of the program's does not count in any case.
 
     Returns:
         The function and its most frequent line; None where the samples disagree, or the program does not tell.
     """
-    frames = picture.capture.frame(schema.CODE).filter(pl.col("tid").is_in(list(where)))
-    if frames.is_empty():
-        return None
-    stacks = [group.sort("depth") for _, group in frames.group_by("tid", "ts_ns", maintain_order=True)]
-    named = [stack for stack in stacks if _calls(stack) & {_plain(verb) for verb in verbs}]
-    inside = [stack for stack in stacks if _within(where[int(stack["tid"][0])], int(stack["ts_ns"][0]))]
+    samples = _samples(picture, list(where))
+    wanted = {_plain(verb) for verb in verbs}
+    named = [sample for sample in samples if sample.calls & wanted]
+    others = _asked(picture) - wanted if wanted else set()
+    inside = [sample for sample in samples if _within(where[sample.tid], sample.ts_ns) and not sample.calls & others]
     chosen = named or inside
-    own = [found for stack in chosen if (found := _own(stack))]
+    own = [stack for sample in chosen if (stack := sample.own)]
     function = _innermost_common(own)
     if function is None:
         return None
@@ -99,6 +101,7 @@ class _Frame:
     line: int | None
     function: str | None
     source: str
+    library: bool
 
     def text(self, within: str) -> str:
         """The caller of a function in `within`: with its line, or with its file if that is another one."""
@@ -109,6 +112,39 @@ class _Frame:
 
 _Stack = tuple[_Frame, ...]
 """The frames outside libraries, innermost first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    tid: int
+    ts_ns: int
+    frames: tuple[_Frame, ...]
+
+    @property
+    def own(self) -> _Stack:
+        return tuple(frame for frame in self.frames if not frame.library)
+
+    @property
+    def calls(self) -> set[str]:
+        """Names of the library functions between the innermost own frame and the system call."""
+        library = takewhile(lambda frame: frame.library, self.frames)
+        return {_plain(frame.function) for frame in library if frame.function} - {""}
+
+
+def _samples(picture: Picture, tids: list[int]) -> list[_Sample]:
+    """The samples of these threads, by thread and time."""
+    frames = picture.capture.frame(schema.CODE).filter(pl.col("tid").is_in(tids)).sort("tid", "ts_ns", "depth")
+    path, source = pl.col("path").fill_null("?"), pl.col("source").fill_null("")
+    rows = frames.select("tid", "ts_ns", path, "line", "function", source, pl.col("library").fill_null(value=False))
+    return [
+        _Sample(tid, ts_ns, tuple(_Frame(*row[2:]) for row in stack))
+        for (tid, ts_ns), stack in groupby(rows.iter_rows(), itemgetter(0, 1))
+    ]
+
+
+def _asked(picture: Picture) -> set[str]:
+    """The commands that the root's threads sent."""
+    return {_plain(verb) for verb in picture.own_exchanges["verb"].drop_nulls().unique()}
 
 
 def _innermost_common(stacks: list[_Stack]) -> tuple[str, str] | None:
@@ -143,18 +179,6 @@ _ALIASES = {"delete": "del", "hmset": "hset", "execute_command": ""}
 def _plain(name: str) -> str:
     lowered = name.lower()
     return _ALIASES.get(lowered, lowered)
-
-
-def _calls(stack: pl.DataFrame) -> set[str]:
-    """Names of the library functions between the innermost own frame and the system call."""
-    library = stack["library"].fill_null(value=False).to_list()
-    first_own = library.index(False) if False in library else len(library)
-    return {_plain(name) for name in stack["function"].to_list()[:first_own] if name} - {""}
-
-
-def _own(stack: pl.DataFrame) -> _Stack:
-    own = stack.filter(~pl.col("library").fill_null(value=False)).select("path", "line", "function", "source")
-    return tuple(_Frame(path or "?", line, function, source or "") for path, line, function, source in own.iter_rows())
 
 
 def _within(moments: Moments, ts_ns: int) -> bool:

@@ -27,7 +27,8 @@ from culpa.collect.native.blocked import blocked
 from culpa.collect.native.process import Place, ProcessCode
 from culpa.collect.native.unwind import MACHINES, Machine, Snapshot
 from culpa.collect.procfs import PROC, numbers_in, parse_stat, read_bounded, read_link
-from culpa.collect.stacks import MAX_ROWS, CodeRow, is_python
+from culpa.collect.pyspy import CodeRow
+from culpa.collect.stacks import MAX_ROWS, is_python
 from culpa.units import NS_PER_SECOND, Pid, Tid
 
 MAX_QUEUED: Final = 256
