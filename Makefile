@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
+# Tests that only compute are spread over the CPUs; those that look at the host have it to themselves.
+COMPUTING := tests/capture tests/diagnose tests/model tests/report tests/sim
+
 .PHONY: setup demo test lint bench score soak docs nightly clean
 
 setup: $(INSTALLED)  ## .venv with culpa in it, the kernel programs compiled
@@ -31,7 +34,8 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(COMPUTING); computed=$$?; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTING)) && exit $$computed
 
 bench: setup
 	$(BIN)/python bench/run.py

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Final, TypeVar
@@ -30,6 +30,10 @@ from culpa.units import NS_PER_SECOND, Pid, Tid, printable
 
 DUMP_SECONDS: Final = 2.0
 RECORD_SECONDS: Final = 1
+SURE_PERIODS: Final = 3
+"""py-spy pauses at random, as a Poisson process does: one pause in twenty is longer than this. When in it a stack
+changed nobody knows.
+"""
 MAX_OUTPUT_BYTES: Final = 8 << 20
 MAX_THREADS: Final = 200
 MAX_FRAMES: Final = 64
@@ -128,7 +132,7 @@ def parse_record(
     alive: Container[int],
 ) -> Iterator[CodeRow]:
     """Rows of one `py-spy record --threads --format chrometrace`, which writes down what changed since the sample
-    before: a stack that stays is given again for each period that it lasted.
+    before: a stack that stays is given again for each period for which it was surely there.
 
     Args:
         output: what py-spy wrote.
@@ -146,15 +150,17 @@ def parse_record(
     for step in _decoded(output, list[_Step]):
         threads[step.tid].append(step)
     for steps in list(threads.values())[:MAX_THREADS]:
-        end_us = steps[-1].ts
-        for stood in _stacks(steps):
-            tid = outer_tid(stood.inner_tid) if stood.inner_tid else None
+        stood = list(_stacks(steps))
+        for stack, later in zip_longest(stood, stood[1:]):
+            tid = outer_tid(stack.inner_tid) if stack.inner_tid else None
             if tid is None:
                 continue
-            lasted = tid in alive or stood.until_us < end_us
-            since_ns, until_ns = (start_ns + us * _NS_PER_US for us in (stood.since_us, stood.until_us))
-            for ts_ns in range(since_ns, until_ns if lasted else since_ns + 1, period_ns):
-                yield from _rows(stood.frames, ts_ns=ts_ns, tid=tid, pid=pid)
+            # The interpreter's name of a thread goes to another one after its end.
+            lasted = tid in alive if later is None else later.inner_tid == stack.inner_tid
+            since_ns, until_ns = (start_ns + us * _NS_PER_US for us in (stack.since_us, stack.until_us))
+            sure_ns = until_ns - SURE_PERIODS * period_ns if lasted else since_ns
+            for ts_ns in range(since_ns, max(sure_ns, since_ns + 1), period_ns):
+                yield from _rows(stack.frames, ts_ns=ts_ns, tid=tid, pid=pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
