@@ -150,6 +150,7 @@ def rules_page() -> str:
             ("needs", ", ".join(f"[{table.name}](capture.md#{table.name})" for table in rule.needs)),
             ("fixes", ", ".join(f"`{fix}`" for fix in rule.fixes)),
             ("fires in", ", ".join(f"`{lab}`" for lab in rule.fires)),
+            ("fires in no lab", f"{rule.unmade}; captures made by hand stand in for one" if rule.unmade else ""),
             ("silent in", ", ".join(f"`{lab}`" for lab in rule.silent)),
         )
         listed = "\n".join(f"- {label}: {text}" for label, text in facts if text)

@@ -52,6 +52,28 @@ def test_on_one_node_the_memory_map_is_not_read(tmp_path: Path) -> None:
     assert not [field for _, field in _read(tmp_path) if field in ("held_kb", "allowed_cpus")]
 
 
+def _of_processes(root: Path, *pids: int) -> list[tuple[str, str, str, float]]:
+    return list(numa.of_processes(pids, proc_root=root / "proc", sys_root=root / "sys"))
+
+
+def test_of_other_processes_the_memory_of_each_node_and_the_nodes_of_the_cpus_are_read(tmp_path: Path) -> None:
+    """As long as they are there."""
+    _host(tmp_path, nodes=2, allowed="0-7")
+    (tmp_path / "proc/7/statm").write_text("9000 8000 0 0 0 0 0\n")
+    found = _of_processes(tmp_path, 7, 8)
+    assert ("/proc/7/numa_maps", "node0", "held_kb", 1005 * 4) in found
+    assert ("/sys/devices/system/node", "cpu5", "node", 1.0) in found
+    assert {"/proc/7/numa_maps", "/sys/devices/system/node"} == {source for source, *_ in found}
+
+
+@pytest.mark.parametrize(("nodes", "pages"), [(1, 8000), (2, numa.MAX_RESIDENT_KB), (2, 0)])
+def test_a_memory_map_that_is_of_no_use_or_too_large_is_left_alone(nodes: int, pages: int, tmp_path: Path) -> None:
+    """On one node; of a process of more than 8 GiB; of a kernel thread."""
+    _host(tmp_path, nodes=nodes, allowed="0-3")
+    (tmp_path / "proc/7/statm").write_text(f"9000 {pages} 0 0 0 0 0\n")
+    assert not [field for _, _, field, _ in _of_processes(tmp_path, 7) if field == "held_kb"]
+
+
 @pytest.mark.parametrize("text", ["", "garbage N=3 Nx=2", "7f00 default N9=4", "N0=1 N0=2"])
 def test_odd_lines_of_the_memory_map_are_left_out(text: str) -> None:
     """A node that the kernel did not name counts for nothing."""

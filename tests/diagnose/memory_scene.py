@@ -36,6 +36,7 @@ Files = Mapping[tuple[str, str], tuple[float, float]]
 
 def waited(
     *stacks: int, within_write: bool = False, limit: dict[str, float] | None = None, host: Files | None = None,
+    compute_ns: int = 0,
 ) -> Capture:  # fmt: skip
     """A request with ten waits of 20 ms at each stack; all but pauses are ended by a request of the thread itself to
     the swap device.
@@ -45,6 +46,7 @@ def waited(
         within_write: whether each happens in a write call on a file.
         limit: what the control group's files say at the begin and, of counters, how much more at the end.
         host: what the host's files say.
+        compute_ns: what the service computes besides.
     """
     scene = Scene()
     begun = scene.now
@@ -53,6 +55,7 @@ def waited(
     for stack in stacks:
         for _ in range(WAITS):
             _wait(scene, stack, within_write=within_write)
+    scene.compute(compute_ns)
     scene.answer()
     for number, frames in STACKS.items():
         scene.add(schema.STACKS, stack_id=number, frames=frames)

@@ -10,7 +10,6 @@ from memory_scene import (
     AT_LIMIT,
     GROUP,
     HOG,
-    IN_PIECES,
     PAUSED,
     SHORT,
     STACKS,
@@ -18,7 +17,6 @@ from memory_scene import (
     SWAPPED,
     WAIT_NS,
     WAITS,
-    Files,
     limited,
     named,
     nodes,
@@ -85,7 +83,7 @@ def test_a_limit_that_was_not_reached_has_no_part_in_it(hits: float, used: float
 
 def test_reclaim_for_its_own_group_and_reclaim_for_the_host_are_told_apart() -> None:
     """The stacks tell, with or without the files of the group; the device is part of the reclaim."""
-    for stack, causes in ((AT_LIMIT, ["mem.cgroup-limit"]), (SHORT, ["disk.slow-device"]), (PAUSED, [])):
+    for stack, causes in ((AT_LIMIT, ["mem.cgroup-limit"]), (SHORT, ["mem.reclaim"]), (PAUSED, ["mem.reclaim"])):
         verdict = judge(waited(stack))
         assert causes == named(verdict)
         assert 0.2 == pytest.approx(sum(node.seconds for node in nodes(verdict.blame, "reclaim")), abs=0.001)
@@ -102,21 +100,6 @@ class Swapping(Scene):
                  dev=SWAP_DEV, sector=at, bytes=4096, op="read", sync=True, tid=REDIS, pid=REDIS)  # fmt: skip
         self.sleep(REDIS, at + US, at + length - 2 * US, at + length - US, state=2, stack=SWAPPED)
         return at + length
-
-
-@pytest.mark.parametrize(("stack", "acquitted"), [(SHORT, False), (IN_PIECES, False), (SWAPPED, True)])
-def test_memory_is_not_acquitted_where_room_was_made_for_the_host(stack: int, acquitted: bool) -> None:
-    """With half of it available there was none in one piece, or none in that zone."""
-    half: Files = {("/proc/meminfo", "MemAvailable"): (5e6, 5e6), ("/proc/meminfo", "MemTotal"): (1e7, 1e7)}
-    verdict = judge(waited(stack, host=half))
-    assert acquitted is any(one.resource == "memory" for one in verdict.ruled_out)
-
-
-def test_who_holds_the_memory_is_told_with_how_much_of_it_is_new() -> None:
-    """9e6 kB, of which 8e6 kB since the window began."""
-    cause = only(judge(waited(SWAPPED, host={(f"/proc/{HOG}/status", "VmRSS"): (1e6, 9e6)})), "mem.swap")
-    told = {one.fact: one.value for one in cause.evidence}
-    assert 9_216_000_000 == told[f"hog[{HOG}] holds memory, 8.19 GB of it since the window began"]
 
 
 def test_a_redis_in_swap_is_named_as_such() -> None:

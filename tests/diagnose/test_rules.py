@@ -15,8 +15,10 @@ from culpa.diagnose.verdict import Cause, Node, Verdict
 
 LIVE_TESTS = "".join(path.read_text() for path in (Path(__file__).parents[1] / "redis").glob("test_*.py"))
 """What holds the checks of a Redis server against real ones, sick and sound."""
-BY_HAND = Path(__file__).with_name("test_redis_by_hand.py").read_text()
-"""The same for what no server and host of the tests can be; docs/reference/redis-checks.md says so of each."""
+BY_HAND = "".join(
+    Path(__file__).with_name(f"test_{name}.py").read_text() for name in ("redis_by_hand", "reclaim", "far_memory")
+)
+"""The same for what no server and host of the tests can be; docs/reference says so of each."""
 
 
 def redis_slow(trips: int = 50) -> Scene:
@@ -393,8 +395,10 @@ def test_every_rule_has_its_page_and_its_cases(rule: object) -> None:
     doc = getattr(rule, "doc", "")
 
     assert all(heading in doc for heading in ("What it detects:", "Why it slows you:", "How sure:", "What to do:"))
-    tested = f'"{getattr(rule, "id", "")}"' in LIVE_TESTS + BY_HAND
+    name = f'"{getattr(rule, "id", "")}"'
+    tested = name in LIVE_TESTS + BY_HAND
     assert getattr(rule, "fires", ()) or tested
+    assert not getattr(rule, "unmade", "") or name in BY_HAND
     assert getattr(rule, "silent", ()) or tested
 
 

@@ -38,7 +38,7 @@ _CHUNK: Final = re.compile(r"[^ ,=;\t\r\n]+")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z]+(?:'[a-z]+)?[,.;:)]?|[(][A-Za-z]+|[0-9]{1,6}[,.;:)]?")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.()\-]{1,64}")
 _VERB: Final = re.compile(r"[A-Z][A-Z.]{0,20}")
-_CPU: Final = re.compile(r"cpu[0-9]*")
+_OF_MACHINE: Final = re.compile(r"(cpu|node)[0-9]*")
 
 _MADE_BY_KERNEL: Final = r"^iou-(wrk|sqp)-\d+$"
 """Threads of io_uring, which the kernel makes in the process that uses it; their names say what they are."""
@@ -199,8 +199,8 @@ class _Hashes:
         return self.words(folder) + slash + name if folder.startswith("/sys/fs/cgroup") else self.words(path)
 
     def counted_object(self, name: str) -> str:
-        """Devices, CPUs and process ids as they are."""
-        public = name.removeprefix("/dev/") in self._devices or _CPU.fullmatch(name) or name.isdecimal()
+        """Devices, CPUs, memory nodes and process ids as they are."""
+        public = name.removeprefix("/dev/") in self._devices or _OF_MACHINE.fullmatch(name) or name.isdecimal()
         return name if public else self.words(name)
 
     def prose(self, text: str) -> str:

@@ -35,7 +35,7 @@ _KERNEL = """
     kernel btf vmlinux stat status statm diskstats vmstat meminfo loadavg pressure io schedstat netstat snmp sockstat
     tcp tcp6 udp udp6 unix block queue scheduler bdi fs vm debug tracing events current max high low swap limit usage
     throttle device full some statvfs CAP BPF BTF PERFMON SYS ADMIN PTRACE eBPF libbpf perf event paranoid yama ptrace
-    scope trace py spy
+    scope trace py spy numa maps numa_maps node devices system
 """
 _TARGETS = "http https redis rediss unix localhost this host"
 

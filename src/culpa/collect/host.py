@@ -16,6 +16,7 @@ import polars as pl
 
 from culpa.capture.manifest import Host
 from culpa.capture.schema import COUNTERS
+from culpa.collect import numa
 from culpa.collect.cgroups import UNIFIED, Hierarchies, read_membership
 from culpa.collect.memoryusers import held_by_all, memory_users
 from culpa.collect.ownuse import OwnUse
@@ -246,6 +247,11 @@ class HostCounters:
         self._read()
         self._rows += [(self._rows[-1][0], counter) for counter in self._room()]
         self._read_users()
+        found = numa.of_processes(self._pids, proc_root=self._root, sys_root=self._sys)
+        now = self._rows[-1][0]
+        self._rows += [
+            (now, Counter(source=source, object=who, field=field, value=value)) for source, who, field, value in found
+        ]
         return COUNTERS.frame(
             {
                 "ts_ns": [ts for ts, _ in self._rows],

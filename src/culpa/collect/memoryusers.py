@@ -46,14 +46,14 @@ def memory_users(pids: Collection[int], *, is_short: bool, proc_root: Path = PRO
 
 def held_by_all(proc_root: Path = PROC) -> dict[int, float]:
     """The resident memory of each process (the first `MAX_PROCESSES` of them), kB."""
-    kb = os.sysconf("SC_PAGE_SIZE") / 1024
-    return {pid: kb * resident_pages(proc_root, pid) for pid in numbers_in(proc_root)[:MAX_PROCESSES]}
+    return {pid: resident_kb(pid, proc_root) for pid in numbers_in(proc_root)[:MAX_PROCESSES]}
 
 
-def resident_pages(proc_root: Path, pid: int) -> int:
+def resident_kb(pid: int, proc_root: Path = PROC) -> float:
     """Second field of /proc/PID/statm; 0 where the process is gone."""
     fields = (read_bounded(proc_root / str(pid) / "statm") or b"").split()
-    return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
+    pages = int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
 def _user(proc_root: Path, pid: int) -> MemoryUser | None:

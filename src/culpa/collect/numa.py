@@ -11,13 +11,19 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+from culpa.collect.memoryusers import resident_kb
 from culpa.collect.procfs import read_text
+from culpa.units import parse_cpus
 
 NODES: Final = "devices/system/node"
 MAX_NODES: Final = 1024
 _ON_NODE: Final = re.compile(r"\bN(\d+)=(\d+)")
 _PAGE_KB: Final = re.compile(r"\bkernelpagesize_kB=(\d+)")
 SMALLEST_PAGE_KB: Final = 4
+LARGEST: Final = 4
+"""So many processes are asked, the largest ones."""
+MAX_RESIDENT_KB: Final = 8 << 20
+"""Of a larger one the kernel would have to walk through too much while its memory map is held."""
 
 
 def nodes(sys_root: Path) -> dict[int, str]:
@@ -40,3 +46,24 @@ def held_kb(numa_maps: str, known: Collection[int]) -> Iterator[tuple[int, float
             if int(node) in held:
                 held[int(node)] += int(pages) * page_kb
     yield from sorted(held.items())
+
+
+def of_processes(pids: Collection[int], *, proc_root: Path, sys_root: Path) -> Iterator[tuple[str, str, str, float]]:
+    """What each node holds of the largest of these processes, and the node of each CPU; nothing where there is but one
+    node.
+
+    Returns:
+        source, object, field and value, as in `schema.COUNTERS`.
+    """
+    cpus = nodes(sys_root)
+    if len(cpus) < 2:
+        return
+    sizes = {pid: resident_kb(pid, proc_root) for pid in pids}
+    asked = sorted((pid for pid in pids if 0 < sizes[pid] <= MAX_RESIDENT_KB), key=lambda pid: (-sizes[pid], pid))
+    for pid in asked[:LARGEST]:
+        source = f"/proc/{pid}/numa_maps"
+        for node, kilobytes in held_kb(read_text(proc_root / str(pid) / "numa_maps") or "", cpus):
+            yield source, f"node{node}", "held_kb", kilobytes
+    for node, listed in cpus.items():
+        for cpu in sorted(parse_cpus(listed) or ()):
+            yield f"/sys/{NODES}", f"cpu{cpu}", "node", float(node)

@@ -40,6 +40,7 @@ class Clock:
 def nodes(view: RedisView) -> list[Node]:
     """The nodes of its host; empty where there is but one, or its memory map was not seen."""
     rows = view.picture.capture.frame(schema.COUNTERS).sort("ts_ns").drop_nulls(["object", "field", "value"])
+    rows = rows.filter((pl.col("field") != _OF_NODE[0]) | (pl.col("source") == f"/proc/{view.pid}/numa_maps"))
     told = {field: dict(rows.filter(field=field).select("object", "value").iter_rows()) for field in _OF_NODE}
     held, cpus = (told[field] for field in _OF_NODE)
     return [

@@ -58,6 +58,8 @@ class Rule:
     silent: tuple[Lab, ...]
     check: Check
     doc: str
+    unmade: str = ""
+    """Why no lab makes it: then captures made by hand show when it fires and when not."""
     last: bool = False
     """Asked after all others, with what these explained in `Picture.explained`."""
 
@@ -83,6 +85,7 @@ def rule(
     fixes: tuple[str, ...],
     fires: tuple[Lab, ...],
     silent: tuple[Lab, ...],
+    unmade: str = "",
     last: bool = False,
 ) -> Callable[[Check], Rule]:
     """Make a rule of a function; its docstring becomes the rule's page."""
@@ -90,7 +93,7 @@ def rule(
     def decorate(check: Check) -> Rule:
         return Rule(
             id=id, title=title, needs=needs, fixes=fixes, fires=fires, silent=silent, check=check,
-            doc=inspect.getdoc(check) or "", last=last,
+            doc=inspect.getdoc(check) or "", unmade=unmade, last=last,
         )  # fmt: skip
 
     return decorate

@@ -19,7 +19,9 @@ from culpa.diagnose.rules.mysql import missing_index
 from culpa.diagnose.rules.namelookup import name_lookup
 from culpa.diagnose.rules.neighbour import neighbour
 from culpa.diagnose.rules.network import loss, remote_slow
+from culpa.diagnose.rules.numa import remote
 from culpa.diagnose.rules.pinned import pinned as bound_to_cpus
+from culpa.diagnose.rules.reclaim import reclaim
 from culpa.diagnose.rules.redis_aof import fsync_always
 from culpa.diagnose.rules.redis_children import CHILDREN
 from culpa.diagnose.rules.redis_cpus import CPUS
@@ -93,6 +95,7 @@ RULES: tuple[Rule, ...] = (
     cache_lost,
     swap,
     cgroup_limit,
+    reclaim,
     remote_slow,
     loss,
     name_lookup,
@@ -101,6 +104,7 @@ RULES: tuple[Rule, ...] = (
     blocked,
     exhausted,
     bound_to_cpus,
+    remote,
     runqueue,
     cgroup_quota,
     stopped,

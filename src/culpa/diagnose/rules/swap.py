@@ -88,7 +88,7 @@ def swap_fixes(picture: Picture) -> tuple[Fix, ...]:
 
 def swap_waits(picture: Picture) -> dict[int, list[int]]:
     """Waits for pages that lie in swap, by process, largest first."""
-    return _by_process(picture, Kind.FAULT, (SWAP_IN,))
+    return memory_waits(picture, Kind.FAULT, (SWAP_IN,))
 
 
 def swap_evidence(picture: Picture, nodes: list[int], devices: list[str]) -> Iterator[Evidence]:
@@ -129,7 +129,7 @@ def cgroup_limit(picture: Picture) -> Iterator[Finding]:
 
     What to do: raise the limit, or hold less.
     """
-    reclaiming, waiting = _by_process(picture, Kind.RECLAIM, OF_GROUP), swap_waits(picture)
+    reclaiming, waiting = memory_waits(picture, Kind.RECLAIM, OF_GROUP), swap_waits(picture)
     limits = limits_reached(picture) if reclaiming or waiting else ()
     for pid in dict.fromkeys((*reclaiming, *waiting)):
         held = limits if pid in picture.capture.manifest.target.pids else ()
@@ -137,8 +137,8 @@ def cgroup_limit(picture: Picture) -> Iterator[Finding]:
         moments = picture.moments(*rooms, *faults)
         if not (rooms or faults) or picture.share(moments.ns) < MIN_SHARE:
             continue
-        evidence = [*_part(picture, "making room in its control group", rooms)]
-        evidence += _part(picture, "in page faults served from swap", faults)
+        evidence = [*part(picture, "making room in its control group", rooms)]
+        evidence += part(picture, "in page faults served from swap", faults)
         evidence += [fact for limit in held for fact in limit.evidence()]
         yield Finding(
             moments=moments, nearness=Nearness.LIMIT, pid=pid, tid=None,
@@ -148,7 +148,7 @@ def cgroup_limit(picture: Picture) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _part(picture: Picture, words: str, nodes: list[int]) -> Iterator[Evidence]:
+def part(picture: Picture, words: str, nodes: list[int]) -> Iterator[Evidence]:
     """How often and how long, where it happened at all."""
     if nodes:
         waits = sum(picture.blame.nodes[node].count for node in nodes)
@@ -158,7 +158,7 @@ def _part(picture: Picture, words: str, nodes: list[int]) -> Iterator[Evidence]:
         )  # fmt: skip
 
 
-def _by_process(picture: Picture, kind: Kind, stages: tuple[str, ...]) -> dict[int, list[int]]:
+def memory_waits(picture: Picture, kind: Kind, stages: tuple[str, ...]) -> dict[int, list[int]]:
     """Nodes of a kind at some stages by process, largest first; the kernel's own threads have no memory to wait for."""
     found: dict[int, list[int]] = defaultdict(list)
     for node in picture.nodes(kind):
