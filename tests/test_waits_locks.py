@@ -67,8 +67,11 @@ def test_a_write_behind_one_of_another_process_waits_for_the_lock_of_their_file(
     with appending(file) as pid, python(tmp_path, body) as url:
         verdict = why(f"{url}/note", "--for", "5s")
 
-    locks = [node for node in of_kind(verdict, "lock") if node["on"]["lock"].startswith("i_rwsem")]
-    assert {pid} == {node["who"]["pid"] for node in locks}
+    waits = [node for node in of_kind(verdict, "lock") if node["on"]["lock"].startswith("i_rwsem")]
+    locks = [node for node in waits if node["who"]["pid"] == pid]
+    assert locks
+    # In one wait the window may end: nobody has let the lock go by then, and nobody is named for it.
+    assert sum(node["count"] for node in waits if node not in locks) <= 1
     assert share(verdict, lambda node: node in locks, "device", "io", "fsync", "running", "runnable") > 0.7
     cause = next(cause for cause in verdict["causes"] if cause["id"] == "lock.contention")
     assert pid == cause["who"]["pid"]
