@@ -9,8 +9,6 @@ faster too (warm caches, fewer helpers on the CPUs), so the truth tends to lie b
 How much faster the rest of a step gets depends on how much of it, or of the whole request, the cause takes: so far
 goes its price from what it was to what it costs unhindered, all the way from a half on. Removing a small cause beside a
 large one repairs little of what the large one does.
-
-What culpa's own probes took goes in any case: the request to be predicted is one that nobody watches.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from math import sqrt
 import numpy as np
 import polars as pl
 
-from culpa.diagnose import observing, wholecalls
+from culpa.diagnose import wholecalls
 from culpa.diagnose.moments import Moments
 from culpa.diagnose.picture import Picture
 from culpa.diagnose.verdict import Predicted
@@ -58,9 +56,8 @@ def without(picture: Picture, moments: Moments) -> Predicted | None:
     items = done["item"].to_numpy()
     start, end = done["start_ns"].to_numpy(), done["end_ns"].to_numpy()
     moments = wholecalls.gone_with(picture, moments)
-    gone = moments.plus(observing.probes(picture))
-    high = float(np.median(end - start - gone.overlap(start, end, items)))
-    steps = _steps(picture, moments, gone, items, start, end)
+    high = float(np.median(end - start - moments.overlap(start, end, items)))
+    steps = _steps(picture, moments, items, start, end)
     low = min(_priced(steps, UNHINDERED_QUANTILE, warmed=WARMED), high)
     likely = _priced(steps, LIKELY_QUANTILE, warmed=WARMED**0.5)
     seconds = scale / NS_PER_SECOND
@@ -81,11 +78,9 @@ def at_a_sound_device(picture: Picture, moments: Moments, waits: int) -> Predict
     return Predicted(p50=found.p50 + sqrt(least * most), low=found.low + least, high=found.high + most)
 
 
-def _steps(
-    picture: Picture, moments: Moments, gone: Moments, items: Int64s, start: Int64s, end: Int64s
-) -> pl.DataFrame:
-    """item, shape, net_ns, touched, own: every round trip and every gap of the finished requests, less what would be
-    gone, and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is
+def _steps(picture: Picture, moments: Moments, items: Int64s, start: Int64s, end: Int64s) -> pl.DataFrame:
+    """item, shape, net_ns, touched, own: every round trip and every gap of the finished requests, less the cause's
+    moments, and how far the cause was what hindered it, 0..1: by its share of the step or of the request, whichever is
     larger, and (`own`) of the step alone.
     """
     trips = (
@@ -117,12 +112,11 @@ def _steps(
     ).filter(pl.col("to_ns") > pl.col("from_ns"))
     begin, stop, item = (parts[name].to_numpy() for name in ("from_ns", "to_ns", "item"))
     length = pl.Series(stop - begin, dtype=pl.Int64)
-    cause_ns, gone_ns = (pl.Series(those.overlap(begin, stop, item), dtype=pl.Int64) for those in (moments, gone))
-    parts = parts.with_columns(length_ns=length, cause_ns=cause_ns, gone_ns=gone_ns)
+    parts = parts.with_columns(length_ns=length, cause_ns=pl.Series(moments.overlap(begin, stop, item), dtype=pl.Int64))
     whole = pl.col("cause_ns").sum().over("item") / pl.col("length_ns").sum().over("item")
     touched = (pl.max_horizontal(pl.col("cause_ns") / pl.col("length_ns"), whole) / HINDERING_SHARE).clip(0, 1)
     own = (pl.col("cause_ns") / pl.col("length_ns") / HINDERING_SHARE).clip(0, 1)
-    return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("gone_ns"), touched=touched, own=own)
+    return parts.select("item", "shape", net_ns=pl.col("length_ns") - pl.col("cause_ns"), touched=touched, own=own)
 
 
 def _priced(steps: pl.DataFrame, quantile: float, *, warmed: float) -> float:
