@@ -38,7 +38,7 @@ _CHUNK: Final = re.compile(r"[^ ,=;\t\r\n]+")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z]+(?:'[a-z]+)?[,.;:)]?|[(][A-Za-z]+|[0-9]{1,6}[,.;:)]?")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.()\-]{1,64}")
 _VERB: Final = re.compile(r"[A-Z][A-Z.]{0,20}")
-_OF_MACHINE: Final = re.compile(r"(cpu|node)[0-9]*")
+_OF_MACHINE: Final = re.compile(r"cpu[0-9]*|node[0-9]+")
 
 _MADE_BY_KERNEL: Final = r"^iou-(wrk|sqp)-\d+$"
 """Threads of io_uring, which the kernel makes in the process that uses it; their names say what they are."""

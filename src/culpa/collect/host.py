@@ -209,9 +209,15 @@ def group_counters(directory: Path, controller: str) -> Iterator[Counter]:
 
 
 class HostCounters:
-    """Reads all counters at start, at most once a second on `poll`, and at the end."""
+    """Reads all counters at start, at most once a second on `poll`, and at the end.
 
-    def __init__(self, pids: Iterable[int] = (), *, proc_root: Path = PROC, sys_root: Path = Path("/sys")) -> None:
+    `numa_maps`: whether to read where their memory lies, which holds a process up; somebody else may do so already.
+    """
+
+    def __init__(
+        self, pids: Iterable[int] = (), *, numa_maps: bool = True, proc_root: Path = PROC, sys_root: Path = Path("/sys")
+    ) -> None:
+        self._numa_maps = numa_maps
         self._root = proc_root
         self._sys = sys_root
         self._pids = sorted(set(pids))
@@ -247,7 +253,8 @@ class HostCounters:
         self._read()
         self._rows += [(self._rows[-1][0], counter) for counter in self._room()]
         self._read_users()
-        found = numa.of_processes(self._pids, proc_root=self._root, sys_root=self._sys)
+        asked = self._pids if self._numa_maps else ()
+        found = numa.of_processes(asked, proc_root=self._root, sys_root=self._sys)
         now = self._rows[-1][0]
         self._rows += [
             (now, Counter(source=source, object=who, field=field, value=value)) for source, who, field, value in found

@@ -328,7 +328,7 @@ class _Spy:
                 self.signal(signal.SIGKILL)
             complaint = self._process.stderr.read(4096)
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        except BaseException:
+        except BaseException:  # whatever ends the reading, py-spy is not left behind, nor waited for
             self.signal(signal.SIGKILL)
             raise
         finally:

@@ -88,7 +88,7 @@ class Watch:
         self._spoke_resp: frozenset[int] = frozenset()
         self._opened = Opened()
         self._threads_left_out = False
-        self._counters = HostCounters(self._targets)
+        self._counters = HostCounters(self._targets, numa_maps=not limits.examined)
         self._affinities = Affinities()
         self._locks = FileLocks()
         self._redis = RedisCollector(credentials=limits.credentials, silent=limits.silent)
