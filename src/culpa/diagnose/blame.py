@@ -20,6 +20,10 @@ from culpa.model.waitgraph import WaitGraph
 
 MAX_DEPTH = 16
 """Edges followed from the root; real chains are shorter than ten, deeper ones end as `unexplained`."""
+MOST_NODES, AT_ONCE = 50_000, 250
+"""About as many nodes has a tree at most: where ten thousand threads hand one lock on, each is the head of a chain of
+thousands. The nodes with most time are followed first, so many at once; the rest ends as `unexplained`.
+"""
 ROOT = 0
 NO_ONE = -1
 
@@ -187,6 +191,8 @@ class BlameBuilder:
 NOTHING = Interval(start=np.zeros(0, np.int64), end=np.zeros(0, np.int64), item=np.zeros(0, np.int64))
 UNREAD = Thing(stage="sent, not yet read")
 NOT_RECEIVED = Thing(stage="answered, not yet received")
+TOO_LONG = Thing(stage="a chain too long to follow")
+ONE_OF_MANY = Thing(stage="one of too many waits to follow each")
 
 
 def share_out(
@@ -215,10 +221,29 @@ def share_out(
     for _ in range(MAX_DEPTH):
         if len(start) == 0:
             break
-        start, end, item, node = _level(graph, tree, start, end, item, node)
-    if len(start):
-        _deepest(graph, tree, start, end, item, node)
+        most = (len(tree.nodes) + MOST_NODES) // 2  # half of the room that is left, so that the next level has some
+        below = [tuple(column[:0] for column in (start, end, item, node))]
+        for rows in _heaviest_first(node, end - start):
+            here = start[rows], end[rows], item[rows], node[rows]
+            if len(tree.nodes) < most:
+                below.append(_level(graph, tree, *here))
+            else:
+                _give_up(graph, tree, ONE_OF_MANY, *here)
+        start, end, item, node = (np.concatenate(column) for column in zip(*below, strict=True))
+    _give_up(graph, tree, TOO_LONG, start, end, item, node)
     return tree.build()
+
+
+def _heaviest_first(node: Int64s, length: Int64s) -> list[Int64s]:
+    """The rows of so many nodes at once as `AT_ONCE` says, those of the nodes with most time first."""
+    nodes, inverse = np.unique(node, return_inverse=True)
+    sums = np.zeros(len(nodes), np.int64)
+    np.add.at(sums, inverse, length)
+    turn = np.empty(len(nodes), np.int64)
+    turn[np.argsort(-sums, kind="stable")] = np.arange(len(nodes)) // AT_ONCE
+    turns = turn[inverse]
+    order = np.argsort(turns, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
 
 
 def _queue(graph: WaitGraph, tree: BlameBuilder, queued: Interval) -> tuple[Interval, Int64s]:
@@ -228,7 +253,7 @@ def _queue(graph: WaitGraph, tree: BlameBuilder, queued: Interval) -> tuple[Inte
     tree.add(zero, queued.item, time, queued.end - queued.start, leaf=np.zeros(len(zero), bool))
     owner, start, end, text = _cut_by_work(graph, queued.start, queued.end)
     lanes, item = start // graph.axis.span, queued.item[owner]
-    names = np.unique(np.stack([lanes, text], axis=1), axis=0)
+    names, _ = _distinct(lanes, text)
     nodes = np.zeros(len(owner), np.int64)
     for lane, number in names.tolist():
         node = tree.node(ROOT, Kind.QUEUED, int(graph.axis.tids[lane]), _behind(graph, UNREAD, number))
@@ -334,8 +359,7 @@ def _nodes(
     graph: WaitGraph, tree: BlameBuilder, parent: Int64s, kind: Int64s, who: Int64s, on: Int64s, behind: Int64s
 ) -> Int64s:
     """Node ids for rows, made once per distinct (parent, kind, who, on, behind); `who` are tids."""
-    keys = np.stack([parent, kind, who, on, behind], axis=1)
-    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+    distinct, inverse = _distinct(parent, kind, who, on, behind)
     ids = np.array(
         [
             tree.node(
@@ -346,14 +370,24 @@ def _nodes(
         ],
         dtype=np.int64,
     )  # fmt: skip
-    return ids[inverse.reshape(-1)] if len(ids) else np.zeros(0, np.int64)
+    return ids[inverse]
+
+
+def _distinct(*columns: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct rows in order, and which of them each row is (np.unique is slow with more than one column)."""
+    order = np.lexsort(columns[::-1])
+    rows = np.stack(columns, axis=1)[order]
+    first = np.append(np.ones(min(1, len(rows)), bool), (rows[1:] != rows[:-1]).any(axis=1))
+    inverse = np.empty(len(rows), np.int64)
+    inverse[order] = np.cumsum(first) - 1
+    return rows[first], inverse
 
 
 def _cycles(graph: WaitGraph, tree: BlameBuilder, node: Int64s, lane: Int64s) -> Bools:
     """Whether a thread that comes next is already on the chain above: at one moment it cannot wait for itself."""
-    pairs, inverse = np.unique(np.stack([node, lane], axis=1), axis=0, return_inverse=True)
+    pairs, inverse = _distinct(node, lane)
     looped = np.array([_on_chain(tree, n, int(graph.axis.tids[w])) for n, w in pairs.tolist()], dtype=bool)
-    return looped[inverse.reshape(-1)] if len(looped) else np.zeros(0, bool)
+    return looped[inverse]
 
 
 def _on_chain(tree: BlameBuilder, node: int, tid: int) -> bool:
@@ -381,7 +415,11 @@ def _close_cycles(graph: WaitGraph, tree: BlameBuilder, rows: Int64s, below: Int
     tree.add(leaf, item[rows], time[rows], length[rows], leaf=np.ones(len(rows), bool))
 
 
-def _deepest(graph: WaitGraph, tree: BlameBuilder, start: Int64s, end: Int64s, item: Int64s, node: Int64s) -> None:
-    thing = Thing(stage="a chain too long to follow")
+def _give_up(
+    graph: WaitGraph, tree: BlameBuilder, thing: Thing, start: Int64s, end: Int64s, item: Int64s, node: Int64s
+) -> None:
+    """Charge intervals that are not followed further to a leaf of their node, which says why."""
+    if len(start) == 0:
+        return
     leaf = np.array([tree.node(n, Kind.UNEXPLAINED, NO_ONE, thing) for n in node.tolist()], dtype=np.int64)
     tree.add(leaf, item, graph.axis.time(start), end - start, leaf=np.ones(len(leaf), bool))

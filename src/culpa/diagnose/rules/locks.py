@@ -51,7 +51,7 @@ def contention(picture: Picture) -> Iterator[Finding]:
     kernel's locks: write less at a time, or to another file or directory; map and unmap memory, and fork, less often.
     """
     for pid, nodes in _by_holder(picture):
-        held = [n for n in nodes if not _is_unknown(picture, n)]
+        held, unheld = _told_apart(picture, nodes)
         moments = picture.moments(*nodes)
         named = held or [n for n in nodes if _of_file(picture, n)]
         if not named or picture.share(without_run_queue(picture, nodes)) < MIN_LOCK_SHARE:
@@ -65,8 +65,8 @@ def contention(picture: Picture) -> Iterator[Finding]:
         evidence += [
             lasted(picture, f"meanwhile the holder was {what}", found) for what, found in activities(picture, held)
         ]
-        if len(held) < len(nodes):
-            evidence.append(lasted(picture, "holder unknown", [n for n in nodes if n not in held]))
+        if unheld:
+            evidence.append(lasted(picture, "holder unknown", unheld))
         if line is not None:
             evidence.append(code_evidence(line))
         yield Finding(
@@ -108,6 +108,11 @@ def _of_file(picture: Picture, node: int) -> bool:
     return on is not None and on.path is not None
 
 
-def _is_unknown(picture: Picture, node: int) -> bool:
-    on = picture.blame.nodes[node].on
-    return on is not None and on.stage is not None
+def _told_apart(picture: Picture, nodes: list[int]) -> tuple[list[int], list[int]]:
+    """Waits whose holder is known, and those whose holder is not."""
+    known: list[int] = []
+    unknown: list[int] = []
+    for node in nodes:
+        on = picture.blame.nodes[node].on
+        (known if on is None or on.stage is None else unknown).append(node)
+    return known, unknown
