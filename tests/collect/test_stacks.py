@@ -52,18 +52,15 @@ def test_a_tiny_budget_stretches_the_interval(python: int) -> None:
 
 
 def test_what_is_under_way_is_cut_short_at_the_end(python: int) -> None:
-    """The window does not wait for the second to pass, and what was seen until then counts: the soonest of three."""
-    took = []
-    for _ in range(3):
-        sampler = StackSampler([python], budget_share=0.5)
-        sampler.start()
-        time.sleep(0.8)
-        stopped = time.monotonic()
-        sampler.stop()
-        took.append(time.monotonic() - stopped)
-        assert sampler.rows()["line"].to_list().count(LINE) >= 4
-        assert sampler.blind_spots() == ()
-    assert min(took) < 0.4
+    """The window does not wait for the second to pass, and what was seen until then counts."""
+    sampler = StackSampler([python], budget_share=0.5)
+    sampler.start()
+    time.sleep(0.8)
+    stopped = time.monotonic()
+    sampler.stop()
+    assert time.monotonic() - stopped < 0.4
+    assert sampler.rows()["line"].to_list().count(LINE) >= 4
+    assert sampler.blind_spots() == ()
 
 
 def test_many_threads_are_looked_at_once_and_again_later() -> None:
